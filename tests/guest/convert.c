@@ -1,0 +1,120 @@
+/*
+ * Ways in which the guest asks for memory to become shared or private
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#include "guest.h"
+
+typedef struct ConvertOps {
+    const char *name;
+    /* NULL if it can be used, else why not */
+    const char *(*init)(void);
+    int32_t (*convert)(uint64_t addr, uint64_t size, bool shared);
+    int32_t (*bad_command)(uint32_t command);
+    uint32_t (*mmio_address)(void);
+} ConvertOps;
+
+/* conv=testdev: the PCI device guest-memfd-testdev */
+
+#define TESTDEV_VENDOR_ID       0x1234
+#define TESTDEV_DEVICE_ID       0x11f0
+#define TESTDEV_REG_ADDR        0x00
+#define TESTDEV_REG_SIZE        0x08
+#define TESTDEV_REG_COMMAND     0x10
+#define TESTDEV_REG_STATUS      0x18
+#define TESTDEV_TO_PRIVATE      1
+#define TESTDEV_TO_SHARED       2
+
+static PciDevice testdev;
+
+static const char *testdev_init(void)
+{
+    if (!pci_find(TESTDEV_VENDOR_ID, TESTDEV_DEVICE_ID, &testdev)) {
+        return "no testdev (guest-memfd-testdev, PCI 1234:11f0)";
+    }
+    print("testdev: at 0x%x\n", testdev.bar0);
+    return NULL;
+}
+
+static int32_t testdev_command(uint32_t command)
+{
+    asm volatile("" : : : "memory");
+    mmio_write(testdev.bar0, TESTDEV_REG_COMMAND, command);
+    asm volatile("" : : : "memory");
+    return mmio_read(testdev.bar0, TESTDEV_REG_STATUS);
+}
+
+static int32_t testdev_convert(uint64_t addr, uint64_t size, bool shared)
+{
+    mmio_write(testdev.bar0, TESTDEV_REG_ADDR, addr);
+    mmio_write(testdev.bar0, TESTDEV_REG_ADDR + 4, addr >> 32);
+    mmio_write(testdev.bar0, TESTDEV_REG_SIZE, size);
+    mmio_write(testdev.bar0, TESTDEV_REG_SIZE + 4, size >> 32);
+    return testdev_command(shared ? TESTDEV_TO_SHARED : TESTDEV_TO_PRIVATE);
+}
+
+static uint32_t testdev_mmio_address(void)
+{
+    return testdev.bar0 & ~(PAGE_SIZE - 1);
+}
+
+/* conv=none: memory that is shared and stays so */
+
+static const char *none_init(void)
+{
+    return NULL;
+}
+
+static const ConvertOps convert_ops[] = {
+    {
+        .name = "testdev",
+        .init = testdev_init,
+        .convert = testdev_convert,
+        .bad_command = testdev_command,
+        .mmio_address = testdev_mmio_address,
+    }, {
+        .name = "none",
+        .init = none_init,
+    },
+};
+
+static const ConvertOps *ops;
+
+void convert_init(const char *name)
+{
+    const char *error;
+    uint32_t i;
+
+    for (i = 0; i < ARRAY_SIZE(convert_ops); i++) {
+        if (!strcmp(convert_ops[i].name, name)) {
+            error = convert_ops[i].init();
+            if (error) {
+                fail("%s", error);
+            }
+            ops = &convert_ops[i];
+            return;
+        }
+    }
+    fail("conv=%s is unknown", name);
+}
+
+bool convert_possible(void)
+{
+    return ops->convert;
+}
+
+int32_t convert_try(uint64_t addr, uint64_t size, bool shared)
+{
+    return ops->convert(addr, size, shared);
+}
+
+int32_t convert_bad_command(uint32_t command)
+{
+    return ops->bad_command(command);
+}
+
+uint32_t convert_mmio_address(void)
+{
+    return ops->mmio_address();
+}

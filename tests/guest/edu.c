@@ -1,0 +1,97 @@
+/*
+ * Driver of the edu device: QEMU's own, and the one on the vfio-user server
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#include "guest.h"
+
+#define EDU_VENDOR_ID           0x1234
+#define EDU_DEVICE_ID           0x11e8
+
+#define EDU_REG_ID              0x00
+#define EDU_REG_LIVENESS        0x04
+#define EDU_REG_FACTORIAL       0x08
+#define EDU_REG_STATUS          0x20
+#define EDU_REG_DMA_SRC         0x80
+#define EDU_REG_DMA_DST         0x88
+#define EDU_REG_DMA_COUNT       0x90
+#define EDU_REG_DMA_CMD         0x98
+#define EDU_REG_DMA_ERROR       0xa0
+
+#define EDU_ID                  0x010000edu
+#define EDU_STATUS_COMPUTING    0x01
+#define EDU_DMA_RUN             0x1
+#define EDU_DMA_TO_RAM          0x2
+#define EDU_BUF_START           0x40000
+
+#define EDU_NO_REGISTER         0xffffffffu
+
+static uint32_t bar;
+static bool reports_errors;
+
+void edu_init(void)
+{
+    const uint32_t probe = 0x12345678;
+    PciDevice dev;
+
+    if (!pci_find(EDU_VENDOR_ID, EDU_DEVICE_ID, &dev)) {
+        fail("no edu device (PCI 1234:11e8), or its BAR 0 is not placed");
+    }
+    bar = dev.bar0;
+    if (mmio_read(bar, EDU_REG_ID) != EDU_ID) {
+        fail("edu: identification is 0x%x", mmio_read(bar, EDU_REG_ID));
+    }
+    mmio_write(bar, EDU_REG_LIVENESS, probe);
+    if (mmio_read(bar, EDU_REG_LIVENESS) != ~probe) {
+        fail("edu: liveness register is 0x%x",
+             mmio_read(bar, EDU_REG_LIVENESS));
+    }
+    mmio_write(bar, EDU_REG_FACTORIAL, 10);
+    while (mmio_read(bar, EDU_REG_STATUS) & EDU_STATUS_COMPUTING) {
+        asm volatile("pause");
+    }
+    if (mmio_read(bar, EDU_REG_FACTORIAL) != 3628800) {
+        fail("edu: 10! is %u", mmio_read(bar, EDU_REG_FACTORIAL));
+    }
+    reports_errors = mmio_read(bar, EDU_REG_DMA_ERROR) != EDU_NO_REGISTER;
+    print("edu: at 0x%x, %s\n", bar,
+          reports_errors ? "reports DMA errors"
+                         : "QEMU's own: cannot report DMA errors");
+}
+
+bool edu_reports_errors(void)
+{
+    return reports_errors;
+}
+
+static uint32_t edu_run(uint32_t src, uint32_t dst, uint32_t size, uint32_t cmd)
+{
+    mmio_write(bar, EDU_REG_DMA_SRC, src);
+    mmio_write(bar, EDU_REG_DMA_DST, dst);
+    mmio_write(bar, EDU_REG_DMA_COUNT, size);
+    asm volatile("" : : : "memory");
+    mmio_write(bar, EDU_REG_DMA_CMD, cmd | EDU_DMA_RUN);
+    while (mmio_read(bar, EDU_REG_DMA_CMD) & EDU_DMA_RUN) {
+        asm volatile("pause");
+    }
+    asm volatile("" : : : "memory");
+    return reports_errors ? mmio_read(bar, EDU_REG_DMA_ERROR) : 0;
+}
+
+uint32_t edu_dma(uint32_t addr, uint32_t size, bool to_ram)
+{
+    uint32_t error;
+
+    if (to_ram) {
+        error = edu_run(EDU_BUF_START, addr, size, EDU_DMA_TO_RAM);
+    } else {
+        error = edu_run(addr, EDU_BUF_START, size, 0);
+    }
+    if (error) {
+        count.dma_failed++;
+    } else {
+        count.dma_ok++;
+    }
+    return error;
+}

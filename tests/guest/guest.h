@@ -1,0 +1,158 @@
+/*
+ * A guest that converts memory under DMA: what its parts share
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#ifndef TESTS_GUEST_GUEST_H
+#define TESTS_GUEST_GUEST_H
+
+#include <stdarg.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#define ARRAY_SIZE(x)   (sizeof(x) / sizeof((x)[0]))
+#define MIN(a, b)       ((a) < (b) ? (a) : (b))
+#define MAX(a, b)       ((a) > (b) ? (a) : (b))
+
+#define MIB             (1024 * 1024u)
+#define PAGE_SIZE       4096u
+#define HUGE_PAGE_SIZE  (2 * MIB)
+#define HUGE_PAGE_PAGES (HUGE_PAGE_SIZE / PAGE_SIZE)
+
+/* edu's DMA mask has 28 bits unless told otherwise */
+#define DMA_LIMIT_MIB   256
+
+/* What the guest is asked to do (the multiboot command line) */
+typedef struct Options {
+    uint32_t base;              /* MiB: the window is [base, base + window) */
+    uint32_t window;            /* MiB */
+    uint32_t ops;               /* random operations */
+    uint32_t seed;
+    bool progress;              /* print machine-readable progress */
+    bool hold;                  /* wait for a byte on COM1 at the end */
+    char conv[16];              /* how to convert memory */
+} Options;
+
+extern Options opt;
+
+/* What was done, for the summary and the progress lines */
+typedef struct Counters {
+    uint32_t conversions;       /* requests that succeeded */
+    uint32_t refused;           /* bad requests, refused as they must be */
+    uint32_t to_shared_kib;
+    uint32_t to_private_kib;
+    uint32_t dma_ok;
+    uint32_t dma_failed;        /* to private memory, as it must be */
+} Counters;
+
+extern Counters count;
+
+/* boot.S */
+void halt(void) __attribute__((noreturn));
+
+/* console.c */
+void putch(char c);
+void print(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
+void fail(const char *fmt, ...)
+    __attribute__((format(printf, 1, 2), noreturn));
+void pass(void) __attribute__((noreturn));
+void wait_for_host(void);
+
+/* string.c */
+void *memcpy(void *dst, const void *src, size_t n);
+void *memset(void *dst, int c, size_t n);
+int strcmp(const char *a, const char *b);
+const char *option(const char *word, const char *key);
+uint32_t parse_number(const char *key, const char *s);
+
+/* rng.c */
+void rng_seed(uint32_t seed);
+uint32_t rng(void);
+uint32_t rng_below(uint32_t n);
+
+/* pci.c */
+typedef struct PciDevice {
+    uint32_t address;           /* as configuration mechanism #1 wants it */
+    uint32_t bar0;
+} PciDevice;
+
+bool pci_find(uint16_t vendor, uint16_t device, PciDevice *dev);
+
+static inline uint32_t mmio_read(uint32_t base, uint32_t reg)
+{
+    /* a device register: each access counts */
+    return *(volatile uint32_t *)(uintptr_t)(base + reg);
+}
+
+static inline void mmio_write(uint32_t base, uint32_t reg, uint32_t val)
+{
+    /* a device register: each access counts */
+    *(volatile uint32_t *)(uintptr_t)(base + reg) = val;
+}
+
+static inline void outb(uint16_t port, uint8_t val)
+{
+    asm volatile("outb %0, %1" : : "a"(val), "Nd"(port) : "memory");
+}
+
+static inline void outl(uint16_t port, uint32_t val)
+{
+    asm volatile("outl %0, %1" : : "a"(val), "Nd"(port) : "memory");
+}
+
+static inline uint8_t inb(uint16_t port)
+{
+    uint8_t val;
+
+    asm volatile("inb %1, %0" : "=a"(val) : "Nd"(port) : "memory");
+    return val;
+}
+
+static inline uint32_t inl(uint16_t port)
+{
+    uint32_t val;
+
+    asm volatile("inl %1, %0" : "=a"(val) : "Nd"(port) : "memory");
+    return val;
+}
+
+/* edu.c */
+#define EDU_UNMAPPED    2       /* ENOENT */
+
+void edu_init(void);
+/* The device says whether a transfer failed; QEMU's own edu cannot */
+bool edu_reports_errors(void);
+/* Up to 4096 bytes between its buffer and @addr; 0 or the device's error */
+uint32_t edu_dma(uint32_t addr, uint32_t size, bool to_ram);
+
+/* convert.c */
+void convert_init(const char *name);
+bool convert_possible(void);
+/* 0 or a negative error: for requests that may fail */
+int32_t convert_try(uint64_t addr, uint64_t size, bool shared);
+int32_t convert_bad_command(uint32_t command);
+/* An address that is a device's and no memory */
+uint32_t convert_mmio_address(void);
+
+/* model.c: what the guest believes about each page of the window */
+void model_init(uint32_t pages, bool shared);
+void model_set(uint32_t first, uint32_t pages, bool shared);
+bool model_shared(uint32_t page);
+uint32_t model_pages(void);
+uint32_t model_shared_pages(void);
+
+/* verify.c: DMA to a page does what the model says, and data is right */
+/* Bytes of one transfer: a power of two, at most a page (which it starts as) */
+void verify_set_size(uint32_t bytes);
+void verify_page(uint32_t page);
+void verify_straddle(uint32_t page);
+
+/* main.c */
+typedef struct MultibootInfo MultibootInfo;
+
+void guest_main(uint32_t magic, const MultibootInfo *info);
+uint32_t page_address(uint32_t page);
+
+#endif

@@ -1,0 +1,450 @@
+/*
+ * A guest that converts a bounce window under a DMA peer and checks all of it
+ *
+ * The window starts as private memory.  It is shared in 2 MiB requests, as
+ * guests share their bounce buffers, then pieces are taken back, then a long
+ * random mix follows; after each step DMA must work exactly where the guest's
+ * own model says that memory is shared.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#include "guest.h"
+
+#define MULTIBOOT_BOOT_MAGIC    0x2badb002
+#define MULTIBOOT_HAS_MEMORY    0x001
+#define MULTIBOOT_HAS_CMDLINE   0x004
+
+/* Room for the kernel and what the loader put behind it */
+#define FIRST_BASE_MIB          16
+/* The pieces below need 6 huge pages */
+#define SMALLEST_WINDOW_MIB     16
+
+/* Random operations have up to 2^10 pages: 4 MiB */
+#define MAX_OP_ORDER            10
+
+struct MultibootInfo {
+    uint32_t flags;
+    uint32_t mem_lower;         /* KiB */
+    uint32_t mem_upper;         /* KiB, from 1 MiB */
+    uint32_t boot_device;
+    uint32_t cmdline;
+};
+
+Options opt = {
+    .base = 64,
+    .window = 64,
+    .ops = 2000,
+    .seed = 1,
+    .conv = "testdev",
+};
+
+Counters count;
+
+static uint32_t memory_top;
+
+uint32_t page_address(uint32_t page)
+{
+    return opt.base * MIB + page * PAGE_SIZE;
+}
+
+static void parse_word(const char *word)
+{
+    const char *value;
+    uint32_t i;
+
+    value = option(word, "window");
+    if (value) {
+        opt.window = parse_number("window", value);
+    }
+    value = option(word, "base");
+    if (value) {
+        opt.base = parse_number("base", value);
+    }
+    value = option(word, "ops");
+    if (value) {
+        opt.ops = parse_number("ops", value);
+    }
+    value = option(word, "seed");
+    if (value) {
+        opt.seed = parse_number("seed", value);
+    }
+    value = option(word, "progress");
+    if (value) {
+        opt.progress = parse_number("progress", value);
+    }
+    value = option(word, "hold");
+    if (value) {
+        opt.hold = parse_number("hold", value);
+    }
+    value = option(word, "conv");
+    if (value) {
+        for (i = 0; value[i] && i < sizeof(opt.conv) - 1; i++) {
+            opt.conv[i] = value[i];
+        }
+        opt.conv[i] = '\0';
+    }
+}
+
+/* "path word word ...": words that are not ours are somebody else's */
+static void parse_cmdline(const char *line)
+{
+    char word[64];
+    uint32_t n = 0;
+
+    for (;; line++) {
+        if (*line && *line != ' ') {
+            if (n < sizeof(word) - 1) {
+                word[n++] = *line;
+            }
+            continue;
+        }
+        word[n] = '\0';
+        parse_word(word);
+        n = 0;
+        if (!*line) {
+            return;
+        }
+    }
+}
+
+static void check_memory(const MultibootInfo *info)
+{
+    if (!(info->flags & MULTIBOOT_HAS_MEMORY)) {
+        fail("the loader does not say how much memory there is");
+    }
+    /* without what the firmware keeps for itself at the end, below 1 MiB */
+    memory_top = MIN(info->mem_upper, 0xbfc00u) * 1024 + MIB;
+    memory_top = (memory_top + MIB - 1) & ~(MIB - 1);
+
+    if (opt.base < FIRST_BASE_MIB || opt.window < SMALLEST_WINDOW_MIB ||
+        opt.base % 2 || opt.window % 2) {
+        fail("base (%u) must be even and at least %u, window (%u) even and at "
+             "least %u", opt.base, FIRST_BASE_MIB, opt.window,
+             SMALLEST_WINDOW_MIB);
+    }
+    if (opt.base > DMA_LIMIT_MIB || opt.window > DMA_LIMIT_MIB - opt.base) {
+        fail("the window must end at %u MiB or before: edu's DMA mask",
+             DMA_LIMIT_MIB);
+    }
+    if (memory_top / MIB < opt.base + opt.window) {
+        fail("the window ends at %u MiB, memory at %u MiB",
+             opt.base + opt.window, memory_top / MIB);
+    }
+}
+
+static void progress(const char *phase, uint32_t done, uint32_t total)
+{
+    if (opt.progress) {
+        print("progress phase=%s done=%u total=%u conversions=%u "
+              "shared-pages=%u dma-ok=%u dma-failed=%u\n", phase, done, total,
+              count.conversions, model_shared_pages(), count.dma_ok,
+              count.dma_failed);
+    }
+}
+
+static void convert(uint32_t first, uint32_t pages, bool shared)
+{
+    int32_t status = convert_try(page_address(first),
+                                 (uint64_t)pages * PAGE_SIZE, shared);
+
+    if (status) {
+        fail("conversion of 0x%x+0x%x to %s: status %d", page_address(first),
+             pages * PAGE_SIZE, shared ? "shared" : "private", status);
+    }
+    model_set(first, pages, shared);
+    count.conversions++;
+    if (shared) {
+        count.to_shared_kib += pages * (PAGE_SIZE / 1024);
+    } else {
+        count.to_private_kib += pages * (PAGE_SIZE / 1024);
+    }
+}
+
+/* First, middle and last page of a range, its neighbours and its borders */
+static void verify_range(uint32_t first, uint32_t pages)
+{
+    uint32_t end = first + pages;
+
+    verify_page(first);
+    if (pages > 1) {
+        verify_page(end - 1);
+    }
+    if (pages > 2) {
+        verify_page(first + pages / 2);
+    }
+    if (first > 0) {
+        verify_page(first - 1);
+        verify_straddle(first - 1);
+    }
+    if (end < model_pages()) {
+        verify_page(end);
+        verify_straddle(end - 1);
+    }
+}
+
+static void phase_private(void)
+{
+    uint32_t pages = model_pages();
+
+    convert(0, pages, false);
+    verify_page(0);
+    verify_page(pages / 2);
+    verify_page(pages - 1);
+    progress("private", 1, 1);
+}
+
+static void phase_share(void)
+{
+    uint32_t page, pages = model_pages();
+
+    for (page = 0; page < pages; page += HUGE_PAGE_PAGES) {
+        convert(page, HUGE_PAGE_PAGES, true);
+        /* the rest of the window is private still */
+        if (page + HUGE_PAGE_PAGES < pages) {
+            verify_page(page + HUGE_PAGE_PAGES);
+        }
+    }
+    progress("share", pages, pages);
+}
+
+static void phase_dma(void)
+{
+    uint32_t page, pages = model_pages();
+    /* QEMU's own edu takes 100 ms for each transfer */
+    uint32_t step = edu_reports_errors() ? HUGE_PAGE_PAGES : pages / 4;
+
+    for (page = 0; page < pages; page += step) {
+        verify_page(page);
+        verify_page(page + step - 1);
+        if (page) {
+            verify_straddle(page - 1);
+        }
+    }
+    progress("dma", pages, pages);
+}
+
+static void phase_take_back(void)
+{
+    const struct {
+        uint32_t first;
+        uint32_t pages;
+    } piece[] = {
+        /* a page; 64 KiB; neither size nor place a power of two */
+        { 17, 1 },
+        { HUGE_PAGE_PAGES + 32, 16 },
+        { 2 * HUGE_PAGE_PAGES + 101, 13 },
+        /* what one request shared; the end of one and the start of the next */
+        { 3 * HUGE_PAGE_PAGES, HUGE_PAGE_PAGES },
+        { 5 * HUGE_PAGE_PAGES - 37, 37 + 21 },
+    };
+    uint32_t i;
+
+    for (i = 0; i < ARRAY_SIZE(piece); i++) {
+        convert(piece[i].first, piece[i].pages, false);
+        verify_range(piece[i].first, piece[i].pages);
+    }
+    /* shared again, by requests that cover what stayed shared as well */
+    for (i = 0; i < ARRAY_SIZE(piece); i += 2) {
+        convert(piece[i].first, piece[i].pages, true);
+        verify_range(piece[i].first, piece[i].pages);
+    }
+    convert(0, 6 * HUGE_PAGE_PAGES, true);
+    for (i = 0; i < ARRAY_SIZE(piece); i++) {
+        verify_range(piece[i].first, piece[i].pages);
+    }
+    progress("take-back", 1, 1);
+}
+
+static void random_range(uint32_t *first, uint32_t *pages)
+{
+    uint32_t total = model_pages();
+    uint32_t order;
+
+    switch (rng_below(16)) {
+    case 0:
+        /* a huge page */
+        *pages = HUGE_PAGE_PAGES;
+        *first = rng_below(total / HUGE_PAGE_PAGES) * HUGE_PAGE_PAGES;
+        return;
+    case 1:
+        /* a page */
+        *pages = 1;
+        break;
+    default:
+        /* every order of magnitude, the smaller ones more often */
+        order = rng_below(MAX_OP_ORDER + 1);
+        order = MIN(order, rng_below(MAX_OP_ORDER + 1));
+        *pages = 1 + rng_below(1u << order);
+        break;
+    }
+    *first = rng_below(total - *pages + 1);
+}
+
+static void phase_random(void)
+{
+    uint32_t ops = edu_reports_errors() ? opt.ops : MIN(opt.ops, 8);
+    uint32_t i, page, first, pages;
+
+    /* one piece of a page tells as much about its mapping, in less time */
+    verify_set_size(256);
+    for (i = 0; i < ops; i++) {
+        random_range(&first, &pages);
+        convert(first, pages, rng() & 1);
+        verify_page(first + rng_below(pages));
+        if (first) {
+            verify_page(first - 1);
+        }
+        if (first + pages < model_pages()) {
+            verify_page(first + pages);
+        }
+        verify_page(rng_below(model_pages()));
+        verify_straddle(rng_below(model_pages() - 1));
+        if (i % 64 == 63) {
+            progress("random", i + 1, ops);
+        }
+    }
+    progress("random", ops, ops);
+
+    if (edu_reports_errors()) {
+        for (page = 0; page < model_pages(); page += 11) {
+            verify_page(page);
+        }
+        progress("sweep", model_pages(), model_pages());
+    }
+}
+
+/* As many mappings as can be: every other page of a quarter of the window */
+static void phase_fragments(void)
+{
+    uint32_t pages = model_pages() / 4;
+    uint32_t first = model_pages() - pages;
+    uint32_t i;
+
+    if (!edu_reports_errors()) {
+        return;
+    }
+    convert(first, pages, true);
+    for (i = 0; i < pages; i += 2) {
+        convert(first + i, 1, false);
+        if (i % 32 == 0) {
+            verify_page(first + i);
+            verify_page(first + i + 1);
+            verify_straddle(first + i);
+        }
+        if (i % 256 == 254) {
+            progress("fragments", i + 2, pages);
+        }
+    }
+    for (i = 0; i < 64; i++) {
+        verify_page(first + rng_below(pages));
+    }
+}
+
+static void bad_request(const char *what, uint64_t addr, uint64_t size,
+                        bool shared)
+{
+    int32_t status = convert_try(addr, size, shared);
+
+    if (status >= 0) {
+        fail("a bad request (%s: 0x%x%08x+0x%x%08x to %s) had status %d", what,
+             (uint32_t)(addr >> 32), (uint32_t)addr, (uint32_t)(size >> 32),
+             (uint32_t)size, shared ? "shared" : "private", status);
+    }
+    count.refused++;
+}
+
+static void phase_bad_requests(void)
+{
+    const uint32_t bad_commands[] = { 0, 3, 0x80000001, 0xffffffff };
+    uint64_t base = page_address(0);
+    uint64_t mmio = convert_mmio_address();
+    int shared;
+    uint32_t i;
+
+    /* the first page of the window is shared, its second one private */
+    convert(0, 1, true);
+    convert(1, 1, false);
+
+    for (shared = 0; shared <= 1; shared++) {
+        bad_request("address unaligned", base + 1, PAGE_SIZE, shared);
+        bad_request("address unaligned", base + 0x800, PAGE_SIZE, shared);
+        bad_request("size unaligned", base, PAGE_SIZE - 1, shared);
+        bad_request("size unaligned", base, 2 * PAGE_SIZE + 1, shared);
+        bad_request("size 0", base, 0, shared);
+        bad_request("overflow", base, -(uint64_t)PAGE_SIZE, shared);
+        bad_request("overflow", -(uint64_t)PAGE_SIZE, 2 * PAGE_SIZE, shared);
+        bad_request("2^64-1", base, UINT64_MAX, shared);
+        bad_request("2^64-1", UINT64_MAX, PAGE_SIZE, shared);
+        bad_request("2^64-1", UINT64_MAX, UINT64_MAX, shared);
+    }
+    /*
+     * Memory that is no RAM cannot become private; it is shared already.  (At
+     * 0xf0000 is RAM as well: the firmware has put a copy of itself there.)
+     */
+    bad_request("past the end of memory", memory_top - PAGE_SIZE,
+                2 * PAGE_SIZE, false);
+    bad_request("far beyond memory", 1ull << 50, PAGE_SIZE, false);
+    bad_request("ends at 2^64", -(uint64_t)PAGE_SIZE, PAGE_SIZE, false);
+    bad_request("MMIO", mmio, PAGE_SIZE, false);
+    bad_request("hole", memory_top, PAGE_SIZE, false);
+    bad_request("ROM", 0xffff0000, PAGE_SIZE, false);
+    for (i = 0; i < ARRAY_SIZE(bad_commands); i++) {
+        int32_t status;
+
+        convert_try(base, PAGE_SIZE, true);
+        status = convert_bad_command(bad_commands[i]);
+        if (status >= 0) {
+            fail("command 0x%x had status %d", bad_commands[i], status);
+        }
+        count.refused++;
+    }
+
+    verify_page(0);
+    verify_page(1);
+    verify_straddle(0);
+    for (i = 0; i < 16; i++) {
+        verify_page(rng_below(model_pages()));
+    }
+    progress("bad-requests", count.refused, count.refused);
+}
+
+void guest_main(uint32_t magic, const MultibootInfo *info)
+{
+    if (magic != MULTIBOOT_BOOT_MAGIC) {
+        fail("not started by a multiboot loader");
+    }
+    if (info->flags & MULTIBOOT_HAS_CMDLINE) {
+        parse_cmdline((const char *)(uintptr_t)info->cmdline);
+    }
+    check_memory(info);
+    rng_seed(opt.seed);
+    print("guest: window at %u MiB, %u MiB; %u operations, seed %u, conv %s\n",
+          opt.base, opt.window, opt.ops, opt.seed, opt.conv);
+
+    convert_init(opt.conv);
+    edu_init();
+    model_init(opt.window * (MIB / PAGE_SIZE), !convert_possible());
+
+    if (convert_possible()) {
+        phase_private();
+        phase_share();
+    }
+    phase_dma();
+    if (convert_possible()) {
+        phase_take_back();
+        phase_random();
+        phase_fragments();
+        phase_bad_requests();
+    }
+
+    print("summary conversions=%u to-shared-kib=%u to-private-kib=%u "
+          "refused=%u dma-ok=%u dma-failed=%u shared-pages=%u pages=%u\n",
+          count.conversions, count.to_shared_kib, count.to_private_kib,
+          count.refused, count.dma_ok, count.dma_failed,
+          model_shared_pages(), model_pages());
+    if (opt.hold) {
+        wait_for_host();
+    }
+    pass();
+}

@@ -1,0 +1,78 @@
+/*
+ * PCI by configuration mechanism #1; the firmware has placed the BARs
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#include "guest.h"
+
+#define PORT_PCI_ADDRESS        0xcf8
+#define PORT_PCI_DATA           0xcfc
+
+#define PCI_ENABLE              0x80000000u
+#define PCI_ID                  0x00
+#define PCI_NONE                0xffffffffu
+#define PCI_COMMAND             0x04
+#define PCI_COMMAND_MEMORY      0x0002u
+#define PCI_COMMAND_MASTER      0x0004u
+#define PCI_HEADER              0x0c
+#define PCI_HEADER_MULTI        0x00800000u
+#define PCI_BAR0                0x10
+#define PCI_BAR_IO              0x1u
+#define PCI_BAR_64              0x4u
+#define PCI_BAR_MEM_MASK        0xfffffff0u
+
+static uint32_t pci_read(uint32_t address, uint32_t reg)
+{
+    outl(PORT_PCI_ADDRESS, address | reg);
+    return inl(PORT_PCI_DATA);
+}
+
+static void pci_write(uint32_t address, uint32_t reg, uint32_t val)
+{
+    outl(PORT_PCI_ADDRESS, address | reg);
+    outl(PORT_PCI_DATA, val);
+}
+
+static bool pci_enable(PciDevice *dev)
+{
+    uint32_t bar = pci_read(dev->address, PCI_BAR0);
+    uint32_t command;
+
+    if ((bar & PCI_BAR_IO) || !(bar & PCI_BAR_MEM_MASK)) {
+        return false;
+    }
+    if ((bar & PCI_BAR_64) && pci_read(dev->address, PCI_BAR0 + 4)) {
+        return false;
+    }
+    dev->bar0 = bar & PCI_BAR_MEM_MASK;
+
+    /* the status bits of the upper half are cleared by writing ones: don't */
+    command = pci_read(dev->address, PCI_COMMAND) & 0xffff;
+    pci_write(dev->address, PCI_COMMAND,
+              command | PCI_COMMAND_MEMORY | PCI_COMMAND_MASTER);
+    return true;
+}
+
+bool pci_find(uint16_t vendor, uint16_t device, PciDevice *dev)
+{
+    uint32_t id = vendor | (uint32_t)device << 16;
+    uint32_t slot, fn, found;
+
+    /* 256 buses of 32 slots */
+    for (slot = 0; slot < 256 * 32; slot++) {
+        for (fn = 0; fn < 8; fn++) {
+            dev->address = PCI_ENABLE | slot << 11 | fn << 8;
+            found = pci_read(dev->address, PCI_ID);
+            if (found == id) {
+                return pci_enable(dev);
+            }
+            if (fn == 0 && (found == PCI_NONE ||
+                            !(pci_read(dev->address, PCI_HEADER) &
+                              PCI_HEADER_MULTI))) {
+                break;
+            }
+        }
+    }
+    return false;
+}
