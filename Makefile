@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+#
+# The front door. Everything is made below build/.
+
+.NOTPARALLEL:
+.DEFAULT_GOAL := help
+.PHONY: help build run check check-vm bench export clean distclean
+
+export QEMU_SRC QEMU_DL_DIR ACCEL JOBS SUITE
+
+help:
+	@echo "make build      fetch QEMU, apply patches/, add our files, compile"
+	@echo "make run        show a guest that converts memory under a DMA peer"
+	@echo "make check      run all tests that need no second kernel (SUITE=unit,"
+	@echo "                qtest, vfio-user, guest, build or style: only these)"
+	@echo "make check-vm   run the tests on a kernel of their own"
+	@echo "make bench      measure"
+	@echo "make export     write a patch series against QEMU"
+	@echo "make clean      remove what was built; keep what was downloaded"
+	@echo "make distclean  remove build/ altogether"
+	@echo
+	@echo "QEMU_SRC=DIR    build with your own QEMU tree of the same release"
+	@echo "QEMU_DL_DIR=DIR keep downloads there instead of build/dl"
+	@echo "ACCEL=kvm|tcg   accelerator of make run"
+	@echo "JOBS=N          compile N files at a time"
+
+build:
+	@scripts/build-qemu.sh build
+
+run: build
+	@/usr/bin/python3 scripts/demo.py
+
+check: build
+	@/usr/bin/python3 scripts/run-checks.py $(if $(SUITE),--suite $(SUITE))
+
+check-vm:
+	@echo "check-vm: the rig with a kernel of its own is not part of this tree yet"
+	@echo "0 passed, 0 failed, 1 skipped"
+
+bench: build
+	@scripts/run-bench.sh
+
+export:
+	@echo "export: writing a patch series is not part of this tree yet" >&2
+	@exit 1
+
+clean:
+	@scripts/clean.sh
+
+distclean:
+	@rm -rf build

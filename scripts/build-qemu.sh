@@ -1,0 +1,158 @@
+#!/bin/sh
+# SPDX-License-Identifier: GPL-2.0-or-later
+#
+# Build QEMU with the repository's patches and files.
+#
+#   build-qemu.sh prepare   packages, sources, tree and configuration
+#   build-qemu.sh qemu      all of that, then build/qemu-system-x86_64 and
+#                           the test programs that live in QEMU's tree
+#   build-qemu.sh build     all of that, then the rest of meson.build
+#   build-qemu.sh tests     print the test programs, relative to build/qemu
+#   build-qemu.sh env CMD   run CMD with the meson that the build uses
+#
+# Environment: QEMU_SRC (the user's own QEMU tree), QEMU_DL_DIR (where
+# downloads are kept), JOBS, SKIP_PACKAGES=1 (install nothing).
+
+set -eu
+
+top=$(cd "$(dirname "$0")/.." && pwd)
+build=$top/build
+python=/usr/bin/python3
+
+TARGETS='tests/unit/test-guest-memfd[^/]*
+tests/qtest/guest-memfd-[^/]*
+tests/vfio-user/[^/]*
+tests/bench/guest-memfd-[^/]*'
+
+FLAGS="--target-list=x86_64-softmmu --python=$python
+    --disable-docs --disable-user --disable-guest-agent --disable-download
+    --without-default-features --enable-system --enable-kvm --enable-tcg
+    --enable-numa --enable-slirp --enable-pixman --enable-fdt=system
+    --enable-vfio-user-server --disable-install-blobs --enable-werror
+    --firmwarepath=/usr/share/qemu:/usr/share/seabios"
+
+die() {
+    echo "build-qemu: $*" >&2
+    exit 1
+}
+
+if [ -n "${QEMU_SRC:-}" ]; then
+    QEMU_SRC=$(cd "$QEMU_SRC" 2>/dev/null && pwd) ||
+        die "QEMU_SRC names no directory: set it to an unpacked QEMU tree."
+    export QEMU_SRC
+fi
+
+use_tools() {
+    if ! sh "$top/scripts/install-packages.sh" --have-meson; then
+        tools=$build/tools/usr
+        PATH=$tools/bin:$PATH
+        PYTHONPATH=$tools/lib/python3/dist-packages
+        export PATH PYTHONPATH
+    fi
+    # Objects are found again by a clone in another directory.
+    export CCACHE_BASEDIR="$top" CCACHE_NOHASHDIR=1
+}
+
+prepare() {
+    [ -n "${SKIP_PACKAGES:-}" ] ||
+        sh "$top/scripts/install-packages.sh" "$build"
+    if ! sh "$top/scripts/install-packages.sh" --have-meson; then
+        "$python" "$top/scripts/fetch-qemu.py" tools
+    fi
+    [ -n "${QEMU_SRC:-}" ] || "$python" "$top/scripts/fetch-qemu.py" qemu
+    "$python" "$top/scripts/prepare-qemu.py"
+    use_tools
+    configure
+}
+
+configure() {
+    stamp=$build/configure.stamp
+    new="$FLAGS
+tools: ${PYTHONPATH:-system}
+$(cksum <"$build/src/configure")"
+    if [ -f "$build/qemu/build.ninja" ] && [ -f "$stamp" ] &&
+        [ "$(cat "$stamp")" = "$new" ]; then
+        return
+    fi
+    log=$build/configure.log
+    echo "configuring QEMU $(cat "$build/src/VERSION") (about half a minute;" \
+         "output in build/configure.log)"
+    mkdir -p "$build/qemu"
+    rm -f "$stamp"
+    # shellcheck disable=SC2086
+    if ! (cd "$build/qemu" &&
+          ../src/configure --cc="ccache gcc" $FLAGS) >"$log" 2>&1; then
+        tail -n 25 "$log" >&2
+        die "QEMU's configure failed: the lines above and" \
+            "build/configure.log say why."
+    fi
+    if [ -n "${PYTHONPATH:-}" ]; then
+        # A ninja started by hand finds the private meson, too.
+        for dir in "$build"/qemu/pyvenv/lib/python3*/site-packages; do
+            echo "$PYTHONPATH" >"$dir/private-tools.pth"
+        done
+    fi
+    echo "$new" >"$stamp"
+}
+
+# The project's test programs, as far as this tree has them
+test_programs() {
+    (cd "$build/qemu" && ninja -t targets all) |
+        sed -n 's/^\(.*\): c_LINKER.*/\1/p' |
+        grep -x "$TARGETS" || true
+}
+
+run_ninja() {
+    # shellcheck disable=SC2086
+    (cd "$build/qemu" && ninja ${JOBS:+-j "$JOBS"} "$@") ||
+        die "compiling QEMU failed: the first error above says why."
+}
+
+build_qemu() {
+    run_ninja --quiet build.ninja       # the list of targets may have changed
+    # shellcheck disable=SC2046
+    run_ninja qemu-system-x86_64 $(test_programs)
+    ln -sfn qemu/qemu-system-x86_64 "$build/qemu-system-x86_64"
+
+    # Run from its build directory, QEMU looks for the distribution's firmware
+    # below qemu-bundle and nowhere else.
+    mkdir -p "$build/qemu/qemu-bundle/usr/share"
+    for dir in qemu seabios; do
+        ln -sfn "/usr/share/$dir" "$build/qemu/qemu-bundle/usr/share/$dir"
+    done
+}
+
+build_rest() {
+    if [ ! -f "$build/build.ninja" ] &&
+        ! meson setup "$build" "$top" >"$build/setup.log" 2>&1; then
+        tail -n 25 "$build/setup.log" >&2
+        die "meson could not set up build/: the lines above say why."
+    fi
+    ninja -C "$build" --quiet programs ||
+        die "compiling the test programs failed: see the first error above."
+}
+
+mkdir -p "$build"
+case ${1:-} in
+prepare | qemu | build)
+    # One at a time: others wait.
+    exec 9>"$build/.lock"
+    flock 9
+    prepare
+    [ "$1" = prepare ] || build_qemu
+    exec 9>&-
+    [ "$1" != build ] || build_rest
+    ;;
+tests)
+    use_tools
+    test_programs
+    ;;
+env)
+    shift
+    use_tools
+    exec "$@"
+    ;;
+*)
+    die "usage: $0 prepare | qemu | build | tests | env COMMAND..."
+    ;;
+esac
