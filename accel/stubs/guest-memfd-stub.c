@@ -1,0 +1,17 @@
+/*
+ * guest_memfd blocks without KVM
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#include "qemu/osdep.h"
+#include "qapi/error.h"
+#include "system/guest-memfd.h"
+#include "system/ramblock.h"
+
+GuestMemfd *guest_memfd_new_kvm(RAMBlock *rb, Error **errp)
+{
+    error_setg(errp, "private guest memory for '%s' needs KVM",
+               memory_region_name(rb->mr));
+    return NULL;
+}

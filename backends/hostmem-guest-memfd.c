@@ -1,0 +1,419 @@
+/*
+ * Memory backend whose pages the guest can convert between shared and private
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#include "qemu/osdep.h"
+#include "qemu/cutils.h"
+#include "qemu/error-report.h"
+#include "qemu/memfd.h"
+#include "qemu/module.h"
+#include "qemu/units.h"
+#include "qapi/error.h"
+#include "qapi/qapi-types-guest-memfd-options.h"
+#include "qapi/visitor.h"
+#include "hw/boards.h"
+#include "system/guest-memfd.h"
+#include "system/hostmem.h"
+#include "system/kvm.h"
+#include "system/reset.h"
+#include "qom/object.h"
+
+#define TYPE_MEMORY_BACKEND_GUEST_MEMFD "memory-backend-guest-memfd"
+OBJECT_DECLARE_SIMPLE_TYPE(HostMemoryBackendGuestMemfd,
+                           MEMORY_BACKEND_GUEST_MEMFD)
+
+#define HUGEPAGES_DIR "/sys/kernel/mm/hugepages"
+
+struct HostMemoryBackendGuestMemfd {
+    HostMemoryBackend parent_obj;
+
+    bool hugetlb;
+    uint64_t hugetlbsize;
+    GuestMemfdDriver driver;
+    GuestMemfdConversion conversion;
+    GuestMemfdInit init;
+    GuestMemfdDmaSplit dma_split;
+
+    GuestMemfd *gm;             /* set once the memory is there */
+};
+
+/* The host's huge page sizes as "2M, 1G", for error messages. */
+static char *offered_huge_pages(void)
+{
+    g_autoptr(GDir) dir = g_dir_open(HUGEPAGES_DIR, 0, NULL);
+    GString *list = g_string_new(NULL);
+    const char *name;
+
+    while (dir && (name = g_dir_read_name(dir))) {
+        unsigned long kib;
+
+        if (sscanf(name, "hugepages-%lukB", &kib) == 1) {
+            g_autofree char *size = size_to_str(kib * KiB);
+
+            g_string_append_printf(list, "%s%s", list->len ? ", " : "", size);
+        }
+    }
+    if (!list->len) {
+        g_string_append(list, "none");
+    }
+    return g_string_free(list, false);
+}
+
+/* A counter of the pool of huge pages of @size bytes. */
+static bool huge_page_counter(uint64_t size, const char *counter,
+                              uint64_t *value)
+{
+    g_autofree char *path = g_strdup_printf(HUGEPAGES_DIR "/hugepages-%" PRIu64
+                                            "kB/%s", size / KiB, counter);
+    g_autofree char *text = NULL;
+
+    return g_file_get_contents(path, &text, NULL, NULL) &&
+           !qemu_strtou64(g_strchomp(text), NULL, 10, value);
+}
+
+static bool default_huge_page_size(uint64_t *size)
+{
+    g_autofree char *text = NULL;
+    const char *line;
+    unsigned long kib;
+
+    if (!g_file_get_contents("/proc/meminfo", &text, NULL, NULL)) {
+        return false;
+    }
+    line = strstr(text, "Hugepagesize:");
+    if (!line || sscanf(line, "Hugepagesize: %lu kB", &kib) != 1) {
+        return false;
+    }
+    *size = kib * KiB;
+    return true;
+}
+
+/* The size of the pages that back @m's shared memory; 0 with @errp set. */
+static uint64_t choose_page_size(HostMemoryBackendGuestMemfd *m, Error **errp)
+{
+    uint64_t size = m->hugetlbsize, unused;
+
+    if (!m->hugetlb) {
+        if (m->hugetlbsize) {
+            error_setg(errp, "hugetlbsize=%" PRIu64 " needs hugetlb=on",
+                       m->hugetlbsize);
+            return 0;
+        }
+        return qemu_real_host_page_size();
+    }
+    if (size && !is_power_of_2(size)) {
+        error_setg(errp, "hugetlbsize=%" PRIu64 " is not a power of two", size);
+        return 0;
+    }
+    if (!size && !default_huge_page_size(&size)) {
+        error_setg(errp, "hugetlb=on: this host has no huge pages");
+        return 0;
+    }
+    if (!huge_page_counter(size, "nr_hugepages", &unused)) {
+        g_autofree char *offered = offered_huge_pages();
+
+        error_setg(errp, "hugetlbsize=%" PRIu64 " is no huge page size of this "
+                   "host, which offers: %s", size, offered);
+        return 0;
+    }
+    return size;
+}
+
+/*
+ * Huge pages are taken from a pool when they are reserved or preallocated.
+ * What is short now would fail as "Cannot allocate memory" in the middle of
+ * it, so say beforehand what to do.
+ */
+static bool check_huge_page_pool(HostMemoryBackend *backend, uint64_t page_size,
+                                 Error **errp)
+{
+    uint64_t nr_free, reserved = 0, overcommit = 0, surplus = 0, needed, avail;
+
+    if (page_size == qemu_real_host_page_size() ||
+        (!backend->prealloc && !backend->reserve) ||
+        !huge_page_counter(page_size, "free_hugepages", &nr_free)) {
+        return true;
+    }
+    huge_page_counter(page_size, "resv_hugepages", &reserved);
+    huge_page_counter(page_size, "nr_overcommit_hugepages", &overcommit);
+    huge_page_counter(page_size, "surplus_hugepages", &surplus);
+
+    needed = backend->size / page_size;
+    avail = nr_free - MIN(reserved, nr_free) +
+            overcommit - MIN(surplus, overcommit);
+    if (needed > avail) {
+        g_autofree char *size_str = size_to_str(page_size);
+
+        error_setg(errp, "not enough free huge pages of %s: %" PRIu64
+                   " needed, %" PRIu64 " free; reserve more in " HUGEPAGES_DIR
+                   "/hugepages-%" PRIu64 "kB/nr_hugepages or, for the default "
+                   "size, with sysctl vm.nr_hugepages", size_str, needed, avail,
+                   page_size / KiB);
+        return false;
+    }
+    return true;
+}
+
+static bool check_size(HostMemoryBackend *backend, uint64_t page_size,
+                       Error **errp)
+{
+    g_autofree char *size_str = size_to_str(page_size);
+
+    if (!backend->size) {
+        error_setg(errp, "size=0: a memory backend cannot be empty");
+        return false;
+    }
+    if (!QEMU_IS_ALIGNED(backend->size, page_size)) {
+        error_setg(errp, "size=%" PRIu64 " is not a multiple of the page size, "
+                   "%s", backend->size, size_str);
+        return false;
+    }
+    return true;
+}
+
+/* Resolve driver=, conversion= and init=; refuse what cannot be done. */
+static const GuestMemfdOps *choose_driver(HostMemoryBackendGuestMemfd *m,
+                                          bool *private, Error **errp)
+{
+    bool confidential = machine_require_guest_memfd(current_machine);
+    GuestMemfdDriver driver = m->driver;
+
+    if (driver == GUEST_MEMFD_DRIVER_KVM && !kvm_enabled()) {
+        error_setg(errp, "driver=kvm needs the KVM accelerator (-accel kvm); "
+                   "use driver=emulated without it");
+        return NULL;
+    }
+    if (driver == GUEST_MEMFD_DRIVER_KVM ||
+        (driver == GUEST_MEMFD_DRIVER_AUTO && kvm_enabled())) {
+        error_setg(errp, "driver=%s: this version has no KVM driver for "
+                   TYPE_MEMORY_BACKEND_GUEST_MEMFD " yet; use driver=emulated, "
+                   "which protects nothing, to develop and test",
+                   GuestMemfdDriver_str(driver));
+        return NULL;
+    }
+    if (confidential) {
+        error_setg(errp, "driver=emulated cannot back a confidential machine, "
+                   "because it protects no memory");
+        return NULL;
+    }
+    if (m->conversion != GUEST_MEMFD_CONVERSION_AUTO &&
+        m->conversion != GUEST_MEMFD_CONVERSION_IN_PLACE) {
+        error_setg(errp, "conversion=%s: driver=emulated can only convert "
+                   "in-place", GuestMemfdConversion_str(m->conversion));
+        return NULL;
+    }
+    if (driver == GUEST_MEMFD_DRIVER_AUTO) {
+        warn_report_once(TYPE_MEMORY_BACKEND_GUEST_MEMFD ": driver=emulated is "
+                         "used, as there is no KVM: private memory is not "
+                         "protected from the host");
+    }
+    *private = m->init == GUEST_MEMFD_INIT_PRIVATE;
+    return &guest_memfd_emulated_ops;
+}
+
+static bool check_dma_split(HostMemoryBackendGuestMemfd *m, Error **errp)
+{
+    if (m->dma_split != GUEST_MEMFD_DMA_SPLIT_AUTO &&
+        m->dma_split != GUEST_MEMFD_DMA_SPLIT_LOG) {
+        error_setg(errp, "x-dma-split=%s is not there yet; use auto or log",
+                   GuestMemfdDmaSplit_str(m->dma_split));
+        return false;
+    }
+    return true;
+}
+
+static void guest_memfd_backend_reset(void *opaque)
+{
+    HostMemoryBackendGuestMemfd *m = opaque;
+    Error *local_err = NULL;
+
+    if (guest_memfd_reset(m->gm, &local_err)) {
+        warn_report_err(local_err);
+    }
+}
+
+static bool guest_memfd_backend_alloc(HostMemoryBackend *backend, Error **errp)
+{
+    HostMemoryBackendGuestMemfd *m = MEMORY_BACKEND_GUEST_MEMFD(backend);
+    g_autofree char *name = host_memory_backend_get_name(backend);
+    const char *id = object_get_canonical_path_component(OBJECT(backend));
+    const GuestMemfdOps *ops;
+    uint32_t ram_flags = RAM_SHARED;
+    uint64_t page_size;
+    bool private;
+    int fd;
+
+    if (!backend->share) {
+        error_setg(errp, "share=off is impossible: devices can only reach the "
+                   "shared pages of " TYPE_MEMORY_BACKEND_GUEST_MEMFD
+                   " through a shared mapping");
+        return false;
+    }
+    page_size = choose_page_size(m, errp);
+    if (!page_size || !check_size(backend, page_size, errp)) {
+        return false;
+    }
+    ops = choose_driver(m, &private, errp);
+    if (!ops || !check_dma_split(m, errp) ||
+        !check_huge_page_pool(backend, page_size, errp)) {
+        return false;
+    }
+
+    fd = qemu_memfd_create(TYPE_MEMORY_BACKEND_GUEST_MEMFD, backend->size,
+                           m->hugetlb, m->hugetlb ? page_size : 0,
+                           F_SEAL_GROW | F_SEAL_SHRINK | F_SEAL_SEAL, errp);
+    if (fd < 0) {
+        return false;
+    }
+    backend->aligned = true;
+    ram_flags |= backend->reserve ? 0 : RAM_NORESERVE;
+    if (!memory_region_init_ram_from_fd(&backend->mr, OBJECT(backend), name,
+                                        backend->size, ram_flags, fd, 0,
+                                        errp)) {
+        close(fd);
+        return false;
+    }
+
+    m->gm = guest_memfd_new(backend->mr.ram_block, id ?: name, ops, private,
+                            errp);
+    if (!m->gm) {
+        return false;
+    }
+    if (m->dma_split != GUEST_MEMFD_DMA_SPLIT_AUTO) {
+        guest_memfd_set_dma_split(m->gm, m->dma_split);
+    }
+    qemu_register_reset(guest_memfd_backend_reset, m);
+    return true;
+}
+
+/* Options are fixed as soon as there is memory. */
+static bool can_still_set(Object *obj, const char *name, Error **errp)
+{
+    if (host_memory_backend_mr_inited(MEMORY_BACKEND(obj))) {
+        error_setg(errp, "property '%s' of '%s' cannot change any more", name,
+                   object_get_typename(obj));
+        return false;
+    }
+    return true;
+}
+
+static bool get_hugetlb(Object *obj, Error **errp)
+{
+    return MEMORY_BACKEND_GUEST_MEMFD(obj)->hugetlb;
+}
+
+static void set_hugetlb(Object *obj, bool value, Error **errp)
+{
+    if (can_still_set(obj, "hugetlb", errp)) {
+        MEMORY_BACKEND_GUEST_MEMFD(obj)->hugetlb = value;
+    }
+}
+
+static void get_hugetlbsize(Object *obj, Visitor *v, const char *name,
+                            void *opaque, Error **errp)
+{
+    visit_type_size(v, name, &MEMORY_BACKEND_GUEST_MEMFD(obj)->hugetlbsize,
+                    errp);
+}
+
+static void set_hugetlbsize(Object *obj, Visitor *v, const char *name,
+                            void *opaque, Error **errp)
+{
+    uint64_t value;
+
+    if (!can_still_set(obj, name, errp) ||
+        !visit_type_size(v, name, &value, errp)) {
+        return;
+    }
+    if (!value) {
+        error_setg(errp, "hugetlbsize=0 is no page size; leave the option out "
+                   "for the host's default");
+        return;
+    }
+    MEMORY_BACKEND_GUEST_MEMFD(obj)->hugetlbsize = value;
+}
+
+/* One pair of accessors for each option whose values are an enumeration. */
+#define ENUM_OPTION(field, name)                                            \
+static int get_##field(Object *obj, Error **errp)                           \
+{                                                                           \
+    return MEMORY_BACKEND_GUEST_MEMFD(obj)->field;                          \
+}                                                                           \
+                                                                            \
+static void set_##field(Object *obj, int value, Error **errp)               \
+{                                                                           \
+    if (can_still_set(obj, name, errp)) {                                   \
+        MEMORY_BACKEND_GUEST_MEMFD(obj)->field = value;                     \
+    }                                                                       \
+}
+
+ENUM_OPTION(driver, "driver")
+ENUM_OPTION(conversion, "conversion")
+ENUM_OPTION(init, "init")
+ENUM_OPTION(dma_split, "x-dma-split")
+
+static void guest_memfd_backend_instance_init(Object *obj)
+{
+    MEMORY_BACKEND(obj)->share = true;
+}
+
+static void guest_memfd_backend_finalize(Object *obj)
+{
+    HostMemoryBackendGuestMemfd *m = MEMORY_BACKEND_GUEST_MEMFD(obj);
+
+    if (m->gm) {
+        qemu_unregister_reset(guest_memfd_backend_reset, m);
+    }
+}
+
+static void guest_memfd_backend_class_init(ObjectClass *oc, const void *data)
+{
+    HostMemoryBackendClass *bc = MEMORY_BACKEND_CLASS(oc);
+
+    bc->alloc = guest_memfd_backend_alloc;
+
+    object_class_property_add_bool(oc, "hugetlb", get_hugetlb, set_hugetlb);
+    object_class_property_set_description(oc, "hugetlb", "Use huge pages");
+    object_class_property_add(oc, "hugetlbsize", "int", get_hugetlbsize,
+                              set_hugetlbsize, NULL, NULL);
+    object_class_property_set_description(oc, "hugetlbsize",
+                                          "Huge pages size (ex: 2M, 1G)");
+    object_class_property_add_enum(oc, "driver", "GuestMemfdDriver",
+                                   &GuestMemfdDriver_lookup,
+                                   get_driver, set_driver);
+    object_class_property_set_description(oc, "driver",
+        "What converts memory: auto, kvm, emulated");
+    object_class_property_add_enum(oc, "conversion", "GuestMemfdConversion",
+                                   &GuestMemfdConversion_lookup,
+                                   get_conversion, set_conversion);
+    object_class_property_set_description(oc, "conversion",
+        "How it converts: auto, in-place, two-copy, none");
+    object_class_property_add_enum(oc, "init", "GuestMemfdInit",
+                                   &GuestMemfdInit_lookup,
+                                   get_init, set_init);
+    object_class_property_set_description(oc, "init",
+        "State of pages at start and after reset: auto, shared, private");
+    object_class_property_add_enum(oc, "x-dma-split", "GuestMemfdDmaSplit",
+                                   &GuestMemfdDmaSplit_lookup,
+                                   get_dma_split, set_dma_split);
+    object_class_property_set_description(oc, "x-dma-split",
+        "How DMA mappings are split: auto, cut, log, staged, flat, page");
+}
+
+static const TypeInfo guest_memfd_backend_info = {
+    .name = TYPE_MEMORY_BACKEND_GUEST_MEMFD,
+    .parent = TYPE_MEMORY_BACKEND,
+    .instance_size = sizeof(HostMemoryBackendGuestMemfd),
+    .instance_init = guest_memfd_backend_instance_init,
+    .instance_finalize = guest_memfd_backend_finalize,
+    .class_init = guest_memfd_backend_class_init,
+};
+
+static void register_types(void)
+{
+    type_register_static(&guest_memfd_backend_info);
+}
+
+type_init(register_types);

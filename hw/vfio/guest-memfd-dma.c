@@ -1,0 +1,466 @@
+/*
+ * DMA mappings of guest_memfd memory
+ *
+ * A container maps the shared part of each section of such memory as extents,
+ * one for each range that was populated, since a guest gives memory back in
+ * the pieces in which it asked for it: unmapping whole extents is exact, and
+ * no IOMMU can unmap a part of a mapping (type1: EINVAL, iommufd: ENOENT).
+ * Where a part is all that goes, the extent is unmapped and the rest mapped
+ * again in pieces (hw/vfio/guest-memfd-plan.c).
+ *
+ * The extents of a section are what the container holds, no more and no less:
+ * one is added after its map succeeded and removed after its unmap did.  They
+ * belong to the lock of the block (system/guest-memfd.c), under which all
+ * callbacks run; the list of sections is written under the BQL and read under
+ * RCU.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#include "qemu/osdep.h"
+#include "qemu/error-report.h"
+#include "qemu/interval-tree.h"
+#include "qemu/main-loop.h"
+#include "qemu/rcu.h"
+#include "qemu/rcu_queue.h"
+#include "qemu/units.h"
+#include "qapi/error.h"
+#include "hw/vfio/guest-memfd-dma.h"
+#include "system/guest-memfd.h"
+#include "trace.h"
+
+/* Large initial ranges are cut so that a split never costs more than this. */
+#define MAX_EXTENT (1 * GiB)
+
+/* The largest errno (Linux include/linux/err.h). */
+#define MAX_ERRNO 4095
+
+/*
+ * Mappings of a limited container that conversions leave to sections that come
+ * later: at most this many, or an eighth.
+ */
+#define MAPPINGS_FOR_OTHERS 512
+
+typedef struct Extent {
+    IntervalTreeNode node;      /* offsets in the memory region, inclusive */
+} Extent;
+
+typedef struct VFIOGuestMemfd {
+    struct rcu_head rcu;
+    GuestMemfdListener listener;
+    VFIOContainer *bcontainer;
+    GuestMemfd *gm;
+    MemoryRegion *mr;
+    uint64_t to_iova;           /* add to an offset in @mr, modulo 2^64 */
+    hwaddr iova;
+    bool readonly;
+    bool arriving;              /* being registered: the reserve is for it */
+    IntervalTreeRoot extents;
+    unsigned nr_extents;        /* read by others: atomic */
+    uint64_t mapped_bytes;
+    uint64_t map_calls;
+    uint64_t unmap_calls;
+    uint64_t splits;
+    QLIST_ENTRY(VFIOGuestMemfd) next;
+} VFIOGuestMemfd;
+
+static QLIST_HEAD(, VFIOGuestMemfd) sections =
+    QLIST_HEAD_INITIALIZER(sections);
+
+static uint64_t extent_start(const Extent *e)
+{
+    return e->node.start;
+}
+
+static uint64_t extent_end(const Extent *e)
+{
+    return e->node.last + 1;
+}
+
+static Extent *extent_first(VFIOGuestMemfd *v, uint64_t start, uint64_t end)
+{
+    IntervalTreeNode *node = interval_tree_iter_first(&v->extents, start,
+                                                      end - 1);
+
+    return node ? container_of(node, Extent, node) : NULL;
+}
+
+/* vfio-user and type1 limit their mappings; 0 is no limit. */
+static bool budget_left(VFIOGuestMemfd *v)
+{
+    uint64_t limit = v->bcontainer->dma_max_mappings;
+    uint64_t used = v->arriving ? 0 : MIN(MAPPINGS_FOR_OTHERS, limit / 8);
+    VFIOGuestMemfd *other;
+
+    if (!limit) {
+        return true;
+    }
+    RCU_READ_LOCK_GUARD();
+    QLIST_FOREACH_RCU(other, &sections, next) {
+        if (other->bcontainer == v->bcontainer) {
+            used += qatomic_read(&other->nr_extents);
+        }
+    }
+    return used < limit;
+}
+
+/*
+ * The calls to the container.  An answer counts, so nothing is sent ahead in a
+ * memory transaction.  What a remote peer says may be any number.
+ */
+static int container_call(VFIOGuestMemfd *v, uint64_t start, uint64_t end,
+                          bool map)
+{
+    void *vaddr = memory_region_get_ram_ptr(v->mr) + start;
+    bool bql = bql_locked();
+    int ret;
+
+    if (bql) {
+        v->bcontainer->dma_sync = true;
+    }
+    if (map) {
+        ret = vfio_container_dma_map(v->bcontainer, start + v->to_iova,
+                                     end - start, vaddr, v->readonly, v->mr);
+    } else {
+        ret = vfio_container_dma_unmap(v->bcontainer, start + v->to_iova,
+                                       end - start, NULL, false);
+    }
+    if (bql) {
+        v->bcontainer->dma_sync = false;
+    }
+    return ret > 0 || ret < -MAX_ERRNO ? -EIO : ret;
+}
+
+/*
+ * A remote peer that has not answered in time may still do what it was asked,
+ * after us.  It works in order, so the opposite, sent behind it, settles that;
+ * where nothing happened it changes nothing.
+ */
+static int container_request(VFIOGuestMemfd *v, uint64_t start, uint64_t end,
+                             bool map)
+{
+    int ret = container_call(v, start, end, map);
+
+    if (ret && object_dynamic_cast(OBJECT(v->bcontainer),
+                                   TYPE_VFIO_IOMMU_USER)) {
+        container_call(v, start, end, !map);
+    }
+    return ret;
+}
+
+static int map_extent(VFIOGuestMemfd *v, uint64_t start, uint64_t end)
+{
+    Extent *e;
+    int ret;
+
+    if (!budget_left(v)) {
+        ret = -ENOSPC;
+    } else {
+        v->map_calls++;
+        ret = container_request(v, start, end, true);
+    }
+    trace_vfio_guest_memfd_map(v->bcontainer, start + v->to_iova, end - start,
+                               ret);
+    if (ret) {
+        return ret;
+    }
+    e = g_new0(Extent, 1);
+    e->node.start = start;
+    e->node.last = end - 1;
+    interval_tree_insert(&e->node, &v->extents);
+    qatomic_set(&v->nr_extents, v->nr_extents + 1);
+    v->mapped_bytes += end - start;
+    return 0;
+}
+
+static int unmap_extent(VFIOGuestMemfd *v, Extent *e)
+{
+    uint64_t start = extent_start(e), size = extent_end(e) - start;
+    int ret;
+
+    v->unmap_calls++;
+    ret = container_request(v, start, start + size, false);
+    trace_vfio_guest_memfd_unmap(v->bcontainer, start + v->to_iova, size, ret);
+    if (ret) {
+        return ret;
+    }
+    interval_tree_remove(&e->node, &v->extents);
+    qatomic_set(&v->nr_extents, v->nr_extents - 1);
+    v->mapped_bytes -= size;
+    g_free(e);
+    return 0;
+}
+
+static int unmap_extents(VFIOGuestMemfd *v, uint64_t start, uint64_t end)
+{
+    Extent *e;
+
+    while ((e = extent_first(v, start, end))) {
+        int ret = unmap_extent(v, e);
+
+        if (ret) {
+            return ret;
+        }
+    }
+    return 0;
+}
+
+static int map_pieces(VFIOGuestMemfd *v, uint64_t start, uint64_t end)
+{
+    while (start < end) {
+        uint64_t stop = vfio_guest_memfd_piece(start + v->to_iova,
+                                               end + v->to_iova) - v->to_iova;
+        int ret = map_extent(v, start, stop);
+
+        if (ret) {
+            return ret;
+        }
+        start = stop;
+    }
+    return 0;
+}
+
+/* Replace @e by what it has outside of [@start, @end). */
+static int split_extent(VFIOGuestMemfd *v, Extent *e, uint64_t start,
+                        uint64_t end)
+{
+    uint64_t old_start = extent_start(e), old_end = extent_end(e);
+    int ret;
+
+    ret = unmap_extent(v, e);
+    if (ret) {
+        return ret;
+    }
+    v->splits++;
+    trace_vfio_guest_memfd_split(v->bcontainer, old_start + v->to_iova,
+                                 old_end - old_start, start + v->to_iova,
+                                 end - start);
+
+    ret = old_start < start ? map_pieces(v, old_start, start) : 0;
+    if (!ret) {
+        ret = end < old_end ? map_pieces(v, end, old_end) : 0;
+    }
+    if (!ret) {
+        return 0;
+    }
+
+    /* Back to one extent, which needs fewer mappings than any split. */
+    if (unmap_extents(v, old_start, old_end) ||
+        map_extent(v, old_start, old_end)) {
+        guest_memfd_listener_stale(&v->listener, old_start, old_end);
+    }
+    return ret;
+}
+
+static void section_range(const MemoryRegionSection *section, uint64_t *start,
+                          uint64_t *end)
+{
+    *start = section->offset_within_region;
+    *end = *start + int128_get64(section->size);
+}
+
+static int dma_discard(GuestMemfdListener *l,
+                       const MemoryRegionSection *section)
+{
+    VFIOGuestMemfd *v = container_of(l, VFIOGuestMemfd, listener);
+    uint64_t start, end;
+    Extent *e;
+
+    section_range(section, &start, &end);
+    while ((e = extent_first(v, start, end))) {
+        bool whole = extent_start(e) >= start && extent_end(e) <= end;
+        int ret = whole ? unmap_extent(v, e) : split_extent(v, e, start, end);
+
+        if (ret) {
+            return ret;
+        }
+    }
+    return 0;
+}
+
+static int dma_populate(GuestMemfdListener *l,
+                        const MemoryRegionSection *section)
+{
+    VFIOGuestMemfd *v = container_of(l, VFIOGuestMemfd, listener);
+    uint64_t start, end;
+
+    section_range(section, &start, &end);
+    while (start < end) {
+        Extent *e = extent_first(v, start, end);
+        uint64_t stop = e ? extent_start(e) : end;
+        uint64_t cut = QEMU_ALIGN_DOWN(start + v->to_iova, MAX_EXTENT) +
+                       MAX_EXTENT - v->to_iova;
+        int ret;
+
+        if (stop <= start) {
+            start = extent_end(e);
+            continue;
+        }
+        stop = MIN(stop, cut);
+        ret = map_extent(v, start, stop);
+        if (ret) {
+            return ret;
+        }
+        start = stop;
+    }
+    return 0;
+}
+
+static uint64_t dma_next_mapped(GuestMemfdListener *l, uint64_t *start)
+{
+    VFIOGuestMemfd *v = container_of(l, VFIOGuestMemfd, listener);
+    Extent *e = extent_first(v, *start, UINT64_MAX);
+
+    if (!e) {
+        return 0;
+    }
+    *start = MAX(*start, extent_start(e));
+    return extent_end(e);
+}
+
+static void dma_query(GuestMemfdListener *l, GuestMemfdListenerInfo *info)
+{
+    VFIOGuestMemfd *v = container_of(l, VFIOGuestMemfd, listener);
+
+    info->name = g_strdup_printf("%s@0x%" HWADDR_PRIx,
+                                 object_get_typename(OBJECT(v->bcontainer)),
+                                 v->iova);
+    info->extents = v->nr_extents;
+    info->mapped_bytes = v->mapped_bytes;
+    info->map_calls = v->map_calls;
+    info->unmap_calls = v->unmap_calls;
+    info->splits = v->splits;
+}
+
+static const GuestMemfdListenerOps dma_listener_ops = {
+    .populate = dma_populate,
+    .discard = dma_discard,
+    .next_mapped = dma_next_mapped,
+    .query = dma_query,
+};
+
+/* The container could not let go of these, and nobody can ask it any more. */
+static void forget_extents(VFIOGuestMemfd *v)
+{
+    Extent *e;
+
+    while ((e = extent_first(v, 0, UINT64_MAX))) {
+        interval_tree_remove(&e->node, &v->extents);
+        g_free(e);
+    }
+}
+
+bool vfio_guest_memfd_region_add(VFIOContainer *bcontainer,
+                                 MemoryRegionSection *section, Error **errp)
+{
+    VFIOGuestMemfd *v = g_new0(VFIOGuestMemfd, 1);
+    bool running = bcontainer->initialized;
+    Error *local_err = NULL;
+    int ret;
+
+    v->listener.ops = &dma_listener_ops;
+    v->bcontainer = bcontainer;
+    v->gm = guest_memfd_from_mr(section->mr);
+    v->mr = section->mr;
+    v->iova = section->offset_within_address_space;
+    v->to_iova = v->iova - section->offset_within_region;
+    v->readonly = section->readonly;
+
+    QLIST_INSERT_HEAD_RCU(&sections, v, next);
+    v->arriving = true;
+    ret = guest_memfd_register_listener(v->gm, &v->listener, section, running);
+    v->arriving = false;
+    if (!ret) {
+        return true;
+    }
+
+    error_setg_errno(&local_err, -ret, "cannot map the shared part of '%s' at "
+                     "0x%" HWADDR_PRIx " for DMA", guest_memfd_id(v->gm),
+                     v->iova);
+    if (running) {
+        error_report_err(local_err);
+        return true;
+    }
+    error_propagate(errp, local_err);
+    forget_extents(v);
+    QLIST_REMOVE_RCU(v, next);
+    g_free_rcu(v, rcu);
+    return false;
+}
+
+static VFIOGuestMemfd *find_section(VFIOContainer *bcontainer,
+                                    const MemoryRegionSection *section)
+{
+    VFIOGuestMemfd *v;
+
+    QLIST_FOREACH(v, &sections, next) {
+        if (v->bcontainer == bcontainer && v->mr == section->mr &&
+            v->iova == section->offset_within_address_space) {
+            return v;
+        }
+    }
+    return NULL;
+}
+
+void vfio_guest_memfd_region_del(VFIOContainer *bcontainer,
+                                 MemoryRegionSection *section)
+{
+    VFIOGuestMemfd *v = find_section(bcontainer, section);
+    int ret;
+
+    if (!v) {
+        return;
+    }
+    ret = guest_memfd_unregister_listener(v->gm, &v->listener);
+    if (ret) {
+        error_report("%s: cannot unmap all of '%s' at 0x%" HWADDR_PRIx
+                     " from DMA: %s", __func__, guest_memfd_id(v->gm), v->iova,
+                     strerror(-ret));
+    }
+    forget_extents(v);
+    QLIST_REMOVE_RCU(v, next);
+    g_free_rcu(v, rcu);
+}
+
+bool vfio_guest_memfd_may_translate(MemoryRegion *mr)
+{
+    if (guest_memfd_from_mr(mr)) {
+        error_report_once("'%s' is guest_memfd memory, which cannot be mapped "
+                          "for DMA through a virtual IOMMU",
+                          memory_region_name(mr));
+        return false;
+    }
+    return true;
+}
+
+static int sync_dirty_section(MemoryRegionSection *section, void *opaque)
+{
+    hwaddr translated = memory_region_get_ram_addr(section->mr) +
+                        section->offset_within_region;
+    hwaddr iova = section->offset_within_address_space;
+    Error *local_err = NULL;
+    int ret;
+
+    ret = vfio_container_query_dirty_bitmap(opaque, iova,
+                                            int128_get64(section->size),
+                                            translated, &local_err);
+    if (ret) {
+        error_report_err(local_err);
+    }
+    return ret;
+}
+
+int vfio_guest_memfd_sync_dirty(VFIOContainer *bcontainer,
+                                MemoryRegionSection *section, Error **errp)
+{
+    RamDiscardManager *rdm = memory_region_get_ram_discard_manager(section->mr);
+    int ret = ram_discard_manager_replay_populated(rdm, section,
+                                                   sync_dirty_section,
+                                                   bcontainer);
+
+    if (ret) {
+        error_setg_errno(errp, -ret, "cannot fetch the dirty pages of '%s'",
+                         memory_region_name(section->mr));
+    }
+    return ret;
+}

@@ -1,0 +1,305 @@
+/*
+ * guest_memfd memory: blocks whose pages are shared or private
+ *
+ * One GuestMemfd belongs to each RAMBlock whose pages a guest can convert.  It
+ * is the RamDiscardManager of the block's memory region ("populated" is
+ * shared, "discarded" is private), remembers the state of every page, and runs
+ * conversions as transactions over a driver (which changes the state of the
+ * memory) and listeners (which keep DMA mappings).  docs/devel/guest-memfd.rst
+ * has the whole picture.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#ifndef SYSTEM_GUEST_MEMFD_H
+#define SYSTEM_GUEST_MEMFD_H
+
+#include "qemu/queue.h"
+#include "qom/object.h"
+#include "exec/hwaddr.h"
+#include "qapi/qapi-types-guest-memfd.h"
+#include "system/memory.h"
+
+#define TYPE_GUEST_MEMFD "guest-memfd"
+OBJECT_DECLARE_SIMPLE_TYPE(GuestMemfd, GUEST_MEMFD)
+
+typedef struct GuestMemfdListener GuestMemfdListener;
+
+/**
+ * struct GuestMemfdOps - what changes the state of a block's memory
+ *
+ * All offsets and sizes are bytes within the block, multiples of the host's
+ * page size, inside the block and not empty.  Every member is called with the
+ * lock of the block held and may be called without the BQL; none may take the
+ * BQL.
+ */
+typedef struct GuestMemfdOps {
+    /** @driver: the name of the option that chooses it */
+    GuestMemfdDriver driver;
+    /** @conversion: how it converts; never 'auto' */
+    GuestMemfdConversion conversion;
+
+    /**
+     * @convert: change the state of a range, all of it or nothing
+     *
+     * @error_offset: out, with -EAGAIN: the first page that somebody holds
+     *
+     * Returns: 0 or a negative errno.  -EAGAIN asks to be called again.
+     */
+    int (*convert)(GuestMemfd *gm, uint64_t offset, uint64_t size,
+                   bool to_private, uint64_t *error_offset);
+
+    /**
+     * @converted: optional; everybody agreed and the map has changed
+     *
+     * The place to free the copy that lost.  It cannot fail any more.
+     */
+    void (*converted)(GuestMemfd *gm, uint64_t offset, uint64_t size,
+                      bool to_private);
+} GuestMemfdOps;
+
+/**
+ * struct GuestMemfdListenerOps - what follows the shared part of a block
+ *
+ * Called with the lock of the block held, sometimes without the BQL; none may
+ * take the BQL or call back into the block.  @section lies within the section
+ * the listener was registered for and is not empty.
+ */
+typedef struct GuestMemfdListenerOps {
+    /**
+     * @populate: make all of @section reachable
+     *
+     * Parts that are reachable already stay as they are.  On failure any part
+     * may be reachable; the block calls @discard for all of it.
+     *
+     * Returns: 0 or a negative errno.
+     */
+    int (*populate)(GuestMemfdListener *l, const MemoryRegionSection *section);
+
+    /**
+     * @discard: make nothing of @section reachable
+     *
+     * On return the hardware (IOMMU, IOTLB, remote peer) has let go.  Parts
+     * that are not reachable stay as they are.  On failure any part may be
+     * unreachable; the block calls @populate for all of it.  What lies outside
+     * of @section stays reachable, see guest_memfd_listener_stale().
+     *
+     * Returns: 0 or a negative errno.
+     */
+    int (*discard)(GuestMemfdListener *l, const MemoryRegionSection *section);
+
+    /**
+     * @next_mapped: optional; the next reachable run, to compare with the map
+     *
+     * @start: in: offset in the memory region to look from; out: start of the
+     *         next piece that is mapped
+     *
+     * Returns: the end of that piece, exclusive, or 0 if there is none.
+     */
+    uint64_t (*next_mapped)(GuestMemfdListener *l, uint64_t *start);
+
+    /** @query: optional; fill in what query-guest-memfd shows */
+    void (*query)(GuestMemfdListener *l, GuestMemfdListenerInfo *info);
+} GuestMemfdListenerOps;
+
+/** struct GuestMemfdListener - embedded by whoever listens */
+struct GuestMemfdListener {
+    const GuestMemfdListenerOps *ops;
+    /* For the block only: */
+    MemoryRegionSection *section;
+    uint64_t resync_start;      /* shared, but a rollback could not map it: */
+    uint64_t resync_end;        /* tried again before the next conversion */
+    bool undo_failed;           /* in this transaction: not asked again */
+};
+
+/**
+ * guest_memfd_new - make the pages of a block convertible
+ *
+ * @rb: its memory region is not mapped yet and has no RamDiscardManager;
+ *      @rb->gmem points to the result from now on
+ * @id: the name that QMP uses
+ * @ops: what converts
+ * @private: the state every page starts in, and returns to with
+ *           guest_memfd_reset()
+ * @errp: set when discarding of RAM is blocked by another device, when there
+ *        is a manager already, or when migration cannot be blocked
+ *
+ * Migration and snapshots are blocked while the block exists, because they
+ * would leave its private pages out without a word.
+ *
+ * Returns: the block, to be released by guest_memfd_free(); NULL on error.
+ * Called with the BQL held.
+ */
+GuestMemfd *guest_memfd_new(RAMBlock *rb, const char *id,
+                            const GuestMemfdOps *ops, bool private,
+                            Error **errp);
+
+/**
+ * guest_memfd_free - the end of a block; NULL is allowed
+ *
+ * All listeners have left.  The memory region is not looked at, it may be half
+ * gone.  Called with the BQL held.
+ */
+void guest_memfd_free(GuestMemfd *gm);
+
+/** guest_memfd_from_mr - the block of @mr, or NULL */
+GuestMemfd *guest_memfd_from_mr(const MemoryRegion *mr);
+
+/** guest_memfd_find - the block with that QMP name, or NULL; BQL held */
+GuestMemfd *guest_memfd_find(const char *id);
+
+/** guest_memfd_next - iterate over all blocks, NULL to start; BQL held */
+GuestMemfd *guest_memfd_next(GuestMemfd *gm);
+
+const char *guest_memfd_id(const GuestMemfd *gm);
+MemoryRegion *guest_memfd_mr(const GuestMemfd *gm);
+
+/**
+ * guest_memfd_set_dma_split - how listeners split what they mapped in one piece
+ *
+ * To be called before the first listener arrives.
+ */
+void guest_memfd_set_dma_split(GuestMemfd *gm, GuestMemfdDmaSplit split);
+
+/** guest_memfd_dma_split - the policy for listeners; never 'auto' */
+GuestMemfdDmaSplit guest_memfd_dma_split(const GuestMemfd *gm);
+
+/**
+ * guest_memfd_convert - a guest asks for a conversion
+ *
+ * @gpa: guest physical address
+ * @size: bytes
+ * @to_private: the state wanted
+ *
+ * The range may cross memory regions: it converts as a whole or not at all.
+ * Holes and MMIO cannot become private; that they be shared is granted, since
+ * firmware asks for it (TDX guests share MMIO to get their #VE).
+ *
+ * Every value is the guest's and may be hostile.  Can be called with or
+ * without the BQL.
+ *
+ * Returns: 0; -EINVAL for a range that is empty, unaligned, overflows or holds
+ * something that cannot be converted; else what driver or listener said, and
+ * then nothing has changed.
+ */
+int guest_memfd_convert(hwaddr gpa, uint64_t size, bool to_private);
+
+/**
+ * guest_memfd_convert_block - convert a part of one block
+ *
+ * @offset, @size: bytes, multiples of the host's page size
+ * @errp: says which argument is wrong, or who refused
+ *
+ * Returns: 0 or a negative errno, as guest_memfd_convert().
+ */
+int guest_memfd_convert_block(GuestMemfd *gm, uint64_t offset, uint64_t size,
+                              bool to_private, Error **errp);
+
+/**
+ * guest_memfd_reset - all pages back to their initial state
+ *
+ * Listeners let go of everything and populate again in whole runs, so that what
+ * a guest has fragmented does not outlive it.  Nothing happens if the pages are
+ * in their initial state already.
+ *
+ * Returns: 0 or the errno of who refused; what was not reset keeps its state.
+ * Called with the BQL held and no vCPU running.
+ */
+int guest_memfd_reset(GuestMemfd *gm, Error **errp);
+
+/**
+ * guest_memfd_register_listener - tell @l about the shared part of @section
+ *
+ * @l: with ops set and the rest zero; belongs to the caller
+ * @section: in the memory region of @gm; copied
+ * @keep: register @l even if it refuses.  It is stale then: nothing is
+ *        populated, and the next conversion to shared tries again first
+ *
+ * Everything shared in @section is populated before this returns, in runs as
+ * large as they are.
+ *
+ * Returns: 0; or the errno of @l, which then has nothing populated and, without
+ * @keep, is not registered.  Called with the BQL held.
+ */
+int guest_memfd_register_listener(GuestMemfd *gm, GuestMemfdListener *l,
+                                  const MemoryRegionSection *section,
+                                  bool keep);
+
+/**
+ * guest_memfd_unregister_listener - @l leaves, with everything discarded
+ *
+ * Returns: 0 or the errno of the discard; @l has left in any case.  Called
+ * with the BQL held.
+ */
+int guest_memfd_unregister_listener(GuestMemfd *gm, GuestMemfdListener *l);
+
+/**
+ * guest_memfd_listener_stale - what is shared of a range is not reachable
+ *
+ * @start, @end: offsets in the memory region, in bytes
+ *
+ * For listeners that lost a mapping while they undid something.  The block lets
+ * them populate the range before its next conversion; one to shared fails if
+ * that does.  Called with the lock of the block held.
+ */
+void guest_memfd_listener_stale(GuestMemfdListener *l, uint64_t start,
+                                uint64_t end);
+
+/**
+ * guest_memfd_foreach_run - act on each run of equal pages of a range
+ *
+ * The lock of the block is held around all of them.
+ *
+ * Returns: the first value of @fn that is not 0, else 0.
+ */
+int guest_memfd_foreach_run(GuestMemfd *gm, uint64_t offset, uint64_t size,
+                            int (*fn)(uint64_t offset, uint64_t size,
+                                      bool private, void *opaque),
+                            void *opaque);
+
+/**
+ * guest_memfd_verify - compare what is kept twice (invariant I3)
+ *
+ * @errp: names the first page on which the map and a listener differ
+ *
+ * Costs the size of the block; for tests.
+ */
+bool guest_memfd_verify(GuestMemfd *gm, Error **errp);
+
+/** guest_memfd_query - what query-guest-memfd shows of @gm */
+GuestMemfdInfo *guest_memfd_query(GuestMemfd *gm);
+
+/**
+ * guest_memfd_query_map - up to @limit runs of equal pages from @offset on
+ *
+ * @next: out: where the next call goes on; the size of the block at the end
+ */
+GuestMemfdRunList *guest_memfd_query_map(GuestMemfd *gm, uint64_t offset,
+                                         uint32_t limit, uint64_t *next);
+
+/** guest_memfd_size - size of the block in bytes */
+uint64_t guest_memfd_size(const GuestMemfd *gm);
+
+/** guest_memfd_emulated_ops - the software driver: bookkeeping only */
+extern const GuestMemfdOps guest_memfd_emulated_ops;
+
+/**
+ * guest_memfd_new_kvm - the manager of a RAM_GUEST_MEMFD block
+ *
+ * For blocks whose guest_memfd QEMU made itself (TDX, SEV-SNP): everything
+ * starts private.  Without KVM this is an error.
+ */
+GuestMemfd *guest_memfd_new_kvm(RAMBlock *rb, Error **errp);
+
+/**
+ * guest_memfd_kvm_slot_added - tell KVM the state of pages in a new memory slot
+ *
+ * @offset: of the slot in the memory region, in bytes
+ * @gpa, @size: where the slot is, in bytes
+ *
+ * Returns: 0 or a negative errno.  Called with the BQL held.
+ */
+int guest_memfd_kvm_slot_added(MemoryRegion *mr, uint64_t offset, hwaddr gpa,
+                               uint64_t size);
+
+#endif

@@ -1,0 +1,69 @@
+/*
+ * guest_memfd blocks: what the files of system/guest-memfd*.c share
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#ifndef SYSTEM_GUEST_MEMFD_INTERNAL_H
+#define SYSTEM_GUEST_MEMFD_INTERNAL_H
+
+#include "qemu/thread.h"
+#include "system/guest-memfd.h"
+#include "system/guest-memfd-map.h"
+
+typedef struct GuestMemfdStats {
+    uint64_t requests;
+    uint64_t bytes;
+    uint64_t failures;
+    uint64_t retries;
+    uint64_t rollbacks;
+} GuestMemfdStats;
+
+struct GuestMemfd {
+    Object parent_obj;
+
+    /* Set at creation: */
+    char *id;
+    MemoryRegion *mr;
+    const GuestMemfdOps *ops;
+    bool init_private;
+    GuestMemfdDmaSplit dma_split;
+    uint64_t page_size;
+    Error *migration_blocker;
+    QTAILQ_ENTRY(GuestMemfd) next;      /* BQL */
+
+    QemuMutex lock;
+    /* Under the lock: */
+    GuestMemfdMap *map;
+    GPtrArray *listeners;               /* GuestMemfdListener, oldest first */
+    GuestMemfdStats to_private;
+    GuestMemfdStats to_shared;
+};
+
+/**
+ * guest_memfd_listener_notify - tell one listener about a range
+ *
+ * The part of [@start, @end) outside its section does not concern it.
+ */
+int guest_memfd_listener_notify(GuestMemfdListener *l, uint64_t start,
+                                uint64_t end, bool populate);
+
+/**
+ * guest_memfd_listener_discard_runs - discard what is shared of a range
+ *
+ * Goes on after a failure.
+ *
+ * Returns: 0 or the first errno.
+ */
+int guest_memfd_listener_discard_runs(GuestMemfd *gm, GuestMemfdListener *l,
+                                      uint64_t start, uint64_t end);
+
+/**
+ * guest_memfd_listener_populate_runs - populate what is shared of a range
+ *
+ * Returns: 0 or an errno, with nothing of the range populated.
+ */
+int guest_memfd_listener_populate_runs(GuestMemfd *gm, GuestMemfdListener *l,
+                                       uint64_t start, uint64_t end);
+
+#endif

@@ -1,0 +1,444 @@
+/*
+ * memory-backend-guest-memfd: options, QMP, hotplug and the test device
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#include "qemu/osdep.h"
+#include "qemu/units.h"
+#include "guest-memfd-util.h"
+#include "hw/pci/pci_regs.h"
+#include "libqos/pci-pc.h"
+#include "qobject/qjson.h"
+#include "qobject/qlist.h"
+
+#define Q35 "-nodefaults -machine q35,memory-backend=m0 "
+#define M0 "-object " BACKEND ",id=m0,size=128M,driver=emulated"
+#define HUGEPAGES "/sys/kernel/mm/hugepages/hugepages-%lukB/%s"
+
+static uint64_t huge_page_counter(uint64_t size, const char *counter)
+{
+    g_autofree char *path = g_strdup_printf(HUGEPAGES, size / KiB, counter);
+    g_autofree char *text = NULL;
+
+    return g_file_get_contents(path, &text, NULL, NULL) ?
+           g_ascii_strtoull(text, NULL, 10) : 0;
+}
+
+static void check_str(const QDict *d, const char *key, const char *val)
+{
+    g_assert_cmpstr(qdict_get_str(d, key), ==, val);
+}
+
+static void test_defaults(void)
+{
+    QTestState *qts = qtest_init(Q35 "-m 128M -object " BACKEND
+                                 ",id=m0,size=128M");
+    QDict *block = gm_block(qts, "m0");
+    const QListEntry *e;
+    QDict *huge;
+
+    g_assert_nonnull(block);
+    check_str(block, "driver", "emulated");
+    check_str(block, "conversion", "in-place");
+    check_str(block, "init", "shared");
+    g_assert_cmpuint(qdict_get_int(block, "size"), ==, 128 * MiB);
+    g_assert_cmpuint(qdict_get_int(block, "page-size"), ==, 4 * KiB);
+    g_assert_cmpuint(qdict_get_int(block, "shared-bytes"), ==, 128 * MiB);
+    g_assert_cmpuint(qdict_get_int(block, "private-bytes"), ==, 0);
+    g_assert_cmpuint(qdict_get_int(block, "vmemmap-bytes"), ==, 0);
+    g_assert_cmpuint(qdict_get_int(block, "metadata-bytes"), >, 0);
+    g_assert_true(qlist_empty(qdict_get_qlist(block, "listeners")));
+    g_assert_cmpuint(qdict_get_int(qdict_get_qdict(block, "to-shared"),
+                                   "requests"), ==, 0);
+
+    e = qlist_first(qdict_get_qlist(block, "huge-pages"));
+    huge = qobject_to(QDict, qlist_entry_obj(e));
+    g_assert_cmpuint(qdict_get_int(huge, "size"), ==, 1 * GiB);
+    g_assert_cmpuint(qdict_get_int(huge, "shared"), ==, 0);
+    huge = qobject_to(QDict, qlist_entry_obj(qlist_next(e)));
+    g_assert_cmpuint(qdict_get_int(huge, "size"), ==, 2 * MiB);
+    g_assert_cmpuint(qdict_get_int(huge, "shared"), ==, 64);
+
+    qobject_unref(block);
+    qtest_quit(qts);
+}
+
+static void test_convert(void)
+{
+    QTestState *qts = qtest_init(Q35 "-m 128M " M0);
+    g_autofree char *map = NULL;
+
+    gm_convert(qts, "m0", 64 * MiB, 2 * MiB, true);
+    gm_convert(qts, "m0", 64 * MiB + 4096, 8192, false);
+    gm_convert(qts, "m0", 0, 4096, true);
+    for (unsigned limit = 1; limit < 8; limit++) {
+        g_free(map);
+        map = gm_map_string(qts, "m0", limit);
+        g_assert_cmpstr(map, ==, "P4096 S67104768 P4096 S8192 P2084864 "
+                        "S65011712");
+    }
+    g_assert_cmpuint(gm_bytes(qts, "m0", "private-bytes"), ==,
+                     2 * MiB - 4096);
+    g_assert_cmpuint(gm_stat(qts, "m0", "to-private", "bytes"), ==,
+                     2 * MiB + 4096);
+    g_assert_cmpuint(gm_stat(qts, "m0", "to-private", "requests"), ==, 2);
+    g_assert_cmpuint(gm_stat(qts, "m0", "to-shared", "bytes"), ==, 8192);
+
+    /* A reset brings back the initial state. */
+    qtest_system_reset(qts);
+    g_free(map);
+    map = gm_map_string(qts, "m0", 10);
+    g_assert_cmpstr(map, ==, "S134217728");
+    qtest_quit(qts);
+}
+
+static void test_init_private(void)
+{
+    QTestState *qts = qtest_init(Q35 "-m 128M " M0 ",init=private");
+    g_autofree char *map = gm_map_string(qts, "m0", 10);
+
+    g_assert_cmpstr(map, ==, "P134217728");
+    g_assert_cmpuint(gm_bytes(qts, "m0", "shared-bytes"), ==, 0);
+    gm_convert(qts, "m0", 0, 4096, false);
+    qtest_system_reset(qts);
+    g_assert_cmpuint(gm_bytes(qts, "m0", "shared-bytes"), ==, 0);
+    qtest_quit(qts);
+}
+
+static void test_bad_qmp(void)
+{
+    QTestState *qts = qtest_init(Q35 "-m 128M " M0 " -object "
+                                 "memory-backend-ram,id=plain,size=1M");
+    const uint64_t size = 128 * MiB;
+    g_autofree char *map = NULL;
+
+    gm_convert_fails(qts, "m0", 1, 4096, true, "multiples");
+    gm_convert_fails(qts, "m0", 0, 4097, true, "multiples");
+    gm_convert_fails(qts, "m0", 0, 0, true, "must not be 0");
+    gm_convert_fails(qts, "m0", size, 4096, true, "not inside 'm0'");
+    gm_convert_fails(qts, "m0", size - 4096, 8192, true, "not inside 'm0'");
+    gm_convert_fails(qts, "m0", -4096ULL, 4096, true, "not inside 'm0'");
+    gm_convert_fails(qts, "m0", 4096, -4096ULL, false, "not inside 'm0'");
+    gm_convert_fails(qts, "m0", UINT64_MAX, UINT64_MAX, true, "multiples");
+    gm_convert_fails(qts, "nobody", 0, 4096, true, "'nobody' is no block");
+    gm_convert_fails(qts, "plain", 0, 4096, true, "'plain' is no block");
+
+    gm_assert_failure(qts, qtest_qmp(qts, "{ 'execute': 'query-guest-memfd-map'"
+                      ", 'arguments': { 'id': 'nobody' } }"), "'nobody'");
+    gm_assert_failure(qts, qtest_qmp(qts, "{ 'execute': 'query-guest-memfd-map'"
+                      ", 'arguments': { 'id': 'm0', 'offset': 1 } }"),
+                      "offset 0x1 ");
+    gm_assert_failure(qts, qtest_qmp(qts, "{ 'execute': 'query-guest-memfd-map'"
+                      ", 'arguments': { 'id': 'm0', 'offset': %" PRIu64 " } }",
+                      size), "below the size");
+    gm_assert_failure(qts, qtest_qmp(qts, "{ 'execute': 'query-guest-memfd-map'"
+                      ", 'arguments': { 'id': 'm0', 'limit': 0 } }"), "limit 0");
+    gm_assert_failure(qts, qtest_qmp(qts, "{ 'execute': 'query-guest-memfd-map'"
+                      ", 'arguments': { 'id': 'm0', 'limit': 70000 } }"),
+                      "limit 70000");
+    map = gm_map_string(qts, "m0", 10);
+    g_assert_cmpstr(map, ==, "S134217728");
+
+    /* Private pages would be left out of a migration stream. */
+    gm_assert_failure(qts, qtest_qmp(qts, "{ 'execute': 'migrate', 'arguments':"
+                      " { 'uri': 'exec:cat>/dev/null' } }"),
+                      "'m0' is guest_memfd memory");
+    qtest_quit(qts);
+}
+
+/* QEMU must exit with status 1 and these words. */
+static void check_refused(const char *args, const char *needle)
+{
+    g_autofree char *cmd = g_strdup_printf("%s -nodefaults -display none -S %s",
+                                           qtest_qemu_binary(NULL), args);
+    g_autofree char *out = NULL, *err = NULL;
+    int status;
+
+    g_assert_true(g_spawn_command_line_sync(cmd, &out, &err, &status, NULL));
+    if (!WIFEXITED(status) || WEXITSTATUS(status) != 1) {
+        g_error("'%s' ended with status 0x%x: %s", args, status, err);
+    }
+    if (!strstr(err, needle)) {
+        g_error("'%s': expected '%s' in '%s'", args, needle, err);
+    }
+}
+
+static void test_bad_options(void)
+{
+    static const struct {
+        const char *options, *needle;
+    } bad[] = {
+        { "size=0", "'size' of " BACKEND " doesn't take value '0'" },
+        { "size=1000", "size=1000 is not a multiple of the page size, 4 KiB" },
+        { "size=1M,share=off", "share=off is impossible" },
+        { "size=1M,hugetlbsize=2M", "hugetlbsize=2097152 needs hugetlb=on" },
+        { "size=6M,hugetlb=on,hugetlbsize=3M",
+          "hugetlbsize=3145728 is not a power of two" },
+        { "size=8M,hugetlb=on,hugetlbsize=8M",
+          "hugetlbsize=8388608 is no huge page size of this host, which "
+          "offers: " },
+        { "size=1M,hugetlb=on,hugetlbsize=0", "hugetlbsize=0" },
+        { "size=3M,hugetlb=on,hugetlbsize=2M",
+          "size=3145728 is not a multiple of the page size, 2 MiB" },
+        { "size=512G,hugetlb=on,hugetlbsize=2M,prealloc=on",
+          "262144 needed, " },
+        { "size=512G,hugetlb=on,hugetlbsize=2M,prealloc=on",
+          "vm.nr_hugepages" },
+        { "size=1M,driver=kvm", "driver=kvm needs the KVM accelerator" },
+        { "size=1M,driver=bogus", "bogus" },
+        { "size=1M,conversion=two-copy",
+          "conversion=two-copy: driver=emulated can only convert in-place" },
+        { "size=1M,conversion=none", "conversion=none: driver=emulated" },
+        { "size=1M,conversion=bogus", "bogus" },
+        { "size=1M,init=bogus", "bogus" },
+        { "size=1M,x-dma-split=cut", "x-dma-split=cut is not there yet" },
+        { "size=1M,x-dma-split=bogus", "bogus" },
+        { "size=1M,bogus=1", "bogus" },
+        { "size=1M,prealloc-threads=0", "prealloc-threads" },
+        { "size=1M,prealloc=on,reserve=off", "incompatible" },
+        { "size=1M,prealloc-context=nobody", "nobody" },
+#ifdef CONFIG_NUMA
+        { "size=1M,host-nodes=0", "host-nodes must be empty" },
+        { "size=1M,policy=bind", "host-nodes must be set" },
+        { "size=1M,policy=bind,host-nodes=120", "cannot bind memory" },
+        { "size=1M,policy=bind,host-nodes=10000", "10000" },
+#endif
+    };
+
+    for (size_t i = 0; i < ARRAY_SIZE(bad); i++) {
+        g_autofree char *args =
+            g_strdup_printf("-accel tcg -machine none -object " BACKEND
+                            ",id=m0,%s", bad[i].options);
+
+        check_refused(args, bad[i].needle);
+    }
+
+    check_refused("-accel tcg -machine q35,memory-backend=m0 -m 2M "
+                  "-object " BACKEND ",id=m0,size=1M",
+                  "does not match the size of the memory backend");
+    check_refused("-accel tcg -machine q35 -m 64M "
+                  "-object " BACKEND ",id=m0,size=32M "
+                  "-numa node,memdev=m0 -numa node,memdev=m0", "m0");
+    check_refused("-accel tcg -machine q35,memory-backend=m0 -m 32M,slots=1,"
+                  "maxmem=1G -object " BACKEND ",id=m0,size=32M "
+                  "-device pc-dimm,memdev=m0", "m0");
+}
+
+static void test_kvm_refused(void)
+{
+    if (access("/dev/kvm", R_OK | W_OK)) {
+        g_test_skip("no access to /dev/kvm");
+        return;
+    }
+    check_refused("-accel kvm -machine none -object " BACKEND
+                  ",id=m0,size=1M,driver=kvm", "use driver=emulated");
+    check_refused("-accel kvm -machine none -object " BACKEND
+                  ",id=m0,size=1M", "driver=auto: this version has no KVM "
+                  "driver");
+}
+
+/* What was refused leaves nothing behind in a running QEMU. */
+static void test_bad_objects_at_run_time(void)
+{
+    QTestState *qts = qtest_init(Q35 "-m 128M " M0);
+    const char *bad[] = { "'size': 0", "'size': 1000",
+                          "'size': 4096, 'share': false",
+                          "'size': 4096, 'policy': 'bind'" };
+
+    for (int round = 0; round < 3; round++) {
+        for (size_t i = 0; i < ARRAY_SIZE(bad); i++) {
+            g_autofree char *cmd =
+                g_strdup_printf("{ 'execute': 'object-add', 'arguments': {"
+                                " 'qom-type': '" BACKEND "', 'id': 'm1', %s } }",
+                                bad[i]);
+            QDict *rsp = qtest_qmp(qts, "%p", qobject_from_json(cmd, NULL));
+
+            g_assert_true(qdict_haskey(rsp, "error"));
+            qobject_unref(rsp);
+        }
+    }
+    qtest_qmp_assert_success(qts, "{ 'execute': 'object-add', 'arguments': {"
+                             " 'qom-type': '" BACKEND "', 'id': 'm1',"
+                             " 'size': 4096 } }");
+    gm_convert(qts, "m1", 0, 4096, true);
+
+    gm_assert_failure(qts, qtest_qmp(qts, "{ 'execute': 'object-add',"
+                      " 'arguments': { 'qom-type': '" BACKEND "', 'id': 'm1',"
+                      " 'size': 4096 } }"), "m1");
+    gm_assert_failure(qts, qtest_qmp(qts, "{ 'execute': 'object-del',"
+                      " 'arguments': { 'id': 'm0' } }"), "in use");
+    gm_assert_failure(qts, qtest_qmp(qts, "{ 'execute': 'qom-set', 'arguments':"
+                      " { 'path': '/objects/m1', 'property': 'init',"
+                      " 'value': 'private' } }"), "cannot change any more");
+    gm_object_del(qts, "m1");
+    g_assert_null(gm_block(qts, "m1"));
+    qtest_quit(qts);
+}
+
+static void test_hotplug(void)
+{
+    QTestState *qts = qtest_init(Q35 "-m 128M,slots=2,maxmem=1G " M0);
+    g_autofree char *map = NULL;
+
+    for (int round = 0; round < 2; round++) {
+        qtest_qmp_assert_success(qts, "{ 'execute': 'object-add', 'arguments':"
+                                 " { 'qom-type': '" BACKEND "', 'id': 'm1',"
+                                 " 'init': 'private', 'size': %" PRIu64 " } }",
+                                 128 * MiB);
+        qtest_qmp_device_add(qts, "pc-dimm", "dimm1", "{ 'memdev': 'm1' }");
+        gm_assert_failure(qts, qtest_qmp(qts, "{ 'execute': 'device_add',"
+                          " 'arguments': { 'driver': 'pc-dimm', 'id': 'dimm2',"
+                          " 'memdev': 'm1' } }"), "m1");
+        gm_convert(qts, "m1", 4 * MiB, 2 * MiB, false);
+        gm_convert(qts, "m1", 5 * MiB, 4096, true);
+        g_free(map);
+        map = gm_map_string(qts, "m1", 10);
+        g_assert_cmpstr(map, ==, "P4194304 S1048576 P4096 S1044480 P127926272");
+        gm_assert_failure(qts, qtest_qmp(qts, "{ 'execute': 'object-del',"
+                          " 'arguments': { 'id': 'm1' } }"), "in use");
+        gm_eject_dimm(qts, "dimm1", 0);
+        gm_object_del(qts, "m1");
+    }
+    qtest_quit(qts);
+}
+
+static void test_hugetlb(const void *opaque)
+{
+    uint64_t size = (uintptr_t)opaque;
+    g_autofree char *args = NULL;
+    QTestState *qts;
+    QDict *block;
+
+    if (huge_page_counter(size, "free_hugepages") < 2) {
+        g_autofree char *why = g_strdup_printf(
+            "fewer than 2 free huge pages of %" PRIu64 " KiB", size / KiB);
+
+        g_test_skip(why);
+        return;
+    }
+    args = g_strdup_printf(Q35 "-m %" PRIu64 "M -object thread-context,id=tc "
+                           "-object " BACKEND ",id=m0,size=%" PRIu64 "M,"
+                           "hugetlb=on,hugetlbsize=%" PRIu64 "M,prealloc=on,"
+                           "prealloc-threads=2,prealloc-context=tc",
+                           2 * size / MiB, 2 * size / MiB, size / MiB);
+    qts = qtest_init(args);
+    block = gm_block(qts, "m0");
+    g_assert_cmpuint(qdict_get_int(block, "page-size"), ==, size);
+    /* Two shared pages, which an in-place kernel would keep split. */
+    g_assert_cmpuint(qdict_get_int(block, "vmemmap-bytes"), ==,
+                     2 * (size / 64 - 4096));
+    qobject_unref(block);
+    gm_convert(qts, "m0", size, size, true);
+    g_assert_cmpuint(gm_bytes(qts, "m0", "vmemmap-bytes"), ==,
+                     size / 64 - 4096);
+    qtest_quit(qts);
+}
+
+/* The device on q35's root bus, slot 4. */
+typedef struct Testdev {
+    QPCIBus *bus;
+    QPCIDevice *dev;
+    QPCIBar bar;
+} Testdev;
+
+static Testdev testdev_open(QTestState *qts)
+{
+    Testdev t = { .bus = qpci_new_pc(qts, NULL) };
+
+    t.dev = qpci_device_find(t.bus, QPCI_DEVFN(4, 0));
+    g_assert_nonnull(t.dev);
+    g_assert_cmphex(qpci_config_readw(t.dev, PCI_VENDOR_ID), ==, 0x1234);
+    g_assert_cmphex(qpci_config_readw(t.dev, PCI_DEVICE_ID), ==, 0x11f0);
+    qpci_device_enable(t.dev);
+    t.bar = qpci_iomap(t.dev, 0, NULL);
+    return t;
+}
+
+static void testdev_close(Testdev *t)
+{
+    qpci_iounmap(t->dev, t->bar);
+    g_free(t->dev);
+    qpci_free_pc(t->bus);
+}
+
+static int testdev_command(Testdev *t, uint64_t gpa, uint64_t size,
+                           uint32_t command)
+{
+    qpci_io_writeq(t->dev, t->bar, 0x00, gpa);
+    qpci_io_writel(t->dev, t->bar, 0x08, size);
+    qpci_io_writel(t->dev, t->bar, 0x0c, size >> 32);
+    g_assert_cmphex(qpci_io_readq(t->dev, t->bar, 0x08), ==, size);
+    qpci_io_writel(t->dev, t->bar, 0x10, command);
+    return (int32_t)qpci_io_readl(t->dev, t->bar, 0x18);
+}
+
+static void test_testdev(void)
+{
+    QTestState *qts = qtest_init(Q35 "-m 128M,slots=2,maxmem=1G " M0 " "
+        "-device guest-memfd-testdev,addr=4 "
+        "-object " BACKEND ",id=m1,size=64M,driver=emulated "
+        "-device pc-dimm,memdev=m1,addr=0x100000000 "
+        "-object " BACKEND ",id=m2,size=64M,driver=emulated "
+        "-device pc-dimm,memdev=m2,addr=0x104000000");
+    Testdev t = testdev_open(qts);
+    const struct {
+        uint64_t gpa, size;
+        uint32_t command;
+    } bad[] = {
+        { 0x1000, 0x1000, 0 }, { 0x1000, 0x1000, 3 },
+        { 0x1001, 0x1000, 1 }, { 0x1000, 0x1001, 1 }, { 0x1000, 0, 1 },
+        { UINT64_MAX, UINT64_MAX, 1 }, { UINT64_MAX, UINT64_MAX, 2 },
+        { -4096ULL, 8192, 1 }, { 0x1000, -4096ULL, 1 },
+        /* MMIO holes, ROM, and RAM with a hole behind it */
+        { 0xfee00000, 0x1000, 1 }, { 0xd0000000, 0x1000, 1 },
+        { 0xfffff000, 0x1000, 1 }, { 0xfffff000, 0x1000, 2 },
+        { 128 * MiB - 4096, 8192, 1 }, { 0, 8 * GiB, 1 },
+    };
+    g_autofree char *m1 = NULL, *m2 = NULL;
+
+    g_assert_cmpint(testdev_command(&t, 0x200000, 0x200000, 1), ==, 0);
+    g_assert_cmpint(testdev_command(&t, 0x201000, 0x1000, 2), ==, 0);
+    g_assert_cmpuint(gm_bytes(qts, "m0", "private-bytes"), ==,
+                     2 * MiB - 4096);
+
+    for (size_t i = 0; i < ARRAY_SIZE(bad); i++) {
+        g_assert_cmpint(testdev_command(&t, bad[i].gpa, bad[i].size,
+                                        bad[i].command), ==, -EINVAL);
+    }
+    g_assert_cmpuint(gm_bytes(qts, "m0", "private-bytes"), ==,
+                     2 * MiB - 4096);
+    g_assert_cmpuint(gm_bytes(qts, "m1", "private-bytes"), ==, 0);
+    /* Sharing what is not RAM is granted: firmware does it for MMIO. */
+    g_assert_cmpint(testdev_command(&t, 0xfee00000, 0x1000, 2), ==, 0);
+
+    /* Across two blocks. */
+    g_assert_cmpint(testdev_command(&t, 0x104000000 - 0x3000, 0x4000, 1), ==,
+                    0);
+    m1 = gm_map_string(qts, "m1", 10);
+    m2 = gm_map_string(qts, "m2", 10);
+    g_assert_cmpstr(m1, ==, "S67096576 P12288");
+    g_assert_cmpstr(m2, ==, "P4096 S67104768");
+
+    testdev_close(&t);
+    qtest_quit(qts);
+}
+
+int main(int argc, char **argv)
+{
+    g_test_init(&argc, &argv, NULL);
+    qtest_add_func("guest-memfd/defaults", test_defaults);
+    qtest_add_func("guest-memfd/convert", test_convert);
+    qtest_add_func("guest-memfd/init-private", test_init_private);
+    qtest_add_func("guest-memfd/bad-qmp", test_bad_qmp);
+    qtest_add_func("guest-memfd/bad-options", test_bad_options);
+    qtest_add_func("guest-memfd/kvm-refused", test_kvm_refused);
+    qtest_add_func("guest-memfd/bad-objects", test_bad_objects_at_run_time);
+    qtest_add_func("guest-memfd/hotplug", test_hotplug);
+    qtest_add_func("guest-memfd/testdev", test_testdev);
+    qtest_add_data_func("guest-memfd/hugetlb/2M",
+                        (void *)(uintptr_t)(2 * MiB), test_hugetlb);
+    qtest_add_data_func("guest-memfd/hugetlb/1G",
+                        (void *)(uintptr_t)(1 * GiB), test_hugetlb);
+    return g_test_run();
+}

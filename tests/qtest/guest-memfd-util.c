@@ -1,0 +1,160 @@
+/*
+ * What the tests of guest_memfd memory share
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#include "qemu/osdep.h"
+#include "guest-memfd-util.h"
+#include "qobject/qlist.h"
+
+/* The memory hotplug controller of q35 (docs/specs/acpi_mem_hotplug.rst). */
+#define MEMHP_BASE     0x0a00
+#define MEMHP_SELECTOR (MEMHP_BASE + 0x00)
+#define MEMHP_STATUS   (MEMHP_BASE + 0x14)
+#define MEMHP_EJECT    0x08
+
+QDict *gm_block(QTestState *qts, const char *id)
+{
+    QDict *rsp = qtest_qmp(qts, "{ 'execute': 'query-guest-memfd' }");
+    QDict *found = NULL;
+    QListEntry *e;
+
+    g_assert_nonnull(qdict_get_qlist(rsp, "return"));
+    QLIST_FOREACH_ENTRY(qdict_get_qlist(rsp, "return"), e) {
+        QDict *block = qobject_to(QDict, qlist_entry_obj(e));
+
+        if (!strcmp(qdict_get_str(block, "id"), id)) {
+            found = block;
+            qobject_ref(found);
+        }
+    }
+    qobject_unref(rsp);
+    return found;
+}
+
+uint64_t gm_stat(QTestState *qts, const char *id, const char *direction,
+                 const char *counter)
+{
+    QDict *block = gm_block(qts, id);
+    uint64_t val = qdict_get_int(qdict_get_qdict(block, direction), counter);
+
+    qobject_unref(block);
+    return val;
+}
+
+uint64_t gm_bytes(QTestState *qts, const char *id, const char *member)
+{
+    QDict *block = gm_block(qts, id);
+    uint64_t val = qdict_get_int(block, member);
+
+    qobject_unref(block);
+    return val;
+}
+
+static QDict *convert(QTestState *qts, const char *id, uint64_t offset,
+                      uint64_t size, bool private)
+{
+    return qtest_qmp(qts, "{ 'execute': 'x-guest-memfd-convert', 'arguments': {"
+                     " 'id': %s, 'offset': %" PRIu64 ", 'size': %" PRIu64 ","
+                     " 'private': %i } }", id, offset, size, private);
+}
+
+void gm_convert(QTestState *qts, const char *id, uint64_t offset, uint64_t size,
+                bool private)
+{
+    QDict *rsp = convert(qts, id, offset, size, private);
+
+    if (!qdict_haskey(rsp, "return")) {
+        g_error("%s", qdict_get_str(qdict_get_qdict(rsp, "error"), "desc"));
+    }
+    qobject_unref(rsp);
+}
+
+void gm_assert_failure(QTestState *qts, QDict *rsp, const char *needle)
+{
+    const char *desc;
+
+    g_assert_true(qdict_haskey(rsp, "error"));
+    desc = qdict_get_str(qdict_get_qdict(rsp, "error"), "desc");
+    if (!strstr(desc, needle)) {
+        g_error("expected '%s' in the error '%s'", needle, desc);
+    }
+    qobject_unref(rsp);
+}
+
+void gm_convert_fails(QTestState *qts, const char *id, uint64_t offset,
+                      uint64_t size, bool private, const char *needle)
+{
+    gm_assert_failure(qts, convert(qts, id, offset, size, private), needle);
+}
+
+typedef struct Run {
+    bool private;
+    uint64_t size;
+} Run;
+
+char *gm_map_string(QTestState *qts, const char *id, unsigned limit)
+{
+    g_autoptr(GArray) runs = g_array_new(false, false, sizeof(Run));
+    GString *s = g_string_new(NULL);
+    uint64_t offset = 0;
+    bool more = true;
+
+    while (more) {
+        QDict *rsp = qtest_qmp(qts, "{ 'execute': 'query-guest-memfd-map',"
+                               " 'arguments': { 'id': %s, 'offset': %" PRIu64
+                               ", 'limit': %u } }", id, offset, limit);
+        QDict *ret = qdict_get_qdict(rsp, "return");
+        QListEntry *e;
+
+        g_assert_nonnull(ret);
+        g_assert_cmpuint(qlist_size(qdict_get_qlist(ret, "runs")), <=, limit);
+        QLIST_FOREACH_ENTRY(qdict_get_qlist(ret, "runs"), e) {
+            QDict *r = qobject_to(QDict, qlist_entry_obj(e));
+            Run run = { qdict_get_bool(r, "private"), qdict_get_int(r, "size") };
+            Run *last = runs->len ?
+                        &g_array_index(runs, Run, runs->len - 1) : NULL;
+
+            g_assert_cmpuint(qdict_get_int(r, "offset"), ==, offset);
+            offset += run.size;
+            if (last && last->private == run.private) {
+                last->size += run.size;
+            } else {
+                g_array_append_val(runs, run);
+            }
+        }
+        more = qdict_haskey(ret, "next-offset");
+        if (more) {
+            g_assert_cmpuint(qdict_get_int(ret, "next-offset"), ==, offset);
+        }
+        qobject_unref(rsp);
+    }
+    for (guint i = 0; i < runs->len; i++) {
+        Run *r = &g_array_index(runs, Run, i);
+
+        g_string_append_printf(s, "%s%c%" PRIu64, i ? " " : "",
+                               r->private ? 'P' : 'S', r->size);
+    }
+    return g_string_free(s, false);
+}
+
+void gm_object_del(QTestState *qts, const char *id)
+{
+    QDict *block;
+
+    qtest_qmp_assert_success(qts, "{ 'execute': 'object-del', 'arguments': {"
+                             " 'id': %s } }", id);
+    /* Memory goes in an RCU grace period after its last user. */
+    while ((block = gm_block(qts, id))) {
+        qobject_unref(block);
+    }
+}
+
+void gm_eject_dimm(QTestState *qts, const char *id, unsigned slot)
+{
+    qtest_qmp_device_del_send(qts, id);
+    qtest_outl(qts, MEMHP_SELECTOR, slot);
+    qtest_outb(qts, MEMHP_STATUS, MEMHP_EJECT);
+    qtest_qmp_eventwait(qts, "DEVICE_DELETED");
+}

@@ -1,0 +1,48 @@
+/*
+ * What the tests of guest_memfd memory share
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#ifndef GUEST_MEMFD_UTIL_H
+#define GUEST_MEMFD_UTIL_H
+
+#include "libqtest.h"
+#include "qobject/qdict.h"
+
+#define BACKEND "memory-backend-guest-memfd"
+
+/** gm_block - what query-guest-memfd shows of block @id; NULL if there is none */
+QDict *gm_block(QTestState *qts, const char *id);
+
+/** gm_stat - one counter of a direction of block @id, "to-private" or other */
+uint64_t gm_stat(QTestState *qts, const char *id, const char *direction,
+                 const char *counter);
+
+/** gm_bytes - a member of block @id, such as "shared-bytes" */
+uint64_t gm_bytes(QTestState *qts, const char *id, const char *member);
+
+/** gm_convert - x-guest-memfd-convert, which must work */
+void gm_convert(QTestState *qts, const char *id, uint64_t offset, uint64_t size,
+                bool private);
+
+/** gm_convert_fails - x-guest-memfd-convert must fail with @needle in the text */
+void gm_convert_fails(QTestState *qts, const char *id, uint64_t offset,
+                      uint64_t size, bool private, const char *needle);
+
+/**
+ * gm_map_string - the map of block @id as "S4096 P8192 …", fetched in pages of
+ * @limit runs, equal neighbours joined
+ */
+char *gm_map_string(QTestState *qts, const char *id, unsigned limit);
+
+/** gm_assert_failure - run a command that must fail with @needle in the text */
+void gm_assert_failure(QTestState *qts, QDict *response, const char *needle);
+
+/** gm_object_del - object-del, until the memory's last user has let go */
+void gm_object_del(QTestState *qts, const char *id);
+
+/** gm_eject_dimm - what a guest's ACPI does when it gives a DIMM back (q35) */
+void gm_eject_dimm(QTestState *qts, const char *id, unsigned slot);
+
+#endif
