@@ -1,0 +1,214 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The whole slice with a real guest: QEMU, its memory, VFIO and a DMA peer.
+
+Prints TAP.  The guest (tests/guest) converts memory and does DMA against its
+own model; before it ends, the map that QEMU reports is compared with what the
+vfio-user server has mapped.  Environment: QEMU, EDU_SERVER, GUEST_ELF,
+QEMU_FIRMWARE, GUEST_OPS, GUEST_SEED, GUEST_TIMEOUT (seconds, against hangs).
+"""
+
+import contextlib
+import os
+import sys
+
+sys.dont_write_bytecode = True
+
+# pylint: disable=wrong-import-position
+from harness import (EXIT_PASS, LEGACY, MIB, PAGE, HarnessError, Machine,
+                     Paths, QmpError, compare_maps, exit_on_signals,
+                     huge_pages, key_values, kvm_problem, mapped_ranges,
+                     query_map)
+
+RAM = 512 * MIB
+# A KVM that has to emulate code without paging takes 20 ms for an operation
+OPS = {'tcg': '2000', 'kvm': '500'}
+SEED = os.environ.get('GUEST_SEED', '1')
+TIMEOUT = float(os.environ.get('GUEST_TIMEOUT', '300'))
+
+STEPS = (
+    'the guest verified DMA',
+    'DMA mappings are the shared memory',
+    'the map is the same in small pages',
+    'counters agree',
+    'QEMU and the server ended well',
+)
+
+
+class Tap:
+    """Numbered results."""
+
+    def __init__(self):
+        self.number = 0
+        self.failed = 0
+
+    def result(self, name, problems):
+        """One test; without problems it is ok."""
+        self.number += 1
+        print(f"{'not ' if problems else ''}ok {self.number} - {name}")
+        for problem in problems:
+            for line in str(problem).splitlines() or ['']:
+                print(f'# {line}')
+        self.failed += bool(problems)
+        sys.stdout.flush()
+
+    def skip(self, name, reason):
+        """One test that cannot be run here."""
+        self.number += 1
+        print(f'ok {self.number} - {name} # SKIP {reason}')
+        sys.stdout.flush()
+
+
+def run_until_hold(machine):
+    """Read what the guest says up to HOLD; its summary, or a problem."""
+    summary = {}
+    while True:
+        line = machine.lines.get()
+        if line is None:
+            return summary, ['the guest ended before it was done']
+        if line.startswith('summary '):
+            summary = key_values(line)
+        elif line.startswith('FAIL'):
+            return summary, [line]
+        elif line == 'HOLD':
+            return summary, []
+
+
+def check_counters(machine, runs, maps, summary):
+    """query-guest-memfd agrees with the map, the server and the guest."""
+    problems = []
+
+    def same(what, a, b):
+        if a != b:
+            problems.append(f'{what}: {a} != {b}')
+
+    blocks = machine.qmp.command('query-guest-memfd')
+    blocks = [b for b in blocks if b['id'] == 'm0']
+    if len(blocks) != 1:
+        return [f'query-guest-memfd has {len(blocks)} blocks named m0']
+    block = blocks[0]
+    shared = sum(r['size'] for r in runs if not r['private'])
+    mapped = sum(end - start for start, end in mapped_ranges(maps, RAM))
+
+    same('size', block['size'], RAM)
+    same('driver', block['driver'], 'emulated')
+    same('shared-bytes and map', block['shared-bytes'], shared)
+    same('private-bytes and map', block['private-bytes'], RAM - shared)
+    same('shared-bytes and guest', shared, summary['shared-pages'] * PAGE)
+    for direction in ('to-shared', 'to-private'):
+        if not block[direction]['requests']:
+            problems.append(f'{direction}: no request was counted')
+    same('requests, at least the guest\'s', True,
+         block['to-shared']['requests'] + block['to-private']['requests'] >=
+         summary['conversions'])
+
+    def total(key):
+        return sum(listener[key] for listener in block['listeners'])
+
+    # one for each range of addresses at which the container sees the block
+    same('mapped-bytes and server', total('mapped-bytes'), mapped)
+    same('extents and server', total('extents'),
+         sum(m.iova < RAM and not LEGACY[0] <= m.iova < LEGACY[1]
+             for m in maps))
+    if not total('map-calls') or not total('unmap-calls'):
+        problems.append('no map or unmap call was counted')
+    for level in block['huge-pages']:
+        same(f"huge pages of {level['size']}",
+             level['shared'] + level['private'] + level['mixed'],
+             RAM // level['size'])
+    return problems
+
+
+def look_at_machine(machine, tap, name, summary):
+    """What can be compared while the guest waits."""
+    maps = machine.control.maps()
+    runs = query_map(machine.qmp, 'm0')
+    tap.result(f'{name}: {STEPS[1]}', compare_maps(runs, maps, RAM))
+    same = query_map(machine.qmp, 'm0', limit=7) == runs
+    tap.result(f'{name}: {STEPS[2]}',
+               [] if same else ['pages of 7 runs give another map'])
+    tap.result(f'{name}: {STEPS[3]}',
+               check_counters(machine, runs, maps, summary))
+    stats = machine.control.stats()
+    print('# ' + ' '.join(f'{key}={value}' for key, value in stats.items()))
+
+
+def check_exit(machine):
+    """The end, after the guest was released."""
+    problems = []
+    qemu, server = machine.wait()
+    if machine.timed_out:
+        problems.append(f'no end after {TIMEOUT} s: killed')
+    if qemu != EXIT_PASS:
+        problems.append(f'QEMU exited with {qemu}, expected {EXIT_PASS}')
+    if server != 0:
+        problems.append(f'the server exited with {server}')
+    if 'PASS' not in machine.console:
+        problems.append('the guest did not print PASS')
+    return problems
+
+
+def diagnose(machine):
+    """What helps to understand a failure."""
+    for line in machine.console[-20:]:
+        print(f'# guest: {line}')
+    for line in machine.errors().splitlines()[-20:]:
+        print(f'# stderr: {line}')
+
+
+def run_case(tap, paths, name, accel, **machine_args):
+    """One machine: all steps of STEPS get a result."""
+    first = tap.number
+    failed = tap.failed
+    ops = os.environ.get('GUEST_OPS', OPS[accel])
+    options = f'ops={ops} seed={SEED} hold=1'
+    try:
+        with Machine(paths, accel=accel, ram=RAM, guest=options,
+                     timeout=TIMEOUT, **machine_args) as machine:
+            try:
+                summary, problems = run_until_hold(machine)
+                tap.result(f'{name}: {STEPS[0]}', problems)
+                if not problems:
+                    look_at_machine(machine, tap, name, summary)
+                    machine.release()
+                    tap.result(f'{name}: {STEPS[4]}', check_exit(machine))
+            finally:
+                if tap.failed > failed or tap.number < first + len(STEPS):
+                    diagnose(machine)
+    except (HarnessError, QmpError, EOFError, OSError, KeyError) as err:
+        step = STEPS[tap.number - first] if tap.number - first < len(STEPS) \
+            else STEPS[-1]
+        tap.result(f'{name}: {step}', [f'{type(err).__name__}: {err}'])
+    for step in STEPS[tap.number - first:]:
+        tap.result(f'{name}: {step}', ['not reached'])
+
+
+def main():
+    """All cases: accelerators and page sizes."""
+    exit_on_signals()
+    tap = Tap()
+    cases = [(accel, huge, smp) for accel, smp in (('tcg', 1), ('kvm', 2))
+             for huge in (False, True)]
+    print('TAP version 13')
+    print(f'1..{len(cases) * len(STEPS)}')
+    try:
+        paths = Paths()
+    except HarnessError as err:
+        print(f'Bail out! {err}')
+        return 1
+    for accel, huge, smp in cases:
+        name = f"{accel}, {'2M' if huge else '4K'} pages"
+        problem = kvm_problem() if accel == 'kvm' else None
+        with contextlib.ExitStack() as stack:
+            if not problem and huge:
+                problem = stack.enter_context(huge_pages(RAM // (2 * MIB)))
+            if problem:
+                for step in STEPS:
+                    tap.skip(f'{name}: {step}', problem)
+            else:
+                run_case(tap, paths, name, accel=accel, huge=huge, smp=smp)
+    return 1 if tap.failed else 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())
