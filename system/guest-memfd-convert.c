@@ -1,6 +1,8 @@
 /*
  * guest_memfd blocks: the conversion transaction
  *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ *
  * A request names a range of guest physical addresses, or a part of a block.
  * It becomes a list of pieces, each a range of one block; only runs of pages
  * that really change take part.  All of it happens under the locks of all
@@ -22,8 +24,6 @@
  *    first tries to mend that; one to shared fails if it cannot.
  * A listener that failed to undo something is not asked again in the same
  * transaction: a peer that hangs costs one time-out, not one per run.
- *
- * SPDX-License-Identifier: GPL-2.0-or-later
  */
 
 #include "qemu/osdep.h"
