@@ -7,6 +7,7 @@ of each program that failed and the reason for each skip.
 """
 
 import argparse
+import contextlib
 import json
 import re
 import subprocess
@@ -18,6 +19,7 @@ BUILD = TOP / 'build'
 LOG = BUILD / 'meson-logs/testlog.json'
 MESON = [TOP / 'scripts/build-qemu.sh', 'env', 'meson']
 SHOWN_LINES = 200
+HUGE_PAGES = {2048: 64, 1048576: 2}     # size in KiB: how many
 
 TAP_LINE = re.compile(
     r'(?P<not>not )?ok\b *(?P<number>\d+)?(?: - | )?(?P<name>[^#]*)'
@@ -61,6 +63,27 @@ def show_failure(record):
         print('\n'.join(lines[-SHOWN_LINES:]))
 
 
+@contextlib.contextmanager
+def huge_pages():
+    """Have some free huge pages for the tests while they run, as root."""
+    before = {}
+    for size_kib, wanted in HUGE_PAGES.items():
+        pool = Path('/sys/kernel/mm/hugepages/hugepages-%dkB' % size_kib)
+        try:
+            count = int((pool / 'nr_hugepages').read_text())
+            free = int((pool / 'free_hugepages').read_text())
+            if free < wanted:
+                (pool / 'nr_hugepages').write_text(str(count + wanted - free))
+                before[pool] = count
+        except OSError:
+            pass                # the tests that need them say so
+    try:
+        yield
+    finally:
+        for pool, count in before.items():
+            (pool / 'nr_hugepages').write_text(str(count))
+
+
 def main():
     """Register, run, report."""
     parser = argparse.ArgumentParser(description=__doc__.split('\n', 1)[0])
@@ -80,8 +103,9 @@ def main():
 
     LOG.unlink(missing_ok=True)
     suite = ['--suite', args.suite] if args.suite else []
-    subprocess.run(MESON + ['test', '-C', BUILD, '--no-rebuild'] + suite,
-                   check=False)
+    with huge_pages():
+        subprocess.run(MESON + ['test', '-C', BUILD, '--no-rebuild'] + suite,
+                       check=False)
 
     records = [json.loads(line) for line in LOG.read_text().splitlines()] \
         if LOG.is_file() else []

@@ -206,6 +206,35 @@ static void check_exact(QTestState *qts, Server *s, const char *id,
     g_string_free(want, true);
 }
 
+/* The bytes of [@gpa, @gpa + @size) that are mapped. */
+static uint64_t mapped_bytes(Server *s, uint64_t gpa, uint64_t size)
+{
+    g_autofree char *maps = server_ask(s, "maps\n");
+    g_auto(GStrv) lines = g_strsplit(maps, "\n", -1);
+    uint64_t bytes = 0;
+
+    for (char **line = lines; *line && **line; line++) {
+        uint64_t start, len, from, to;
+
+        g_assert_cmpint(sscanf(*line, "0x%" SCNx64 " 0x%" SCNx64, &start, &len),
+                        ==, 2);
+        from = MAX(start, gpa);
+        to = MIN(start + len, gpa + size);
+        bytes += from < to ? to - from : 0;
+    }
+    return bytes;
+}
+
+static void check_mapped(Server *s, uint64_t gpa, uint64_t size)
+{
+    g_assert_cmpuint(mapped_bytes(s, gpa, size), ==, size);
+}
+
+static void check_unmapped(Server *s, uint64_t gpa, uint64_t size)
+{
+    g_assert_cmpuint(mapped_bytes(s, gpa, size), ==, 0);
+}
+
 static void device_add(QTestState *qts, Server *s)
 {
     qtest_qmp_assert_success(qts, "{ 'execute': 'device_add', 'arguments': {"
@@ -397,6 +426,78 @@ static void test_dimm_hotplug(void)
     server_stop(s);
 }
 
+/*
+ * Memory that leaves is freed although other memory, which devices follow, came
+ * after it: a listener must not keep the address space it was born into.
+ */
+static void test_two_dimms(void)
+{
+    Server *s = server_start();
+    QTestState *qts;
+
+    if (!s) {
+        return;
+    }
+    qts = start_qemu(s, "");
+    for (int i = 1; i <= 2; i++) {
+        g_autofree char *mem = g_strdup_printf("m%d", i);
+        g_autofree char *dimm = g_strdup_printf("dimm%d", i);
+
+        qtest_qmp_assert_success(qts, "{ 'execute': 'object-add', 'arguments':"
+                                 " { 'qom-type': '" BACKEND "', 'id': %s,"
+                                 " 'driver': 'emulated', 'size': %" PRIu64
+                                 " } }", mem, 128 * MiB);
+        qtest_qmp_device_add(qts, "pc-dimm", dimm, "{ 'memdev': %s }", mem);
+    }
+    gm_eject_dimm(qts, "dimm1", 0);
+    gm_object_del(qts, "m1");
+    gm_eject_dimm(qts, "dimm2", 1);
+    gm_object_del(qts, "m2");
+    qtest_quit(qts);
+    server_stop(s);
+}
+
+static void pam_write(QTestState *qts, uint8_t reg, uint8_t val)
+{
+    qtest_outl(qts, 0xcf8, 0x80000000 | (reg & ~3));
+    qtest_outb(qts, 0xcfc + (reg & 3), val);
+}
+
+/*
+ * The guest remaps memory below 1 MiB (q35's PAM registers, 0x90 to 0x96),
+ * which splits and joins the sections of RAM that the device follows.
+ */
+static void test_remap(void)
+{
+    Server *s = server_start();
+    QTestState *qts;
+
+    if (!s) {
+        return;
+    }
+    qts = start_qemu(s, "");
+    gm_convert(qts, "m0", 16 * MiB, 2 * MiB, false);
+    for (int i = 0; i < 64; i++) {
+        /* Memory or ROM, readable, writable or both, in 16 KiB steps. */
+        pam_write(qts, 0x90 + g_test_rand_int_range(0, 7),
+                  g_test_rand_int_range(0, 256) & 0x33);
+        gm_convert(qts, "m0", 16 * MiB + i * 8192, 4096, i & 1);
+        check_exact(qts, s, "m0", 0);
+    }
+    /* All of it RAM, and shared: now what is below 1 MiB is seen, too. */
+    pam_write(qts, 0x90, 0x30);
+    for (int i = 1; i < 7; i++) {
+        pam_write(qts, 0x90 + i, 0x33);
+    }
+    gm_convert(qts, "m0", 0xc0000, 0x40000, false);
+    check_mapped(s, 0xc0000, 0x40000);
+    gm_convert(qts, "m0", 0xc4000, 4096, true);
+    check_unmapped(s, 0xc4000, 4096);
+    check_mapped(s, 0xc5000, 0x3b000);
+    qtest_quit(qts);
+    server_stop(s);
+}
+
 /* A dead device fails conversions, and nothing else; without it they work. */
 static void test_server_dies(void)
 {
@@ -440,6 +541,8 @@ int main(int argc, char **argv)
     qtest_add_func("guest-memfd-dma/thousands", test_thousands);
     qtest_add_func("guest-memfd-dma/device-hotplug", test_device_hotplug);
     qtest_add_func("guest-memfd-dma/dimm-hotplug", test_dimm_hotplug);
+    qtest_add_func("guest-memfd-dma/two-dimms", test_two_dimms);
+    qtest_add_func("guest-memfd-dma/remap", test_remap);
     qtest_add_func("guest-memfd-dma/server-dies", test_server_dies);
     return g_test_run();
 }

@@ -229,9 +229,14 @@ int ram_block_coordinated_discard_require(bool state)
     return 0;
 }
 
-/* Guest physical addresses: block 0, block 1, hole, ROM, MMIO, hole. */
+/*
+ * Guest physical addresses: block 0, block 1, hole, the start of block 0 once
+ * more, hole, ROM, MMIO, hole.
+ */
 #define GPA_BLOCK0 0
 #define GPA_BLOCK1 (PAGES * PAGE)
+#define GPA_ALIAS  (3 * PAGES * PAGE)
+#define ALIAS_SIZE (16 * PAGE)
 #define GPA_ROM    (4 * PAGES * PAGE)
 #define GPA_MMIO   (GPA_ROM + 16 * PAGE)
 #define GPA_END    (GPA_MMIO + 16 * PAGE)
@@ -254,6 +259,7 @@ MemoryRegionSection memory_region_find(MemoryRegion *root, hwaddr addr,
     } at[] = {
         { GPA_BLOCK0, GPA_BLOCK0 + PAGES * PAGE, &block[0].mr },
         { GPA_BLOCK1, GPA_BLOCK1 + PAGES * PAGE, &block[1].mr },
+        { GPA_ALIAS, GPA_ALIAS + ALIAS_SIZE, &block[0].mr },
         { GPA_ROM, GPA_MMIO, &rom },
         { GPA_MMIO, GPA_END, &mmio },
     };
@@ -603,9 +609,17 @@ static void test_bad_ranges(void)
     teardown();
 }
 
+static uint64_t block_bytes(Block *b)
+{
+    g_autoptr(GuestMemfdInfo) info = guest_memfd_query(b->gm);
+
+    return info->to_shared->bytes;
+}
+
 static void test_gpa(void)
 {
     const uint64_t max = UINT64_MAX;
+    uint64_t bytes;
 
     setup(false);
     /* Across two blocks: one request, one outcome. */
@@ -627,8 +641,21 @@ static void test_gpa(void)
         g_assert_cmpint(guest_memfd_convert(0, 2 * PAGES * PAGE, false), ==, 0);
     }
 
+    /* Pages seen twice convert once, whatever the order of addresses. */
+    fake_reset();
+    bytes = block_bytes(&block[0]);
+    g_assert_cmpint(guest_memfd_convert(GPA_ALIAS, ALIAS_SIZE, true), ==, 0);
+    check_exact();
+    g_assert_true(test_bit(15, block[0].private));
+    g_assert_cmpint(guest_memfd_convert(0, GPA_ALIAS + ALIAS_SIZE, false), ==,
+                    0);
+    check_exact();
+    g_assert_cmpuint(block_bytes(&block[0]) - bytes, ==, ALIAS_SIZE);
+
     /* Holes, ROM and MMIO become private never, shared where it is harmless. */
     fake_reset();
+    g_assert_cmpint(guest_memfd_convert(GPA_ALIAS - PAGE, 2 * PAGE, true), ==,
+                    -EINVAL);
     g_assert_cmpint(guest_memfd_convert(GPA_ROM - PAGE, PAGE, true), ==,
                     -EINVAL);
     g_assert_cmpint(guest_memfd_convert(GPA_BLOCK1 + (PAGES - 1) * PAGE,
