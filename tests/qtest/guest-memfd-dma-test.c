@@ -526,6 +526,17 @@ static void test_server_dies(void)
     g_assert_cmpuint(gm_stat(qts, "m0", "to-shared", "failures"), ==, 1);
     g_assert_cmpuint(gm_stat(qts, "m0", "to-private", "failures"), ==, 2);
 
+    /* Memory plugged now is no reason to stop: the device cannot reach it. */
+    qtest_qmp_assert_success(qts, "{ 'execute': 'object-add', 'arguments':"
+                             " { 'qom-type': '" BACKEND "', 'id': 'm1',"
+                             " 'driver': 'emulated', 'size': %" PRIu64 " } }",
+                             128 * MiB);
+    qtest_qmp_device_add(qts, "pc-dimm", "dimm1", "{ 'memdev': 'm1' }");
+    g_assert_cmpuint(listener(qts, "m1", 0x100000000, "mapped-bytes"), ==, 0);
+    gm_convert_fails(qts, "m1", 0, 4096, false, "");
+    gm_eject_dimm(qts, "dimm1", 0);
+    gm_object_del(qts, "m1");
+
     qtest_qmp_device_del(qts, "dev");
     gm_convert(qts, "m0", 32 * MiB, 2 * MiB, false);
     gm_convert(qts, "m0", 0, 128 * MiB, true);
