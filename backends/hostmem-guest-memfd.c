@@ -5,6 +5,7 @@
  */
 
 #include "qemu/osdep.h"
+#include "qemu/bitmap.h"
 #include "qemu/cutils.h"
 #include "qemu/error-report.h"
 #include "qemu/memfd.h"
@@ -17,6 +18,7 @@
 #include "system/guest-memfd.h"
 #include "system/hostmem.h"
 #include "system/kvm.h"
+#include "system/ramblock.h"
 #include "system/reset.h"
 #include "qom/object.h"
 
@@ -173,29 +175,12 @@ static bool check_size(HostMemoryBackend *backend, uint64_t page_size,
     return true;
 }
 
-/* Resolve driver=, conversion= and init=; refuse what cannot be done. */
-static const GuestMemfdOps *choose_driver(HostMemoryBackendGuestMemfd *m,
-                                          bool *private, Error **errp)
+static const GuestMemfdOps *choose_emulated(HostMemoryBackendGuestMemfd *m,
+                                            Error **errp)
 {
-    bool confidential = machine_require_guest_memfd(current_machine);
-    GuestMemfdDriver driver = m->driver;
-
-    if (driver == GUEST_MEMFD_DRIVER_KVM && !kvm_enabled()) {
-        error_setg(errp, "driver=kvm needs the KVM accelerator (-accel kvm); "
-                   "use driver=emulated without it");
-        return NULL;
-    }
-    if (driver == GUEST_MEMFD_DRIVER_KVM ||
-        (driver == GUEST_MEMFD_DRIVER_AUTO && kvm_enabled())) {
-        error_setg(errp, "driver=%s: this version has no KVM driver for "
-                   TYPE_MEMORY_BACKEND_GUEST_MEMFD " yet; use driver=emulated, "
-                   "which protects nothing, to develop and test",
-                   GuestMemfdDriver_str(driver));
-        return NULL;
-    }
-    if (confidential) {
+    if (machine_require_guest_memfd(current_machine)) {
         error_setg(errp, "driver=emulated cannot back a confidential machine, "
-                   "because it protects no memory");
+                   "because it protects no memory; leave the option out");
         return NULL;
     }
     if (m->conversion != GUEST_MEMFD_CONVERSION_AUTO &&
@@ -204,13 +189,62 @@ static const GuestMemfdOps *choose_driver(HostMemoryBackendGuestMemfd *m,
                    "in-place", GuestMemfdConversion_str(m->conversion));
         return NULL;
     }
-    if (driver == GUEST_MEMFD_DRIVER_AUTO) {
+    if (m->driver == GUEST_MEMFD_DRIVER_AUTO) {
         warn_report_once(TYPE_MEMORY_BACKEND_GUEST_MEMFD ": driver=emulated is "
                          "used, as there is no KVM: private memory is not "
                          "protected from the host");
     }
-    *private = m->init == GUEST_MEMFD_INIT_PRIVATE;
     return &guest_memfd_emulated_ops;
+}
+
+static const GuestMemfdOps *choose_kvm(HostMemoryBackendGuestMemfd *m,
+                                       Error **errp)
+{
+    const GuestMemfdOps *ops;
+
+    if (!kvm_enabled()) {
+        error_setg(errp, "driver=kvm needs the KVM accelerator (-accel kvm); "
+                   "use driver=emulated without it");
+        return NULL;
+    }
+    ops = guest_memfd_kvm_choose(m->conversion, errp);
+    if (!ops || ops->conversion != GUEST_MEMFD_CONVERSION_NONE) {
+        return ops;
+    }
+    if (m->hugetlb) {
+        error_setg(errp, "hugetlb=on: the guest_memfd of this kernel has no "
+                   "huge pages; use driver=emulated or memory-backend-memfd");
+        return NULL;
+    }
+    if (m->init == GUEST_MEMFD_INIT_PRIVATE) {
+        error_setg(errp, "init=private: this VM has no private memory "
+                   "(conversion=none); use a confidential machine or "
+                   "driver=emulated");
+        return NULL;
+    }
+#ifdef CONFIG_NUMA
+    if (!bitmap_empty(MEMORY_BACKEND(m)->host_nodes, MAX_NODES) &&
+        !guest_memfd_kvm_honours_policy()) {
+        error_setg(errp, "host-nodes: the guest_memfd of this kernel does not "
+                   "follow NUMA policies (Linux 7.3 does); use "
+                   "driver=emulated or memory-backend-memfd");
+        return NULL;
+    }
+#endif
+    return ops;
+}
+
+/* Resolve driver=, conversion= and init=; refuse what cannot be done. */
+static const GuestMemfdOps *choose_driver(HostMemoryBackendGuestMemfd *m,
+                                          bool *private, Error **errp)
+{
+    bool kvm = m->driver == GUEST_MEMFD_DRIVER_KVM ||
+               (m->driver == GUEST_MEMFD_DRIVER_AUTO && kvm_enabled());
+
+    *private = m->init == GUEST_MEMFD_INIT_PRIVATE ||
+               (m->init == GUEST_MEMFD_INIT_AUTO &&
+                machine_require_guest_memfd(current_machine));
+    return kvm ? choose_kvm(m, errp) : choose_emulated(m, errp);
 }
 
 static bool check_dma_split(HostMemoryBackendGuestMemfd *m, Error **errp)
@@ -232,6 +266,38 @@ static void guest_memfd_backend_reset(void *opaque)
     if (guest_memfd_reset(m->gm, &local_err)) {
         warn_report_err(local_err);
     }
+}
+
+/* The file that is mapped, and holds what is shared. */
+static int create_file(HostMemoryBackendGuestMemfd *m, const GuestMemfdOps *ops,
+                       uint64_t page_size, Error **errp)
+{
+    uint64_t size = MEMORY_BACKEND(m)->size;
+
+    if (ops->driver == GUEST_MEMFD_DRIVER_KVM &&
+        ops->conversion == GUEST_MEMFD_CONVERSION_NONE) {
+        return guest_memfd_kvm_create(ops, size, errp);
+    }
+    return qemu_memfd_create(TYPE_MEMORY_BACKEND_GUEST_MEMFD, size, m->hugetlb,
+                             m->hugetlb ? page_size : 0,
+                             F_SEAL_GROW | F_SEAL_SHRINK | F_SEAL_SEAL, errp);
+}
+
+/* The file that KVM's memory slots are bound to. */
+static bool add_guest_memfd(HostMemoryBackend *backend,
+                            const GuestMemfdOps *ops, Error **errp)
+{
+    RAMBlock *rb = backend->mr.ram_block;
+
+    if (ops->conversion == GUEST_MEMFD_CONVERSION_NONE) {
+        rb->guest_memfd = qemu_dup(rb->fd);
+        if (rb->guest_memfd < 0) {
+            error_setg_errno(errp, errno, "cannot duplicate the guest_memfd");
+        }
+    } else {
+        rb->guest_memfd = guest_memfd_kvm_create(ops, backend->size, errp);
+    }
+    return rb->guest_memfd >= 0;
 }
 
 static bool guest_memfd_backend_alloc(HostMemoryBackend *backend, Error **errp)
@@ -261,9 +327,7 @@ static bool guest_memfd_backend_alloc(HostMemoryBackend *backend, Error **errp)
         return false;
     }
 
-    fd = qemu_memfd_create(TYPE_MEMORY_BACKEND_GUEST_MEMFD, backend->size,
-                           m->hugetlb, m->hugetlb ? page_size : 0,
-                           F_SEAL_GROW | F_SEAL_SHRINK | F_SEAL_SEAL, errp);
+    fd = create_file(m, ops, page_size, errp);
     if (fd < 0) {
         return false;
     }
@@ -273,6 +337,10 @@ static bool guest_memfd_backend_alloc(HostMemoryBackend *backend, Error **errp)
                                         backend->size, ram_flags, fd, 0,
                                         errp)) {
         close(fd);
+        return false;
+    }
+    if (ops->driver == GUEST_MEMFD_DRIVER_KVM &&
+        !add_guest_memfd(backend, ops, errp)) {
         return false;
     }
 

@@ -306,17 +306,15 @@ static void commit(Transaction *t)
     for (guint i = 0; i < t->pieces->len; i++) {
         Piece *p = &g_array_index(t->pieces, Piece, i);
         uint64_t before = guest_memfd_map_private_bytes(p->gm->map);
-        uint64_t after, s = p->start, e;
+        uint64_t after;
 
-        if (p->gm->ops->converted) {
-            for (; (e = guest_memfd_map_next(p->gm->map, !t->to_private, &s,
-                                             p->end)); s = e) {
-                p->gm->ops->converted(p->gm, s, e - s, t->to_private);
-            }
-        }
         guest_memfd_map_set(p->gm->map, p->start, p->end - p->start,
                             t->to_private);
         after = guest_memfd_map_private_bytes(p->gm->map);
+        if (after != before && p->gm->ops->converted) {
+            p->gm->ops->converted(p->gm, p->start, p->end - p->start,
+                                  t->to_private);
+        }
         stats_of(p->gm, t->to_private)->bytes += t->to_private ?
                                                  after - before :
                                                  before - after;
@@ -600,6 +598,9 @@ static int reset_locked(GuestMemfd *gm)
         ret = drive(gm, s, e, gm->init_private);
         if (!ret) {
             settle(gm, s, e, gm->init_private);
+            if (gm->ops->converted) {
+                gm->ops->converted(gm, s, e - s, gm->init_private);
+            }
         }
     }
     for (guint i = 0; i < gm->listeners->len; i++) {

@@ -508,3 +508,18 @@ int guest_memfd_foreach_run(GuestMemfd *gm, uint64_t offset, uint64_t size,
     }
     return 0;
 }
+
+bool guest_memfd_all_private(const GuestMemfd *gm, uint64_t offset,
+                             uint64_t size)
+{
+    return guest_memfd_map_state(gm->map, offset, size) ==
+           GUEST_MEMFD_MAP_PRIVATE;
+}
+
+bool guest_memfd_map_by_address(const RAMBlock *rb)
+{
+    const GuestMemfd *gm = rb->gmem;
+
+    return gm && gm->ops->driver == GUEST_MEMFD_DRIVER_KVM &&
+           gm->ops->conversion != GUEST_MEMFD_CONVERSION_TWO_COPY;
+}

@@ -1,20 +1,54 @@
 /*
  * guest_memfd blocks: the kernel
  *
- * The driver for memory whose guest_memfd QEMU made itself (RAM_GUEST_MEMFD:
- * TDX, SEV-SNP): shared pages are in the RAMBlock's mapping, private pages in
- * the guest_memfd, and KVM_SET_MEMORY_ATTRIBUTES on the VM says which of them
- * a guest physical address shows (Documentation/virt/kvm/api.rst, 4.141).
+ * One driver per generation of the kernel's interface (Documentation/virt/kvm/
+ * api.rst, 4.141 to 4.143):
+ *
+ *  two-copy  shared pages are in the RAMBlock's mapping, private pages in the
+ *            guest_memfd, and KVM_SET_MEMORY_ATTRIBUTES on the VM says which of
+ *            them a guest physical address shows (6.8)
+ *  none      an ordinary VM whose only memory is a mapped guest_memfd, all of
+ *            it shared (6.18)
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
 
 #include "qemu/osdep.h"
+#include <linux/kvm.h>
+#ifdef CONFIG_NUMA
+#include <numaif.h>
+#endif
+#include "qapi/error.h"
 #include "qemu/rcu.h"
+#include "hw/boards.h"
 #include "system/address-spaces.h"
+#include "system/confidential-guest-support.h"
 #include "system/guest-memfd.h"
 #include "system/kvm.h"
 #include "system/ramblock.h"
+
+#define SHARED_FILE_FLAGS (GUEST_MEMFD_FLAG_MMAP | GUEST_MEMFD_FLAG_INIT_SHARED)
+
+/* What this VM's KVM can do.  Capabilities depend on the type of the VM. */
+typedef struct KVMGuestMemfdCaps {
+    bool files;                 /* slots with a guest_memfd */
+    uint64_t file_flags;        /* GUEST_MEMFD_FLAG_* */
+    bool private_attribute;     /* KVM_MEMORY_ATTRIBUTE_PRIVATE on the VM */
+} KVMGuestMemfdCaps;
+
+static KVMGuestMemfdCaps probe(void)
+{
+    KVMState *s = kvm_state;
+    int flags = kvm_vm_check_extension(s, KVM_CAP_GUEST_MEMFD_FLAGS);
+    int attributes = kvm_vm_check_extension(s, KVM_CAP_MEMORY_ATTRIBUTES);
+
+    return (KVMGuestMemfdCaps) {
+        .files = kvm_vm_check_extension(s, KVM_CAP_GUEST_MEMFD) > 0 &&
+                 kvm_vm_check_extension(s, KVM_CAP_USER_MEMORY2) > 0,
+        .file_flags = MAX(flags, 0),
+        .private_attribute = MAX(attributes, 0) & KVM_MEMORY_ATTRIBUTE_PRIVATE,
+    };
+}
 
 typedef struct AttributesRequest {
     const MemoryRegion *mr;
@@ -67,8 +101,8 @@ static int set_attributes_of_block(GuestMemfd *gm, uint64_t offset,
 }
 
 /* Only runs that change get here, so the opposite undoes what was done. */
-static int kvm_two_copy_convert(GuestMemfd *gm, uint64_t offset, uint64_t size,
-                                bool to_private, uint64_t *error_offset)
+static int two_copy_convert(GuestMemfd *gm, uint64_t offset, uint64_t size,
+                            bool to_private, uint64_t *error_offset)
 {
     int ret = set_attributes_of_block(gm, offset, size, to_private);
 
@@ -78,29 +112,170 @@ static int kvm_two_copy_convert(GuestMemfd *gm, uint64_t offset, uint64_t size,
     return ret;
 }
 
-static void kvm_two_copy_converted(GuestMemfd *gm, uint64_t offset,
-                                   uint64_t size, bool to_private)
+/*
+ * Free the copy that lost.  Shared huge pages go when all of their pages have
+ * become private: a hole in a hugetlb file is a huge page or nothing.
+ */
+static void two_copy_converted(GuestMemfd *gm, uint64_t offset, uint64_t size,
+                               bool to_private)
 {
     RAMBlock *rb = guest_memfd_mr(gm)->ram_block;
+    uint64_t page = qemu_ram_pagesize(rb);
+    uint64_t start = QEMU_ALIGN_DOWN(offset, page);
+    uint64_t end = ROUND_UP(offset + size, page);
 
     if (!to_private) {
         ram_block_discard_guest_memfd_range(rb, offset, size);
-    } else if (qemu_ram_pagesize(rb) == qemu_real_host_page_size()) {
+        return;
+    }
+    if (page == qemu_real_host_page_size()) {
         ram_block_discard_range(rb, offset, size);
+        return;
+    }
+    /* Those in the middle are private, the first and the last may be mixed. */
+    if (start < end && !guest_memfd_all_private(gm, start, page)) {
+        start += page;
+    }
+    if (start < end && !guest_memfd_all_private(gm, end - page, page)) {
+        end -= page;
+    }
+    if (start < end) {
+        ram_block_discard_range(rb, start, end - start);
     }
 }
 
-static const GuestMemfdOps kvm_two_copy_ops = {
+static const GuestMemfdOps two_copy_ops = {
     .driver = GUEST_MEMFD_DRIVER_KVM,
     .conversion = GUEST_MEMFD_CONVERSION_TWO_COPY,
-    .convert = kvm_two_copy_convert,
-    .converted = kvm_two_copy_converted,
+    .convert = two_copy_convert,
+    .converted = two_copy_converted,
 };
+
+static int none_convert(GuestMemfd *gm, uint64_t offset, uint64_t size,
+                        bool to_private, uint64_t *error_offset)
+{
+    return -EOPNOTSUPP;
+}
+
+static const GuestMemfdOps none_ops = {
+    .driver = GUEST_MEMFD_DRIVER_KVM,
+    .conversion = GUEST_MEMFD_CONVERSION_NONE,
+    .convert = none_convert,
+};
+
+static const GuestMemfdOps *need_two_copy(const KVMGuestMemfdCaps *caps,
+                                          Error **errp)
+{
+    if (!caps->files || !caps->private_attribute) {
+        error_setg(errp, "conversion=two-copy needs guest_memfd and "
+                   "KVM_MEMORY_ATTRIBUTE_PRIVATE (Linux 6.8), which this "
+                   "kernel's KVM does not offer to this type of VM; use a "
+                   "confidential machine, conversion=none or driver=emulated");
+        return NULL;
+    }
+    return &two_copy_ops;
+}
+
+static const GuestMemfdOps *need_none(const KVMGuestMemfdCaps *caps,
+                                      Error **errp)
+{
+    if (!caps->files ||
+        (caps->file_flags & SHARED_FILE_FLAGS) != SHARED_FILE_FLAGS) {
+        error_setg(errp, "conversion=none needs GUEST_MEMFD_FLAG_MMAP and "
+                   "GUEST_MEMFD_FLAG_INIT_SHARED (Linux 6.18), which this "
+                   "kernel's KVM does not offer to this type of VM; use "
+                   "driver=emulated or memory-backend-memfd");
+        return NULL;
+    }
+    return &none_ops;
+}
+
+const GuestMemfdOps *guest_memfd_kvm_choose(GuestMemfdConversion wish,
+                                            Error **errp)
+{
+    KVMGuestMemfdCaps caps = probe();
+
+    switch (wish) {
+    case GUEST_MEMFD_CONVERSION_AUTO:
+        return caps.private_attribute ? need_two_copy(&caps, errp) :
+                                        need_none(&caps, errp);
+    case GUEST_MEMFD_CONVERSION_TWO_COPY:
+        return need_two_copy(&caps, errp);
+    case GUEST_MEMFD_CONVERSION_NONE:
+        return need_none(&caps, errp);
+    case GUEST_MEMFD_CONVERSION_IN_PLACE:
+        error_setg(errp, "conversion=in-place needs KVM_SET_MEMORY_ATTRIBUTES2, "
+                   "which no released kernel has and this version does not "
+                   "use yet; use conversion=auto");
+        return NULL;
+    default:
+        g_assert_not_reached();
+    }
+}
+
+int guest_memfd_kvm_create(const GuestMemfdOps *ops, uint64_t size,
+                           Error **errp)
+{
+    struct kvm_create_guest_memfd create = {
+        .size = size,
+        .flags = ops == &none_ops ? SHARED_FILE_FLAGS : 0,
+    };
+    int fd = kvm_vm_ioctl(kvm_state, KVM_CREATE_GUEST_MEMFD, &create);
+
+    if (fd < 0) {
+        error_setg_errno(errp, -fd, "cannot create a guest_memfd of 0x%" PRIx64
+                         " bytes", size);
+        return -1;
+    }
+    return fd;
+}
+
+#ifdef CONFIG_NUMA
+/*
+ * A mapping whose file takes no part in it keeps a NUMA policy to itself, and
+ * the file allocates as it likes.  Where the file has the policy (7.3), another
+ * mapping of the same file shows it.
+ */
+bool guest_memfd_kvm_honours_policy(void)
+{
+    size_t page = qemu_real_host_page_size();
+    int fd = guest_memfd_kvm_create(&none_ops, page, NULL);
+    unsigned long node0 = 1;
+    int mode = MPOL_DEFAULT;
+    void *a, *b;
+
+    if (fd < 0) {
+        return false;
+    }
+    a = mmap(NULL, page, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    b = mmap(NULL, page, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    if (a != MAP_FAILED && b != MAP_FAILED &&
+        !mbind(a, page, MPOL_BIND, &node0, BITS_PER_LONG, 0)) {
+        get_mempolicy(&mode, NULL, 0, b, MPOL_F_ADDR);
+    }
+    if (a != MAP_FAILED) {
+        munmap(a, page);
+    }
+    if (b != MAP_FAILED) {
+        munmap(b, page);
+    }
+    close(fd);
+    return mode == MPOL_BIND;
+}
+#endif
+
+/* A software-protected VM runs ordinary firmware, which is shared. */
+static bool starts_private(void)
+{
+    ConfidentialGuestSupport *cgs = current_machine->cgs;
+
+    return !cgs || !object_dynamic_cast(OBJECT(cgs), "x-sw-protected-guest");
+}
 
 GuestMemfd *guest_memfd_new_kvm(RAMBlock *rb, Error **errp)
 {
-    return guest_memfd_new(rb, memory_region_name(rb->mr), &kvm_two_copy_ops,
-                           true, errp);
+    return guest_memfd_new(rb, memory_region_name(rb->mr), &two_copy_ops,
+                           starts_private(), errp);
 }
 
 typedef struct SlotRequest {
@@ -123,7 +298,10 @@ int guest_memfd_kvm_slot_added(MemoryRegion *mr, uint64_t offset, hwaddr gpa,
                                uint64_t size)
 {
     SlotRequest slot = { .offset = offset, .gpa = gpa };
+    RAMBlock *rb = mr->ram_block;
 
-    return guest_memfd_foreach_run(guest_memfd_from_mr(mr), offset, size,
-                                   slot_run, &slot);
+    if (guest_memfd_map_by_address(rb)) {
+        return 0;               /* all shared: there are no attributes */
+    }
+    return guest_memfd_foreach_run(rb->gmem, offset, size, slot_run, &slot);
 }

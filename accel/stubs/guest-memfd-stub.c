@@ -15,3 +15,20 @@ GuestMemfd *guest_memfd_new_kvm(RAMBlock *rb, Error **errp)
                memory_region_name(rb->mr));
     return NULL;
 }
+
+const GuestMemfdOps *guest_memfd_kvm_choose(GuestMemfdConversion wish,
+                                            Error **errp)
+{
+    g_assert_not_reached();
+}
+
+int guest_memfd_kvm_create(const GuestMemfdOps *ops, uint64_t size,
+                           Error **errp)
+{
+    g_assert_not_reached();
+}
+
+bool guest_memfd_kvm_honours_policy(void)
+{
+    g_assert_not_reached();
+}

@@ -52,7 +52,8 @@ typedef struct GuestMemfdOps {
     /**
      * @converted: optional; everybody agreed and the map has changed
      *
-     * The place to free the copy that lost.  It cannot fail any more.
+     * The place to free the copy that lost.  It cannot fail any more.  Pages of
+     * the range may have been in their state before.
      */
     void (*converted)(GuestMemfd *gm, uint64_t offset, uint64_t size,
                       bool to_private);
@@ -284,10 +285,56 @@ uint64_t guest_memfd_size(const GuestMemfd *gm);
 extern const GuestMemfdOps guest_memfd_emulated_ops;
 
 /**
+ * guest_memfd_all_private - is a range wholly private?
+ *
+ * For drivers: the lock of the block is held.
+ */
+bool guest_memfd_all_private(const GuestMemfd *gm, uint64_t offset,
+                             uint64_t size);
+
+/**
+ * guest_memfd_map_by_address - must DMA to @rb be mapped by address?
+ *
+ * The kernel does not map a guest_memfd by its file descriptor
+ * (IOMMU_IOAS_MAP_FILE: EINVAL).
+ */
+bool guest_memfd_map_by_address(const RAMBlock *rb);
+
+/**
+ * guest_memfd_kvm_choose - the driver for memory that this VM's KVM converts
+ *
+ * @wish: how to convert; 'auto' is the best that the kernel has
+ * @errp: names what the kernel lacks, and the remedy
+ *
+ * Asks the VM what it can do.  Returns: NULL on error.
+ */
+const GuestMemfdOps *guest_memfd_kvm_choose(GuestMemfdConversion wish,
+                                            Error **errp);
+
+/**
+ * guest_memfd_kvm_create - create the guest_memfd of a block
+ *
+ * @ops: from guest_memfd_kvm_choose().  Two-copy: a file for private pages,
+ *       which cannot be mapped.  None: a file that is mapped, and holds all of
+ *       the memory
+ * @size: bytes, a multiple of the host's page size
+ *
+ * Returns: a file descriptor; -1 on error.
+ */
+int guest_memfd_kvm_create(const GuestMemfdOps *ops, uint64_t size,
+                           Error **errp);
+
+/**
+ * guest_memfd_kvm_honours_policy - does a mapped guest_memfd follow mbind()?
+ */
+bool guest_memfd_kvm_honours_policy(void);
+
+/**
  * guest_memfd_new_kvm - the manager of a RAM_GUEST_MEMFD block
  *
  * For blocks whose guest_memfd QEMU made itself (TDX, SEV-SNP): everything
- * starts private.  Without KVM this is an error.
+ * starts private, but for a software-protected VM, whose firmware is ordinary.
+ * Without KVM this is an error.
  */
 GuestMemfd *guest_memfd_new_kvm(RAMBlock *rb, Error **errp);
 

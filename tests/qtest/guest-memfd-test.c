@@ -5,6 +5,9 @@
  */
 
 #include "qemu/osdep.h"
+#include <linux/kvm.h>
+#include <sys/ioctl.h>
+#include "qemu/bitops.h"
 #include "qemu/units.h"
 #include "guest-memfd-util.h"
 #include "hw/pci/pci_regs.h"
@@ -225,17 +228,104 @@ static void test_bad_options(void)
                   "-device pc-dimm,memdev=m0", "m0");
 }
 
+/* A capability of an ordinary VM of this machine's KVM; -1 without KVM. */
+static int kvm_vm_capability(long cap)
+{
+    int kvm = open("/dev/kvm", O_RDWR | O_CLOEXEC);
+    int vm, ret = -1;
+
+    if (kvm < 0) {
+        return -1;
+    }
+    vm = ioctl(kvm, KVM_CREATE_VM, 0);
+    if (vm >= 0) {
+        ret = ioctl(vm, KVM_CHECK_EXTENSION, cap);
+        close(vm);
+    }
+    close(kvm);
+    return ret;
+}
+
+#define SHARED_FILE (GUEST_MEMFD_FLAG_MMAP | GUEST_MEMFD_FLAG_INIT_SHARED)
+
+static bool kvm_has_shared_files(void)
+{
+    int flags = kvm_vm_capability(KVM_CAP_GUEST_MEMFD_FLAGS);
+
+    return flags > 0 && (flags & SHARED_FILE) == SHARED_FILE;
+}
+
+#define KVM_M0 "-accel kvm -machine none -object " BACKEND ",id=m0,size=2M,"
+
+/* What this machine's KVM cannot do is refused with the reason. */
 static void test_kvm_refused(void)
 {
-    if (access("/dev/kvm", R_OK | W_OK)) {
+    if (kvm_vm_capability(KVM_CAP_GUEST_MEMFD) < 0) {
         g_test_skip("no access to /dev/kvm");
         return;
     }
-    check_refused("-accel kvm -machine none -object " BACKEND
-                  ",id=m0,size=1M,driver=kvm", "use driver=emulated");
-    check_refused("-accel kvm -machine none -object " BACKEND
-                  ",id=m0,size=1M", "driver=auto: this version has no KVM "
-                  "driver");
+    check_refused(KVM_M0 "conversion=in-place",
+                  "conversion=in-place needs KVM_SET_MEMORY_ATTRIBUTES2");
+    if (!(kvm_vm_capability(KVM_CAP_MEMORY_ATTRIBUTES) &
+          KVM_MEMORY_ATTRIBUTE_PRIVATE)) {
+        check_refused(KVM_M0 "conversion=two-copy",
+                      "conversion=two-copy needs guest_memfd and "
+                      "KVM_MEMORY_ATTRIBUTE_PRIVATE");
+    }
+    if (!(kvm_vm_capability(KVM_CAP_VM_TYPES) & BIT(KVM_X86_SW_PROTECTED_VM))) {
+        check_refused("-accel kvm -object x-sw-protected-guest,id=p0 "
+                      "-machine q35,confidential-guest-support=p0",
+                      "needs KVM_X86_SW_PROTECTED_VM");
+    }
+    if (!kvm_has_shared_files()) {
+        check_refused(KVM_M0 "driver=kvm", "conversion=none needs "
+                      "GUEST_MEMFD_FLAG_MMAP");
+        return;
+    }
+    check_refused(KVM_M0 "hugetlb=on", "has no huge pages");
+    check_refused(KVM_M0 "init=private", "init=private: this VM has no private "
+                  "memory");
+}
+
+/* An ordinary VM whose only memory is a mapped guest_memfd. */
+static void test_kvm_shared(void)
+{
+    QTestState *qts;
+    QDict *block;
+
+    if (!kvm_has_shared_files()) {
+        g_test_skip("this kernel's KVM has no guest_memfd that can be mapped, "
+                    "or /dev/kvm cannot be used");
+        return;
+    }
+    qts = qtest_init("-accel kvm -nodefaults -S -machine q35,memory-backend=m0 "
+                     "-m 128M,slots=1,maxmem=1G -object " BACKEND
+                     ",id=m0,size=128M,prealloc=on");
+    block = gm_block(qts, "m0");
+    check_str(block, "driver", "kvm");
+    check_str(block, "conversion", "none");
+    check_str(block, "init", "shared");
+    g_assert_cmpuint(qdict_get_int(block, "page-size"), ==, 4 * KiB);
+    qobject_unref(block);
+
+    gm_convert(qts, "m0", 0, 4096, false);
+    gm_convert_fails(qts, "m0", 0, 4096, true, "Operation not supported");
+    g_assert_cmpuint(gm_bytes(qts, "m0", "shared-bytes"), ==, 128 * MiB);
+
+    /* Memory slots come and go. */
+    for (int i = 0; i < 2; i++) {
+        qtest_qmp_assert_success(qts, "{ 'execute': 'object-add', 'arguments':"
+                                 " { 'qom-type': '" BACKEND "', 'id': 'm1',"
+                                 " 'driver': 'kvm', 'size': %" PRIu64 " } }",
+                                 128 * MiB);
+        qtest_qmp_device_add(qts, "pc-dimm", "dimm1", "{ 'memdev': 'm1' }");
+        gm_eject_dimm(qts, "dimm1", 0);
+        gm_object_del(qts, "m1");
+    }
+    /* A dirty log, which such slots do not have, is no reason to stop. */
+    qtest_qmp_assert_success(qts, "{ 'execute': 'calc-dirty-rate', 'arguments':"
+                             " { 'calc-time': 1, 'mode': 'dirty-bitmap' } }");
+    qtest_quit(qts);
 }
 
 /* What was refused leaves nothing behind in a running QEMU. */
@@ -433,6 +523,7 @@ int main(int argc, char **argv)
     qtest_add_func("guest-memfd/bad-qmp", test_bad_qmp);
     qtest_add_func("guest-memfd/bad-options", test_bad_options);
     qtest_add_func("guest-memfd/kvm-refused", test_kvm_refused);
+    qtest_add_func("guest-memfd/kvm-shared", test_kvm_shared);
     qtest_add_func("guest-memfd/bad-objects", test_bad_objects_at_run_time);
     qtest_add_func("guest-memfd/hotplug", test_hotplug);
     qtest_add_func("guest-memfd/testdev", test_testdev);

@@ -119,10 +119,20 @@ static int fake_convert(GuestMemfd *gm, uint64_t offset, uint64_t size,
     return 0;
 }
 
+/* Told when the map has changed, all of the range. */
+static void fake_converted(GuestMemfd *gm, uint64_t offset, uint64_t size,
+                           bool to_private)
+{
+    for (uint64_t o = offset; o < offset + size; o += PAGE) {
+        g_assert_cmpint(guest_memfd_all_private(gm, o, PAGE), ==, to_private);
+    }
+}
+
 static const GuestMemfdOps fake_ops = {
     .driver = GUEST_MEMFD_DRIVER_EMULATED,
     .conversion = GUEST_MEMFD_CONVERSION_IN_PLACE,
     .convert = fake_convert,
+    .converted = fake_converted,
 };
 
 static Block *block_of_listener(Listener *l)

@@ -1,0 +1,86 @@
+/*
+ * Software-protected VMs
+ *
+ * KVM_X86_SW_PROTECTED_VM gives an ordinary guest private memory, without any
+ * hardware that protects it: for the development and the tests of what has to
+ * handle private memory.  The kernel offers it with CONFIG_KVM_SW_PROTECTED_VM
+ * (Documentation/virt/kvm/api.rst, 4.2 and 8.20).
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#include "qemu/osdep.h"
+#include <linux/kvm.h>
+#include <linux/kvm_para.h>
+#include "qapi/error.h"
+#include "qemu/bitops.h"
+#include "qemu/error-report.h"
+#include "qom/object_interfaces.h"
+#include "hw/boards.h"
+#include "hw/i386/x86.h"
+#include "system/kvm.h"
+#include "kvm_i386.h"
+#include "../confidential-guest.h"
+
+#define TYPE_SW_PROTECTED_GUEST "x-sw-protected-guest"
+OBJECT_DECLARE_SIMPLE_TYPE(SwProtectedGuest, SW_PROTECTED_GUEST)
+
+struct SwProtectedGuest {
+    X86ConfidentialGuest parent_obj;
+};
+
+OBJECT_DEFINE_SIMPLE_TYPE_WITH_INTERFACES(SwProtectedGuest, sw_protected_guest,
+                                          SW_PROTECTED_GUEST,
+                                          X86_CONFIDENTIAL_GUEST,
+                                          { TYPE_USER_CREATABLE }, { })
+
+static int sw_protected_kvm_init(ConfidentialGuestSupport *cgs, Error **errp)
+{
+    X86MachineState *x86ms = X86_MACHINE(qdev_get_machine());
+
+    /* Such VMs have one address space, and SMM is another one. */
+    if (x86ms->smm == ON_OFF_AUTO_ON) {
+        error_setg(errp, "smm=on: " TYPE_SW_PROTECTED_GUEST " has no system "
+                   "management mode; use -machine smm=off");
+        return -EINVAL;
+    }
+    x86ms->smm = ON_OFF_AUTO_OFF;
+
+    if (!kvm_enable_hypercall(BIT_ULL(KVM_HC_MAP_GPA_RANGE))) {
+        error_setg(errp, TYPE_SW_PROTECTED_GUEST " needs "
+                   "KVM_CAP_EXIT_HYPERCALL with KVM_HC_MAP_GPA_RANGE, which "
+                   "this kernel's KVM does not have");
+        return -EOPNOTSUPP;
+    }
+
+    /* Memory slots with a guest_memfd cannot be read-only. */
+    kvm_readonly_mem_allowed = false;
+    cgs->ready = true;
+    return 0;
+}
+
+static int sw_protected_kvm_type(X86ConfidentialGuest *cg)
+{
+    if (!kvm_is_vm_type_supported(KVM_X86_SW_PROTECTED_VM)) {
+        error_report(TYPE_SW_PROTECTED_GUEST " needs KVM_X86_SW_PROTECTED_VM, "
+                     "which this kernel's KVM does not offer; it needs "
+                     "CONFIG_KVM_SW_PROTECTED_VM and two-dimensional paging");
+        exit(1);
+    }
+    return KVM_X86_SW_PROTECTED_VM;
+}
+
+static void sw_protected_guest_init(Object *obj)
+{
+    CONFIDENTIAL_GUEST_SUPPORT(obj)->require_guest_memfd = true;
+}
+
+static void sw_protected_guest_finalize(Object *obj)
+{
+}
+
+static void sw_protected_guest_class_init(ObjectClass *oc, const void *data)
+{
+    CONFIDENTIAL_GUEST_SUPPORT_CLASS(oc)->kvm_init = sw_protected_kvm_init;
+    X86_CONFIDENTIAL_GUEST_CLASS(oc)->kvm_type = sw_protected_kvm_type;
+}
