@@ -59,6 +59,69 @@ static uint32_t testdev_mmio_address(void)
     return testdev.bar0 & ~(PAGE_SIZE - 1);
 }
 
+/*
+ * conv=hypercall: KVM_HC_MAP_GPA_RANGE (Linux Documentation/virt/kvm/x86/
+ * hypercalls.rst), for KVM with private memory.  Arguments are 32 bits wide
+ * here, and sizes are in pages: what does not fit is refused like KVM would.
+ */
+
+#define KVM_HC_MAP_GPA_RANGE    12
+#define KVM_HC_UNKNOWN          0xffff
+#define MAP_GPA_RANGE_ENCRYPTED (1 << 4)
+#define HC_EINVAL               (-22)
+
+static bool cpu_is_amd;
+
+static const char *hypercall_init(void)
+{
+    uint32_t eax = 0x40000000, ebx, ecx, edx;
+
+    asm volatile("cpuid" : "+a"(eax), "=b"(ebx), "=c"(ecx), "=d"(edx));
+    if (ebx != 0x4b4d564b || ecx != 0x564b4d56 || edx != 0x4d) {
+        return "no KVM, so no KVM_HC_MAP_GPA_RANGE";
+    }
+    eax = 0;
+    asm volatile("cpuid" : "+a"(eax), "=b"(ebx), "=c"(ecx), "=d"(edx));
+    cpu_is_amd = ebx == 0x68747541;     /* "Auth" of AuthenticAMD */
+    return NULL;
+}
+
+static int32_t hypercall(uint32_t nr, uint32_t a0, uint32_t a1, uint32_t a2)
+{
+    int32_t ret = nr;
+
+    if (cpu_is_amd) {
+        asm volatile("vmmcall" : "+a"(ret) : "b"(a0), "c"(a1), "d"(a2)
+                     : "memory");
+    } else {
+        asm volatile("vmcall" : "+a"(ret) : "b"(a0), "c"(a1), "d"(a2)
+                     : "memory");
+    }
+    return ret;
+}
+
+static int32_t hypercall_convert(uint64_t addr, uint64_t size, bool shared)
+{
+    uint64_t pages = size / PAGE_SIZE;
+
+    if (addr >> 32 || pages >> 32 || size % PAGE_SIZE) {
+        return HC_EINVAL;
+    }
+    return hypercall(KVM_HC_MAP_GPA_RANGE, addr, pages,
+                     shared ? 0 : MAP_GPA_RANGE_ENCRYPTED);
+}
+
+static int32_t hypercall_bad_command(uint32_t command)
+{
+    return hypercall(KVM_HC_UNKNOWN, command, 0, 0);
+}
+
+/* The local APIC: there in any machine, and no RAM. */
+static uint32_t hypercall_mmio_address(void)
+{
+    return 0xfee00000;
+}
+
 /* conv=none: memory that is shared and stays so */
 
 static const char *none_init(void)
@@ -73,6 +136,12 @@ static const ConvertOps convert_ops[] = {
         .convert = testdev_convert,
         .bad_command = testdev_command,
         .mmio_address = testdev_mmio_address,
+    }, {
+        .name = "hypercall",
+        .init = hypercall_init,
+        .convert = hypercall_convert,
+        .bad_command = hypercall_bad_command,
+        .mmio_address = hypercall_mmio_address,
     }, {
         .name = "none",
         .init = none_init,

@@ -36,6 +36,8 @@ FIRMWARE_FILES = ('bios-256k.bin', 'multiboot_dma.bin', 'kvmvapic.bin')
 
 KVM_GET_API_VERSION = 0xae00
 KVM_CREATE_VM = 0xae01
+KVM_CHECK_EXTENSION = 0xae03
+KVM_CAP_GUEST_MEMFD_FLAGS = 244
 PR_SET_PDEATHSIG = 1
 
 
@@ -79,8 +81,9 @@ def find_firmware(qemu):
     return dirs
 
 
-def kvm_problem():
-    """None if a KVM virtual machine can be created, else why not."""
+def kvm_problem(guest_memfd_flags=0):
+    """None if KVM can create a VM whose guest_memfd have these flags, else why
+    not."""
     try:
         fd = os.open('/dev/kvm', os.O_RDWR | os.O_CLOEXEC)
     except OSError as err:
@@ -88,7 +91,11 @@ def kvm_problem():
     try:
         if fcntl.ioctl(fd, KVM_GET_API_VERSION) != 12:
             return '/dev/kvm: unknown API version'
-        os.close(fcntl.ioctl(fd, KVM_CREATE_VM, 0))
+        vm = fcntl.ioctl(fd, KVM_CREATE_VM, 0)
+        flags = fcntl.ioctl(vm, KVM_CHECK_EXTENSION, KVM_CAP_GUEST_MEMFD_FLAGS)
+        os.close(vm)
+        if flags & guest_memfd_flags != guest_memfd_flags:
+            return f'/dev/kvm: guest_memfd has the flags 0x{flags:x} only'
     except OSError as err:
         return f'/dev/kvm: cannot create a VM: {err.strerror}'
     finally:
@@ -253,8 +260,8 @@ class Machine:
     """
 
     def __init__(self, paths, accel='tcg', huge=False, ram=512 * MIB,
-                 init='private', memory=None, devices=None, guest='',
-                 smp=1, timeout=None):
+                 driver='emulated', init='private', memory=None,
+                 devices=None, guest='', smp=1, timeout=None):
         self.paths = paths
         self.accel = accel
         self.ram = ram
@@ -267,7 +274,7 @@ class Machine:
         self._timer = None
         if memory is None:
             memory = (f'memory-backend-guest-memfd,id=m0,size={ram},'
-                      f'driver=emulated,init={init}')
+                      f'driver={driver},init={init}')
             if huge:
                 memory += ',hugetlb=on,hugetlbsize=2M'
         self.memory = memory
