@@ -1,0 +1,379 @@
+/*
+ * What surrounds a guest_memfd block in its unit tests
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#include "qemu/osdep.h"
+#include "qemu/lockable.h"
+#include "qemu/main-loop.h"
+#include "qemu/module.h"
+#include "qemu/thread.h"
+#include "qapi/error.h"
+#include "system/accel-blocker.h"
+#include "system/address-spaces.h"
+#include "system/kvm.h"
+#include "qom/object.h"
+#include "guest-memfd-fakes.h"
+
+Block block[BLOCKS];
+
+Fake fake;
+
+void fake_reset(void)
+{
+    fake.calls = 0;
+    fake.fail[0] = fake.fail[1] = 0;
+    fake.fail_all_after = false;
+    fake.error = -ENOSPC;
+    fake.eagain = 0;
+}
+
+static bool fake_fails(void)
+{
+    unsigned call;
+
+    QEMU_LOCK_GUARD(&fake.lock);
+    call = ++fake.calls;
+    return call == fake.fail[0] || call == fake.fail[1] ||
+           (fake.fail_all_after && fake.fail[0] && call > fake.fail[0]);
+}
+
+static Block *block_of(GuestMemfd *gm)
+{
+    for (int i = 0; i < BLOCKS; i++) {
+        if (block[i].gm == gm) {
+            return &block[i];
+        }
+    }
+    g_assert_not_reached();
+}
+
+static int fake_convert(GuestMemfd *gm, uint64_t offset, uint64_t size,
+                        bool to_private, uint64_t *error_offset)
+{
+    Block *b = block_of(gm);
+    unsigned long first = offset / PAGE, nr = size / PAGE;
+
+    g_assert_cmpuint(size, >, 0);
+    g_assert_cmpuint(offset + size, <=, PAGES * PAGE);
+
+    for (int i = 0; i < LISTENERS; i++) {
+        unsigned long *mapped = b->listener[i].mapped;
+
+        /* I1, in both directions: nobody reaches what the driver changes. */
+        g_assert_cmpuint(find_next_bit(mapped, first + nr, first), >=,
+                         first + nr);
+    }
+    if (fake.eagain) {
+        fake.eagain--;
+        *error_offset = offset;
+        return -EAGAIN;
+    }
+    if (fake_fails()) {
+        return fake.error;
+    }
+    if (to_private) {
+        bitmap_set(b->private, first, nr);
+    } else {
+        bitmap_clear(b->private, first, nr);
+    }
+    return 0;
+}
+
+/* Told when the map has changed, all of the range. */
+static void fake_converted(GuestMemfd *gm, uint64_t offset, uint64_t size,
+                           bool to_private)
+{
+    for (uint64_t o = offset; o < offset + size; o += PAGE) {
+        g_assert_cmpint(guest_memfd_all_private(gm, o, PAGE), ==, to_private);
+    }
+}
+
+static const GuestMemfdOps fake_ops = {
+    .driver = GUEST_MEMFD_DRIVER_EMULATED,
+    .conversion = GUEST_MEMFD_CONVERSION_IN_PLACE,
+    .convert = fake_convert,
+    .converted = fake_converted,
+};
+
+static Block *block_of_listener(Listener *l)
+{
+    return container_of(l->parent.section->mr, Block, mr);
+}
+
+void section_pages(const MemoryRegionSection *s, unsigned long *first,
+                   unsigned long *nr)
+{
+    *first = s->offset_within_region / PAGE;
+    *nr = int128_get64(s->size) / PAGE;
+    g_assert_cmpuint(*nr, >, 0);
+    g_assert_cmpuint(*first + *nr, <=, PAGES);
+}
+
+static int fake_populate(GuestMemfdListener *gl, const MemoryRegionSection *s)
+{
+    Listener *l = container_of(gl, Listener, parent);
+    bool fails = fake_fails();
+    unsigned long first, nr;
+
+    section_pages(s, &first, &nr);
+    /* I1: what gets mapped is shared already. */
+    g_assert_cmpuint(find_next_bit(block_of_listener(l)->private, first + nr,
+                                   first), >=, first + nr);
+    bitmap_set(l->mapped, first, fails ? nr / 2 : nr);
+    return fails ? fake.error : 0;
+}
+
+static int fake_discard(GuestMemfdListener *gl, const MemoryRegionSection *s)
+{
+    Listener *l = container_of(gl, Listener, parent);
+    bool fails = fake_fails();
+    unsigned long first, nr;
+
+    section_pages(s, &first, &nr);
+    bitmap_clear(l->mapped, first, fails ? nr / 2 : nr);
+    return fails ? fake.error : 0;
+}
+
+static uint64_t fake_next_mapped(GuestMemfdListener *gl, uint64_t *start)
+{
+    Listener *l = container_of(gl, Listener, parent);
+    unsigned long first = find_next_bit(l->mapped, PAGES, *start / PAGE);
+
+    if (first >= PAGES) {
+        return 0;
+    }
+    *start = first * PAGE;
+    return find_next_zero_bit(l->mapped, PAGES, first) * PAGE;
+}
+
+const GuestMemfdListenerOps fake_listener_ops = {
+    .populate = fake_populate,
+    .discard = fake_discard,
+    .next_mapped = fake_next_mapped,
+};
+
+/* QEMU's memory core, as far as a block needs it. */
+
+int memory_region_set_ram_discard_manager(MemoryRegion *mr,
+                                          RamDiscardManager *rdm)
+{
+    mr->rdm = rdm;
+    return 0;
+}
+
+MemoryRegionSection *memory_region_section_new_copy(MemoryRegionSection *s)
+{
+    return g_memdup2(s, sizeof(*s));
+}
+
+void memory_region_section_free_copy(MemoryRegionSection *s)
+{
+    g_free(s);
+}
+
+size_t qemu_ram_pagesize(RAMBlock *rb)
+{
+    return rb->page_size;
+}
+
+ram_addr_t qemu_ram_get_max_length(RAMBlock *rb)
+{
+    return rb->max_length;
+}
+
+bool kvm_allowed;
+
+void accel_ioctl_begin(void)
+{
+}
+
+void accel_ioctl_end(void)
+{
+}
+
+static int discards_required;
+
+int ram_block_coordinated_discard_require(bool state)
+{
+    discards_required += state ? 1 : -1;
+    return 0;
+}
+
+static MemoryRegion rom = { .ram = true, .readonly = true };
+static MemoryRegion mmio;
+int region_refs;
+
+MemoryRegion *get_system_memory(void)
+{
+    return NULL;
+}
+
+MemoryRegionSection memory_region_find(MemoryRegion *root, hwaddr addr,
+                                       uint64_t size)
+{
+    const struct {
+        hwaddr start, end;
+        MemoryRegion *mr;
+    } at[] = {
+        { GPA_BLOCK0, GPA_BLOCK0 + PAGES * PAGE, &block[0].mr },
+        { GPA_BLOCK1, GPA_BLOCK1 + PAGES * PAGE, &block[1].mr },
+        { GPA_ALIAS, GPA_ALIAS + ALIAS_SIZE, &block[0].mr },
+        { GPA_ROM, GPA_MMIO, &rom },
+        { GPA_MMIO, GPA_END, &mmio },
+    };
+    hwaddr last = addr + size - 1;
+
+    g_assert_cmpuint(last, >=, addr);
+    for (size_t i = 0; i < ARRAY_SIZE(at); i++) {
+        hwaddr s = MAX(addr, at[i].start);
+
+        if (s < at[i].end && s <= last) {
+            region_refs++;
+            return (MemoryRegionSection) {
+                .mr = at[i].mr,
+                .offset_within_address_space = s,
+                .offset_within_region = s - at[i].start,
+                .size = int128_make64(MIN(last, at[i].end - 1) - s + 1),
+            };
+        }
+    }
+    return (MemoryRegionSection) { .mr = NULL };
+}
+
+void memory_region_unref(MemoryRegion *mr)
+{
+    region_refs--;
+}
+
+static const TypeInfo rdm_info = {
+    .parent = TYPE_INTERFACE,
+    .name = TYPE_RAM_DISCARD_MANAGER,
+    .class_size = sizeof(RamDiscardManagerClass),
+};
+
+static void register_rdm(void)
+{
+    type_register_static(&rdm_info);
+}
+
+type_init(register_rdm)
+
+/* Set up and take down. */
+
+void fake_init(void)
+{
+    module_call_init(MODULE_INIT_QOM);
+    rust_bql_mock_lock();
+    qemu_mutex_init(&fake.lock);
+}
+
+MemoryRegionSection section_of(Block *b, uint64_t offset, uint64_t size)
+{
+    return (MemoryRegionSection) {
+        .mr = &b->mr,
+        .offset_within_region = offset,
+        .offset_within_address_space = offset,
+        .size = int128_make64(size),
+    };
+}
+
+/*
+ * Listener 0 sees everything, 1 the first half, 2 everything but the first 16
+ * pages: runs are cut differently for each.
+ */
+static void setup_block(Block *b, const char *id, bool private)
+{
+    const uint64_t start[LISTENERS] = { 0, 0, 16 };
+    const uint64_t end[LISTENERS] = { PAGES, PAGES / 2, PAGES };
+
+    memset(b, 0, sizeof(*b));
+    b->mr.ram = true;
+    b->mr.ram_block = &b->rb;
+    b->rb.mr = &b->mr;
+    b->rb.page_size = PAGE;
+    b->rb.max_length = PAGES * PAGE;
+    b->gm = guest_memfd_new(&b->rb, id, &fake_ops, private, &error_abort);
+    if (private) {
+        bitmap_set(b->private, 0, PAGES);
+    }
+    for (int i = 0; i < LISTENERS; i++) {
+        MemoryRegionSection s = section_of(b, start[i] * PAGE,
+                                           (end[i] - start[i]) * PAGE);
+
+        b->listener[i].parent.ops = &fake_listener_ops;
+        g_assert_cmpint(guest_memfd_register_listener(
+                            b->gm, &b->listener[i].parent, &s, false), ==, 0);
+    }
+}
+
+void setup(bool private)
+{
+    fake_reset();
+    setup_block(&block[0], "b0", private);
+    setup_block(&block[1], "b1", private);
+}
+
+void teardown(void)
+{
+    fake_reset();
+    for (int i = 0; i < BLOCKS; i++) {
+        for (int j = 0; j < LISTENERS; j++) {
+            g_assert_cmpint(guest_memfd_unregister_listener(
+                                block[i].gm, &block[i].listener[j].parent),
+                            ==, 0);
+            g_assert_true(bitmap_empty(block[i].listener[j].mapped, PAGES));
+        }
+        guest_memfd_free(block[i].gm);
+    }
+    g_assert_cmpint(discards_required, ==, 0);
+    g_assert_cmpint(region_refs, ==, 0);
+    g_assert_null(guest_memfd_next(NULL));
+}
+
+int convert(Block *b, uint64_t first, uint64_t nr, bool to_private)
+{
+    return guest_memfd_convert_block(b->gm, first * PAGE, nr * PAGE, to_private,
+                                     NULL);
+}
+
+void read_map(Block *b, unsigned long *bits)
+{
+    uint64_t next = 0;
+
+    bitmap_zero(bits, PAGES);
+    while (next < PAGES * PAGE) {
+        g_autoptr(GuestMemfdRunList) list =
+            guest_memfd_query_map(b->gm, next, 7, &next);
+
+        for (GuestMemfdRunList *r = list; r; r = r->next) {
+            if (r->value->q_private) {
+                bitmap_set(bits, r->value->offset / PAGE,
+                           r->value->size / PAGE);
+            }
+        }
+    }
+}
+
+void check_safe(void)
+{
+    DECLARE_BITMAP(map, PAGES);
+
+    for (int i = 0; i < BLOCKS; i++) {
+        read_map(&block[i], map);
+        g_assert_true(bitmap_equal(map, block[i].private, PAGES));
+        for (int j = 0; j < LISTENERS; j++) {
+            g_assert_false(bitmap_intersects(map, block[i].listener[j].mapped,
+                                             PAGES));
+        }
+    }
+}
+
+void check_exact(void)
+{
+    check_safe();
+    for (int i = 0; i < BLOCKS; i++) {
+        guest_memfd_verify(block[i].gm, &error_abort);
+    }
+}
