@@ -20,9 +20,7 @@
 #endif
 #include "qapi/error.h"
 #include "qemu/rcu.h"
-#include "hw/boards.h"
 #include "system/address-spaces.h"
-#include "system/confidential-guest-support.h"
 #include "system/guest-memfd.h"
 #include "system/kvm.h"
 #include "system/ramblock.h"
@@ -264,18 +262,10 @@ bool guest_memfd_kvm_honours_policy(void)
 }
 #endif
 
-/* A software-protected VM runs ordinary firmware, which is shared. */
-static bool starts_private(void)
-{
-    ConfidentialGuestSupport *cgs = current_machine->cgs;
-
-    return !cgs || !object_dynamic_cast(OBJECT(cgs), "x-sw-protected-guest");
-}
-
 GuestMemfd *guest_memfd_new_kvm(RAMBlock *rb, Error **errp)
 {
-    return guest_memfd_new(rb, memory_region_name(rb->mr), &two_copy_ops,
-                           starts_private(), errp);
+    return guest_memfd_new(rb, memory_region_name(rb->mr), &two_copy_ops, true,
+                           errp);
 }
 
 typedef struct SlotRequest {

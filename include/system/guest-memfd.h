@@ -333,8 +333,7 @@ bool guest_memfd_kvm_honours_policy(void);
  * guest_memfd_new_kvm - the manager of a RAM_GUEST_MEMFD block
  *
  * For blocks whose guest_memfd QEMU made itself (TDX, SEV-SNP): everything
- * starts private, but for a software-protected VM, whose firmware is ordinary.
- * Without KVM this is an error.
+ * starts private.  Without KVM this is an error.
  */
 GuestMemfd *guest_memfd_new_kvm(RAMBlock *rb, Error **errp);
 

@@ -53,8 +53,6 @@ static int sw_protected_kvm_init(ConfidentialGuestSupport *cgs, Error **errp)
         return -EOPNOTSUPP;
     }
 
-    /* Memory slots with a guest_memfd cannot be read-only. */
-    kvm_readonly_mem_allowed = false;
     cgs->ready = true;
     return 0;
 }
@@ -70,9 +68,14 @@ static int sw_protected_kvm_type(X86ConfidentialGuest *cg)
     return KVM_X86_SW_PROTECTED_VM;
 }
 
+/*
+ * Other confidential machines require a guest_memfd for all of their memory, ROM
+ * included, and start from firmware that is measured into it.  Here firmware is
+ * ordinary and shared, and private memory is what memory-backend-guest-memfd
+ * has: require_guest_memfd stays off.
+ */
 static void sw_protected_guest_init(Object *obj)
 {
-    CONFIDENTIAL_GUEST_SUPPORT(obj)->require_guest_memfd = true;
 }
 
 static void sw_protected_guest_finalize(Object *obj)
