@@ -30,6 +30,7 @@ typedef struct Options {
     uint32_t window;            /* MiB */
     uint32_t ops;               /* random operations */
     uint32_t seed;
+    uint32_t faults;            /* DMA attempts at private memory */
     bool progress;              /* print machine-readable progress */
     bool hold;                  /* wait for a byte on COM1 at the end */
     char conv[16];              /* how to convert memory */
@@ -45,6 +46,7 @@ typedef struct Counters {
     uint32_t to_private_kib;
     uint32_t dma_ok;
     uint32_t dma_failed;        /* to private memory, as it must be */
+    uint32_t blocked;           /* of those, by phase_faults() */
 } Counters;
 
 extern Counters count;
@@ -148,6 +150,12 @@ uint32_t model_shared_pages(void);
 void verify_set_size(uint32_t bytes);
 void verify_page(uint32_t page);
 void verify_straddle(uint32_t page);
+/*
+ * A transfer of 4 bytes to or from @page, which is private, moves no data; for
+ * a device that cannot report errors.  @other is shared.  An IOMMU sees exactly
+ * one access that it must refuse.
+ */
+void verify_blocked(uint32_t page, uint32_t other, bool to_ram);
 
 /* main.c */
 typedef struct MultibootInfo MultibootInfo;

@@ -69,6 +69,10 @@ static void parse_word(const char *word)
     if (value) {
         opt.seed = parse_number("seed", value);
     }
+    value = option(word, "faults");
+    if (value) {
+        opt.faults = parse_number("faults", value);
+    }
     value = option(word, "progress");
     if (value) {
         opt.progress = parse_number("progress", value);
@@ -341,6 +345,21 @@ static void phase_fragments(void)
     }
 }
 
+/* For a host that counts what its IOMMU refuses */
+static void phase_faults(void)
+{
+    uint32_t i;
+
+    if (!opt.faults) {
+        return;
+    }
+    convert(0, 1, true);
+    convert(1, 1, false);
+    for (i = 0; i < opt.faults; i++) {
+        verify_blocked(1, 0, i % 2 == 0);
+    }
+}
+
 static void bad_request(const char *what, uint64_t addr, uint64_t size,
                         bool shared)
 {
@@ -436,12 +455,14 @@ void guest_main(uint32_t magic, const MultibootInfo *info)
         phase_random();
         phase_fragments();
         phase_bad_requests();
+        phase_faults();
     }
 
     print("summary conversions=%u to-shared-kib=%u to-private-kib=%u "
-          "refused=%u dma-ok=%u dma-failed=%u shared-pages=%u pages=%u\n",
+          "refused=%u dma-ok=%u dma-failed=%u blocked=%u shared-pages=%u "
+          "pages=%u\n",
           count.conversions, count.to_shared_kib, count.to_private_kib,
-          count.refused, count.dma_ok, count.dma_failed,
+          count.refused, count.dma_ok, count.dma_failed, count.blocked,
           model_shared_pages(), model_pages());
     if (opt.hold) {
         wait_for_host();

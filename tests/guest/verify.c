@@ -124,6 +124,39 @@ void verify_page(uint32_t page)
     }
 }
 
+void verify_blocked(uint32_t page, uint32_t other, bool to_ram)
+{
+    uint32_t addr = page_address(page);
+    uint32_t seen = page_address(other);
+    uint32_t private_tag, old_size = size;
+
+    size = sizeof(uint32_t);
+    fill(seen, size, ++tag);
+    dma_works(seen, false);
+
+    private_tag = ++tag;
+    fill(addr, size, private_tag);
+    if (edu_reports_errors()) {
+        dma_fails(addr, to_ram);
+    } else {
+        edu_dma(addr, size, to_ram);
+        count.dma_ok--;         /* it only seems so */
+    }
+    check(addr, size, private_tag, addr, "blocked DMA changed memory");
+
+    if (!to_ram) {
+        fill(seen, size, ++tag);
+        dma_works(seen, true);
+        if (*(uint32_t *)(uintptr_t)seen == pattern(private_tag, addr)) {
+            fail("DMA has read private memory at 0x%x", addr);
+        }
+    }
+    count.blocked++;
+    /* what the device's buffer holds is not known any more */
+    buffer_size = 0;
+    size = old_size;
+}
+
 /* One transfer, half of it at the end of @page, half in the next one */
 void verify_straddle(uint32_t page)
 {

@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""L1's root file system: our QEMU, what it needs, busybox and test programs."""
+
+import os
+import re
+import shutil
+import stat
+import subprocess
+import sys
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+sys.path.insert(0, os.path.join(os.path.dirname(HERE), 'guest'))
+
+# pylint: disable=wrong-import-position
+from harness import HarnessError, find_firmware
+
+FIRMWARE_FILES = ('bios-256k.bin', 'bios.bin', 'kvmvapic.bin',
+                  'multiboot.bin', 'multiboot_dma.bin', 'linuxboot.bin',
+                  'linuxboot_dma.bin')
+
+
+class Archive:
+    """A cpio archive in the format that Linux unpacks."""
+
+    def __init__(self, path):
+        self._file = open(path, 'wb')
+        self._inode = 0
+        self._known = set()
+
+    def add(self, name, mode, data=b'', device=(0, 0)):
+        """One file, with the directories it is in."""
+        parent = os.path.dirname(name)
+        if parent and parent not in self._known:
+            self._known.add(parent)
+            self.add(parent, stat.S_IFDIR | 0o755)
+        self._inode += 1
+        encoded = name.encode() + b'\0'
+        fields = (self._inode, mode, 0, 0, 1, 0, len(data), 0, 0, *device,
+                  len(encoded), 0)
+        self._padded(b'070701' + b''.join(b'%08x' % f for f in fields) +
+                     encoded)
+        self._padded(data)
+
+    def add_file(self, name, path, mode=0o755):
+        """A regular file with the content of another one."""
+        with open(path, 'rb') as f:
+            self.add(name, stat.S_IFREG | mode, f.read())
+
+    def close(self):
+        """Write the end."""
+        self.add('TRAILER!!!', 0)
+        self._file.close()
+
+    def _padded(self, data):
+        self._file.write(data + bytes(-len(data) % 4))
+
+
+def libraries(program):
+    """(name in the archive, path here) of what a program is linked with."""
+    out = subprocess.run(['ldd', program], check=True, stdout=subprocess.PIPE,
+                         universal_newlines=True).stdout
+    for line in out.splitlines():
+        match = re.search(r'(?:=> )?(/\S+) \(0x', line)
+        if match:
+            yield match.group(1).lstrip('/'), os.path.realpath(match.group(1))
+        elif 'not found' in line:
+            raise HarnessError(f'{program}: {line.strip()}')
+
+
+def compile_program(source, output, top):
+    """A static program out of one C file, with QEMU's kernel headers."""
+    command = ['gcc', '-static', '-std=gnu11', '-O2', '-Wall', '-Wextra',
+               '-Werror', '-I', os.path.join(top, 'build/src/linux-headers'),
+               '-I', os.path.join(top, 'build/qemu/linux-headers'),
+               '-o', output, source]
+    done = subprocess.run(command, check=False, stdout=subprocess.PIPE,
+                          stderr=subprocess.STDOUT, universal_newlines=True)
+    if done.returncode:
+        raise HarnessError(f'{source} does not compile:\n{done.stdout}')
+
+
+def build(path, top, qemu, guest):
+    """Write the archive to @path."""
+    work = os.path.dirname(path)
+    busybox = shutil.which('busybox')
+    if not busybox:
+        raise HarnessError('busybox is missing: install the package '
+                           'busybox-static')
+    stripped = os.path.join(work, 'qemu-system-x86_64')
+    subprocess.run(['strip', '-o', stripped, os.path.realpath(qemu)],
+                   check=True)
+    archive = Archive(path + '.tmp')
+    archive.add('dev/console', stat.S_IFCHR | 0o600, device=(5, 1))
+    archive.add('dev/null', stat.S_IFCHR | 0o666, device=(1, 3))
+    archive.add_file('init', os.path.join(HERE, 'init'))
+    archive.add_file('bin/busybox', busybox)
+    archive.add_file('rig/qemu', stripped)
+    archive.add_file('rig/guest.elf', guest, 0o644)
+    for name, library in sorted(set(libraries(stripped))):
+        archive.add_file(name, library)
+    for name in sorted(os.listdir(HERE)):
+        if name.endswith('.c'):
+            program = os.path.join(work, name[:-2])
+            compile_program(os.path.join(HERE, name), program, top)
+            archive.add_file('rig/' + name[:-2], program)
+    dirs = find_firmware(qemu)
+    for name in FIRMWARE_FILES:
+        for directory in dirs:
+            if os.path.exists(os.path.join(directory, name)):
+                archive.add_file('rig/firmware/' + name,
+                                 os.path.join(directory, name), 0o644)
+                break
+    archive.close()
+    os.replace(path + '.tmp', path)

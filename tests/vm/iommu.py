@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What an IOMMU holds, and what it should hold."""
+
+import os
+import sys
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+sys.path.insert(0, os.path.join(os.path.dirname(HERE), 'guest'))
+
+# pylint: disable=wrong-import-position
+from harness import LEGACY, PAGE, cut, join
+
+HUGE = 2 << 20
+GIANT = 1 << 30
+# Where a PC without VGA has no RAM before its firmware has run
+ROMS = (0xc0000, 0x100000)
+SIZES = {5: PAGE, 4: HUGE, 3: GIANT}    # of an entry, by numbers in its line
+
+
+def read_intel(l1, device):
+    """[(iova, size)] of the entries in the page table of a device."""
+    path = f'/sys/kernel/debug/iommu/intel/{device}/domain_translation_struct'
+    entries = []
+    for line in l1.run(f'cat {path}'):
+        pfn, bar, rest = line.partition('|')
+        if bar:
+            # PML5E, PML4E, PDPE, and PDE and PTE if there are
+            entries.append((int(pfn, 16) * PAGE, SIZES[len(rest.split())]))
+    return entries
+
+
+def read_amd(l1, device):
+    """The same with an AMD IOMMU."""
+    debug = '/sys/kernel/debug/iommu/amd'
+    l1.run(f'echo {device} >{debug}/devid')
+    line = l1.run(f'cat {debug}/devtbl')[-1]
+    # after the name of the device: quadwords 3 to 0
+    lines = l1.run(f'/rig/amd-iommu-dump {line.split()[4]}')
+    return [tuple(int(word, 16) for word in line.split()) for line in lines]
+
+
+READ = {'intel': read_intel, 'amd': read_amd}
+
+
+def compare_pages(entries, runs, ram):
+    """Problems if not exactly the shared pages have an entry."""
+    shared = join(cut(((run['offset'], run['offset'] + run['size'])
+                       for run in runs if not run['private']), LEGACY))
+    mapped = join(cut(((iova, min(iova + size, ram))
+                       for iova, size in entries if iova < ram), LEGACY))
+    problems = []
+    for start, end in subtract(mapped, shared)[:5]:
+        problems.append(f'private, but in the IOMMU: [{start:#x}, {end:#x})')
+    for start, end in subtract(shared, mapped)[:5]:
+        problems.append(f'shared, but not in the IOMMU: [{start:#x}, {end:#x})')
+    return problems
+
+
+def subtract(ranges, holes):
+    """Sorted [(start, end)] without all of the holes."""
+    for hole in holes:
+        ranges = list(cut(ranges, hole))
+    return [(start, end) for start, end in ranges if start < end]
+
+
+class Extents:
+    """What VFIO should have mapped: the policy "log", in the plainest way.
+
+    For a machine that was never started.
+    """
+
+    def __init__(self):
+        self.extents = []
+
+    def share(self, start, end):
+        """Map what is not mapped yet, never across a 1 GiB boundary."""
+        for low, high in subtract([(start, end)], self.extents + [ROMS]):
+            while low < high:
+                border = min(high, (low // GIANT + 1) * GIANT)
+                self.extents.append((low, border))
+                low = border
+        self.extents.sort()
+
+    def take(self, start, end):
+        """Unmap; the rest of extents is mapped as aligned powers of two."""
+        kept = []
+        for low, high in self.extents:
+            if high <= start or low >= end:
+                kept.append((low, high))
+                continue
+            for rest in cut([(low, high)], (start, end)):
+                kept += pieces(*rest)
+        self.extents = sorted(kept)
+
+    def entries(self, page_size):
+        """[(iova, size)] that an IOMMU has for memory of such pages."""
+        found = []
+        for start, end in self.extents:
+            while start < end:
+                size = max(size for size in SIZES.values()
+                           if size <= max(page_size, PAGE) and
+                           start % size == 0 and start + size <= end)
+                found.append((start, size))
+                start += size
+        return found
+
+
+def pieces(start, end):
+    """Naturally aligned powers of two, the largest that fit, from the start."""
+    while start < end:
+        size = 1 << ((end - start).bit_length() - 1)
+        if start:
+            size = min(size, start & -start)
+        yield start, start + size
+        start += size
+
+
+def compare_entries(entries, expected, ram):
+    """Problems if entries have other sizes than expected."""
+    have = {entry for entry in entries
+            if entry[0] < ram and not ROMS[0] <= entry[0] < ROMS[1]}
+    want = set(expected)
+    problems = []
+    for iova, size in sorted(want - have)[:5]:
+        problems.append(f'no entry of {size >> 10} KiB at {iova:#x}')
+    for iova, size in sorted(have - want)[:5]:
+        problems.append(f'an entry of {size >> 10} KiB at {iova:#x}')
+    return problems

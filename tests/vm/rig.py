@@ -1,0 +1,402 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The rig: real KVM, VFIO, iommufd and IOMMU drivers under our QEMU.
+
+Boots Linux 7.3 (L1) under TCG with an emulated IOMMU, and in it runs QEMU (L2)
+under KVM with the edu device passed through. Prints TAP; the last line is
+"N passed, N failed, N skipped". Logs are build/vm/*.log.
+
+Environment: CHECK_VM=skip (do nothing), KERNEL_SRC, QEMU_DL_DIR, JOBS.
+"""
+
+import argparse
+import contextlib
+import os
+import subprocess
+import sys
+import time
+
+sys.dont_write_bytecode = True
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+TOP = os.path.dirname(os.path.dirname(HERE))
+sys.path[:0] = [HERE, os.path.join(TOP, 'tests/guest')]
+
+# pylint: disable=wrong-import-position
+import initramfs
+import iommu
+from harness import (EXIT_PASS, MIB, HarnessError, QmpError, exit_on_signals,
+                     find_firmware, query_map)
+from l1 import EDU, L1, L2, L1Error
+
+BUILD = os.path.join(TOP, 'build')
+VM = os.path.join(BUILD, 'vm')
+QEMU = os.path.join(BUILD, 'qemu-system-x86_64')
+GUEST = os.path.join(BUILD, 'tests/guest/guest.elf')
+KERNEL = os.path.join(BUILD, 'kernel/arch/x86/boot/bzImage')
+
+# Against hangs, in seconds: these are no measure of anything
+BOOT_LIMIT = 300
+SCENARIO_LIMIT = 600
+
+EMULATED = 'memory-backend-guest-memfd,driver=emulated,init=private'
+TWO_COPY = 'memory-backend-guest-memfd,init=shared'
+SHARED = 'memory-backend-guest-memfd,conversion=none'
+PAGES_2M = ',hugetlb=on,hugetlbsize=2M'
+PAGES_1G = ',hugetlb=on,hugetlbsize=1G'
+# A VM with private memory, whose guest converts it by hypercall
+PROTECTED = {
+    'machine': ['confidential-guest-support=p0'],
+    'extra': ['-object', 'x-sw-protected-guest,id=p0'],
+    'conv': 'hypercall',
+}
+# The kernel prints no more than three IOMMU faults in five seconds. One DMA to
+# memory, one from it.
+FAULTS = 2
+# QEMU's edu takes 100 ms for each transfer, so there are few
+GUEST_WORDS = 'base=16 window=16 ops=4 hold=1'
+
+
+class Row:
+    """One machine in L2: its memory, and how edu is passed through.
+
+    @memory: -object, without its ID and size
+    @machine: more options for -machine
+    @extra: more words for the command line
+    @conv: how the guest converts memory
+    @faults: DMAs of the guest that the IOMMU has to refuse
+    @page_size: what the memory is made of
+    @configs: IOMMUs of L1 with which it runs
+    """
+
+    def __init__(self, name, memory, vfio, ram=128 * MIB, machine=(),
+                 extra=(), conv='testdev', faults=FAULTS, page_size=4096,
+                 configs=('intel',)):
+        self.name = name
+        self.memory = memory
+        self.vfio = vfio
+        self.ram = ram
+        self.machine = tuple(machine)
+        self.extra = list(extra)
+        self.guest = f'conv={conv} {GUEST_WORDS}'
+        self.faults = faults
+        self.page_size = page_size
+        self.configs = configs
+
+
+# Each runs the guest of tests/guest
+GUESTS = (
+    Row('4K pages, iommufd', EMULATED, 'iommufd', configs=('intel', 'amd')),
+    Row('4K pages, type1', EMULATED, 'type1'),
+    Row('2M pages, iommufd', EMULATED + PAGES_2M, 'iommufd'),
+    Row('2M pages, type1', EMULATED + PAGES_2M, 'type1',
+        configs=('intel', 'amd')),
+    Row('two-copy, 4K pages, iommufd', TWO_COPY, 'iommufd', **PROTECTED),
+    Row('two-copy, 2M pages, type1', TWO_COPY + PAGES_2M, 'type1',
+        **PROTECTED),
+    # q35 shows a part of RAM twice with SMM, which such memory cannot be
+    Row('a mapped guest_memfd, iommufd', SHARED, 'iommufd', conv='none',
+        machine=['smm=off'], faults=0),
+)
+
+# Each goes through STEPS, without a guest
+SHAPES = (
+    Row('4K pages, iommufd', EMULATED, 'iommufd'),
+    Row('2M pages, iommufd', EMULATED + PAGES_2M, 'iommufd',
+        page_size=2 * MIB),
+    Row('2M pages, type1', EMULATED + PAGES_2M, 'type1', page_size=2 * MIB),
+    Row('1G pages, iommufd', EMULATED + PAGES_1G, 'iommufd',
+        page_size=1024 * MIB, ram=2048 * MIB),
+    Row('1G pages, type1', EMULATED + PAGES_1G, 'type1',
+        page_size=1024 * MIB, ram=2048 * MIB),
+)
+
+K = 1024
+# (offset, from the end if negative; size; private)
+STEPS = (
+    (32 * MIB, 16 * MIB, False),            # eight huge pages
+    (36 * MIB, 4 * K, True),                # the first page of one
+    (40 * MIB + 0x45000, 4 * K, True),      # one in the middle
+    (44 * MIB - 20 * K, 40 * K, True),      # a border
+    (36 * MIB, 4 * K, False),               # back: a mapping of its own
+    (33 * MIB, 1 * MIB, True),              # half a huge page
+    (64 * MIB + 12 * K, 5 * MIB, False),    # starts and ends anywhere
+    (66 * MIB, 2 * MIB, True),              # a whole huge page in it
+    (32 * MIB, 64 * MIB, True),             # all of it
+    (0, None, False),                       # the whole block
+    (-32 * MIB + 4 * K, 4 * K, True),       # one page of that
+    (0, None, True),
+)
+
+
+class Tap:
+    """Numbered results, and what they sum up to."""
+
+    def __init__(self):
+        self.passed = self.failed = self.skipped = 0
+        self._start = time.monotonic()
+
+    def _line(self, word, name):
+        number = self.passed + self.failed + self.skipped
+        print(f'{word} {number} - {name}', flush=True)
+
+    def result(self, name, problems=()):
+        """One test; without problems it is ok."""
+        if problems:
+            self.failed += 1
+        else:
+            self.passed += 1
+        self._line('not ok' if problems else 'ok', name)
+        for problem in problems:
+            for line in str(problem).splitlines() or ['']:
+                print(f'# {line}', flush=True)
+
+    def skip(self, name, reason):
+        """One test that is not run."""
+        self.skipped += 1
+        self._line('ok', f'{name} # SKIP {reason}')
+
+    def note(self, text):
+        """Progress."""
+        seconds = int(time.monotonic() - self._start)
+        print(f'# {seconds // 60}:{seconds % 60:02} {text}', flush=True)
+
+    def end(self):
+        """The last line; the exit code."""
+        print(f'{self.passed} passed, {self.failed} failed, '
+              f'{self.skipped} skipped', flush=True)
+        return 1 if self.failed or not self.passed + self.skipped else 0
+
+
+# Scenarios: functions of a booted L1 that give results to a Tap
+
+def kvm_offers(l1, tap, _row):
+    """What KVM can do here."""
+    _code, lines = l1.shell('/rig/kvm-caps')
+    for line in lines:
+        word, _, text = line.partition(' - ')
+        if word in ('ok', 'not ok'):
+            tap.result(f'KVM in L1: {text}', [line] if word != 'ok' else [])
+    if not lines:
+        tap.result('KVM in L1', ['kvm-caps said nothing'])
+
+
+def devices_exist(l1, tap, _row):
+    """VFIO, iommufd and huge pages."""
+    pools = '/sys/kernel/mm/hugepages/hugepages'
+    for what, test in (
+            ('/dev/iommu', '-c /dev/iommu'),
+            ('edu as a VFIO character device', '-c /dev/vfio/devices/vfio0'),
+            ('edu in a VFIO group', f'-d /sys/bus/pci/devices/{EDU}/iommu_group'
+             ' && ls /dev/vfio/[0-9]*'),
+            ('two nodes', '-d /sys/devices/system/node/node1'),
+            ('huge pages of 2 MiB', f'$(cat {pools}-2048kB/free_hugepages) '
+             '-ge 128'),
+            ('huge pages of 1 GiB', f'$(cat {pools}-1048576kB/free_hugepages)'
+             ' -ge 2')):
+        first, and_then, rest = test.partition(' && ')
+        code, lines = l1.shell(f'[ {first} ]{and_then}{rest}')
+        tap.result(f'L1 has {what}',
+                   [f'exit code {code}'] + lines if code else [])
+
+
+def guest_runs(l1, tap, row):
+    """The guest of tests/guest with edu; the IOMMU while it waits."""
+    words = row.guest
+    if row.faults:
+        words += f' faults={row.faults}'
+        l1.mark(f'expect-fault {row.faults}')
+    with L2(l1, row, words) as l2:
+        summary, problems = l2.run_until_hold()
+        if not problems and summary.get('blocked', 0) != row.faults:
+            problems = [f'{row.faults} DMAs to private memory were wanted: '
+                        f'{summary}']
+        tap.result('the guest verified DMA', problems)
+        if not problems:
+            runs = query_map(l2.qmp, 'm0')
+            entries = iommu.READ[l1.config](l1, EDU)
+            tap.result('the IOMMU holds the shared pages, no others',
+                       iommu.compare_pages(entries, runs, row.ram))
+            shared = sum(run['size'] for run in runs if not run['private'])
+            wanted = summary['shared-pages'] * 4096
+            if not row.memory.startswith(EMULATED):
+                # all that the guest does not convert stays as it began
+                wanted += row.ram - summary['pages'] * 4096
+            tap.result('QEMU and the guest agree on what is shared',
+                       [f'{shared} != {wanted}'] if shared != wanted else [])
+            l1.release()
+            code = l2.wait()
+            tap.result('QEMU ended well',
+                       [f'exit code {code}'] + l2.errors
+                       if code != EXIT_PASS else [])
+
+
+def compare_extents(l2, model):
+    """Problems if QEMU says that it has mapped something else."""
+    listeners = l2.qmp.command('query-guest-memfd')[0]['listeners']
+    have = (sum(listener['extents'] for listener in listeners),
+            sum(listener['mapped-bytes'] for listener in listeners))
+    want = (len(model.extents),
+            sum(end - start for start, end in model.extents))
+    if have != want:
+        return [f'QEMU has (extents, bytes) {have}, expected {want}']
+    return []
+
+
+def shapes(l1, tap, row):
+    """Conversions of all shapes: pages and sizes of entries in the IOMMU."""
+    model = iommu.Extents()
+    with L2(l1, row) as l2:
+        for offset, size, private in STEPS:
+            offset %= row.ram
+            size = size or row.ram
+            what = f"{offset:#x}+{size:#x} to " \
+                f"{'private' if private else 'shared'}"
+            l2.qmp.command('x-guest-memfd-convert', id='m0', offset=offset,
+                           size=size, private=private)
+            (model.take if private else model.share)(offset, offset + size)
+            entries = iommu.READ[l1.config](l1, EDU)
+            problems = iommu.compare_pages(entries, query_map(l2.qmp, 'm0'),
+                                           row.ram)
+            if not problems:
+                problems = compare_extents(l2, model)
+            if row.page_size > 4096 and not problems:
+                problems = iommu.compare_entries(
+                    entries, model.entries(row.page_size), row.ram)
+            sizes = [f'{sum(e[1] == s and e[0] < row.ram for e in entries)} '
+                     f'of {s >> 10}K' for s in sorted(set(iommu.SIZES.values()))]
+            tap.result(f"{what}: {', '.join(sizes)}", problems)
+
+
+def scenarios(config):
+    """(name, function, row) of all that runs with an IOMMU."""
+    if config == 'intel':
+        yield 'KVM', kvm_offers, None
+        yield 'devices', devices_exist, None
+    for row in GUESTS:
+        if config in row.configs:
+            yield f'guest, {row.name}', guest_runs, row
+    if config == 'intel':
+        for row in SHAPES:
+            yield f'shapes, {row.name}', shapes, row
+
+
+class Named:
+    """A Tap for which all names begin the same."""
+
+    def __init__(self, tap, prefix):
+        self._tap = tap
+        self._prefix = prefix
+
+    def result(self, name, problems=()):
+        """One test."""
+        self._tap.result(f'{self._prefix}: {name}', problems)
+
+
+class Rig:
+    """L1s, each booted when a scenario needs it."""
+
+    def __init__(self, tap, firmware):
+        self._tap = tap
+        self._firmware = firmware
+        self._boots = 0
+        self.initramfs = os.path.join(VM, 'initramfs.cpio')
+
+    def boot(self, config):
+        """A machine that has not booted yet."""
+        self._boots += 1
+        log = os.path.join(VM, f'l1-{config}-{self._boots}.log')
+        self._tap.note(f'L1 boots with the {config} IOMMU '
+                       f'({os.path.relpath(log)})')
+        return L1(config, QEMU, self._firmware, KERNEL, self.initramfs, log)
+
+    def run(self, config, wanted):
+        """All scenarios with one IOMMU; a new L1 after one that died."""
+        todo = [item for item in scenarios(config)
+                if all(word in f'{config}: {item[0]}' for word in wanted)]
+        while todo:
+            with self.boot(config) as l1:
+                if not self._start(l1):
+                    return
+                while todo and self._scenario(l1, *todo.pop(0)):
+                    pass
+
+    def _start(self, l1):
+        """Wait until L1 has booted; False if it did not."""
+        try:
+            with l1.bounded(BOOT_LIMIT):
+                l1.wait_ready()
+                l1.mark('booted')
+            self._tap.result(f'{l1.config}: L1 boots', l1.complaints(0))
+        except (L1Error, HarnessError, OSError) as err:
+            self._tap.result(f'{l1.config}: L1 boots',
+                             [str(err)] + l1.tail())
+            return False
+        self._tap.note('L1 is up')
+        return True
+
+    def _scenario(self, l1, name, function, row):
+        """Run it; False if L1 is of no more use."""
+        tap = Named(self._tap, f'{l1.config}: {name}')
+        since = l1.position()
+        self._tap.note(name)
+        try:
+            with l1.bounded(SCENARIO_LIMIT):
+                l1.mark(f'scenario {name}')
+                try:
+                    function(l1, tap, row)
+                except (HarnessError, QmpError, EOFError, KeyError) as err:
+                    tap.result('runs to its end',
+                               [f'{type(err).__name__}: {err}'])
+                l1.mark(f'end {name}')
+            tap.result('the kernel has nothing else to say',
+                       l1.complaints(since))
+        except (L1Error, OSError) as err:
+            tap.result('L1 survives', [str(err)] + l1.tail())
+            return False
+        return True
+
+
+def prepare():
+    """Packages, the kernel, the initramfs; a HarnessError if it fails."""
+    for command in ('install-packages.sh', 'build-kernel.sh'):
+        done = subprocess.run([os.path.join(HERE, command)], check=False,
+                              stdin=subprocess.DEVNULL)
+        if done.returncode:
+            raise HarnessError(
+                f'the rig has no kernel: tests/vm/{command} failed, see above '
+                '(CHECK_VM=skip leaves the rig out)')
+    for path in (QEMU, GUEST):
+        if not os.path.isfile(path):
+            raise HarnessError(f'{os.path.relpath(path)} does not exist: run '
+                               '"make build" first')
+    os.makedirs(VM, exist_ok=True)
+
+
+def main():
+    """Build what is missing, run everything."""
+    parser = argparse.ArgumentParser(description=__doc__.split('\n', 1)[0])
+    parser.add_argument('words', nargs='*', help='run only scenarios whose '
+                        'name, like "intel: guest, 4K", has all of these')
+    args = parser.parse_args()
+    exit_on_signals()
+    tap = Tap()
+    if os.environ.get('CHECK_VM') == 'skip':
+        tap.skip('the rig', 'CHECK_VM=skip')
+        return tap.end()
+    with contextlib.suppress(BrokenPipeError):
+        sys.stdout.flush()
+    try:
+        prepare()
+        rig = Rig(tap, find_firmware(QEMU))
+        initramfs.build(rig.initramfs, TOP, QEMU, GUEST)
+        for config in ('intel', 'amd'):
+            rig.run(config, args.words)
+    except (HarnessError, OSError, subprocess.CalledProcessError) as err:
+        tap.result('the rig can run', [str(err)])
+    tap.note('done')
+    return tap.end()
+
+
+if __name__ == '__main__':
+    sys.exit(main())
