@@ -243,14 +243,26 @@ static void device_add(QTestState *qts, Server *s)
                              " 'path': %s } } }", s->socket);
 }
 
-static QTestState *start_qemu(Server *s, const char *more)
-{
-    g_autofree char *args = g_strdup_printf(Q35 M0 "%s -device pcie-root-port,"
-                                            "id=rp,chassis=1", more);
-    QTestState *qts = qtest_init(args);
+typedef struct DmaTest {
+    const char *name;
+    void (*run)(QTestState *qts, Server *s);
+} DmaTest;
 
+/* Around each test: a server of its own, and a machine with its device. */
+static void run_test(const void *opaque)
+{
+    const DmaTest *test = opaque;
+    Server *s = server_start();
+    QTestState *qts;
+
+    if (!s) {
+        return;
+    }
+    qts = qtest_init(Q35 M0 "-device pcie-root-port,id=rp,chassis=1");
     device_add(qts, s);
-    return qts;
+    test->run(qts, s);
+    qtest_quit(qts);
+    server_stop(s);
 }
 
 /* Counters of the listener whose section starts at @gpa. */
@@ -274,16 +286,10 @@ static uint64_t listener(QTestState *qts, const char *id, uint64_t gpa,
     return val;
 }
 
-static void test_convert(void)
+static void test_convert(QTestState *qts, Server *s)
 {
     const uint64_t gpa = FIRMWARE_END;
-    Server *s = server_start();
-    QTestState *qts;
 
-    if (!s) {
-        return;
-    }
-    qts = start_qemu(s, "");
     check_maps(s, gpa, 127 * MiB, "");
 
     /* A range is one mapping, as it was asked for, and goes in one piece. */
@@ -319,19 +325,10 @@ static void test_convert(void)
     qtest_system_reset(qts);
     check_exact(qts, s, "m0", 0);
 
-    qtest_quit(qts);
-    server_stop(s);
 }
 
-static void test_random(void)
+static void test_random(QTestState *qts, Server *s)
 {
-    Server *s = server_start();
-    QTestState *qts;
-
-    if (!s) {
-        return;
-    }
-    qts = start_qemu(s, "");
     for (int i = 0; i < 600; i++) {
         uint64_t first = g_test_rand_int_range(256, 32768);
         uint64_t nr = g_test_rand_int_range(1, MIN(1024, 32768 - first) + 1);
@@ -342,39 +339,21 @@ static void test_random(void)
         }
     }
     check_exact(qts, s, "m0", 0);
-    qtest_quit(qts);
-    server_stop(s);
 }
 
 /* More mappings than libvfio-user holds unless it is told to. */
-static void test_thousands(void)
+static void test_thousands(QTestState *qts, Server *s)
 {
-    Server *s = server_start();
-    QTestState *qts;
-
-    if (!s) {
-        return;
-    }
-    qts = start_qemu(s, "");
     for (int i = 0; i < 3000; i++) {
         gm_convert(qts, "m0", 16 * MiB + i * 8192, 4096, false);
     }
     g_assert_cmpuint(listener(qts, "m0", FIRMWARE_END, "extents"), ==, 3000);
     check_exact(qts, s, "m0", 0);
-    qtest_quit(qts);
-    server_stop(s);
 }
 
 /* The device comes and goes while memory is in every state. */
-static void test_device_hotplug(void)
+static void test_device_hotplug(QTestState *qts, Server *s)
 {
-    Server *s = server_start();
-    QTestState *qts;
-
-    if (!s) {
-        return;
-    }
-    qts = start_qemu(s, "");
     gm_convert(qts, "m0", 16 * MiB, 2 * MiB, false);
     gm_convert(qts, "m0", 20 * MiB, 8192, false);
     for (int i = 0; i < 3; i++) {
@@ -392,21 +371,13 @@ static void test_device_hotplug(void)
         gm_convert(qts, "m0", 17 * MiB, 4096, false);
         check_exact(qts, s, "m0", 0);
     }
-    qtest_quit(qts);
-    server_stop(s);
 }
 
 /* A DIMM goes although parts of it are shared and mapped. */
-static void test_dimm_hotplug(void)
+static void test_dimm_hotplug(QTestState *qts, Server *s)
 {
     const uint64_t gpa = 0x100000000;
-    Server *s = server_start();
-    QTestState *qts;
 
-    if (!s) {
-        return;
-    }
-    qts = start_qemu(s, "");
     for (int i = 0; i < 2; i++) {
         qtest_qmp_assert_success(qts, "{ 'execute': 'object-add', 'arguments':"
                                  " { 'qom-type': '" BACKEND "', 'id': 'm1',"
@@ -422,23 +393,14 @@ static void test_dimm_hotplug(void)
         check_maps(s, gpa, 2 * GiB, "");
         gm_object_del(qts, "m1");
     }
-    qtest_quit(qts);
-    server_stop(s);
 }
 
 /*
  * Memory that leaves is freed although other memory, which devices follow, came
  * after it: a listener must not keep the address space it was born into.
  */
-static void test_two_dimms(void)
+static void test_two_dimms(QTestState *qts, Server *s)
 {
-    Server *s = server_start();
-    QTestState *qts;
-
-    if (!s) {
-        return;
-    }
-    qts = start_qemu(s, "");
     for (int i = 1; i <= 2; i++) {
         g_autofree char *mem = g_strdup_printf("m%d", i);
         g_autofree char *dimm = g_strdup_printf("dimm%d", i);
@@ -453,8 +415,6 @@ static void test_two_dimms(void)
     gm_object_del(qts, "m1");
     gm_eject_dimm(qts, "dimm2", 1);
     gm_object_del(qts, "m2");
-    qtest_quit(qts);
-    server_stop(s);
 }
 
 static void pam_write(QTestState *qts, uint8_t reg, uint8_t val)
@@ -467,15 +427,8 @@ static void pam_write(QTestState *qts, uint8_t reg, uint8_t val)
  * The guest remaps memory below 1 MiB (q35's PAM registers, 0x90 to 0x96),
  * which splits and joins the sections of RAM that the device follows.
  */
-static void test_remap(void)
+static void test_remap(QTestState *qts, Server *s)
 {
-    Server *s = server_start();
-    QTestState *qts;
-
-    if (!s) {
-        return;
-    }
-    qts = start_qemu(s, "");
     gm_convert(qts, "m0", 16 * MiB, 2 * MiB, false);
     for (int i = 0; i < 64; i++) {
         /* Memory or ROM, readable, writable or both, in 16 KiB steps. */
@@ -494,21 +447,13 @@ static void test_remap(void)
     gm_convert(qts, "m0", 0xc4000, 4096, true);
     check_unmapped(s, 0xc4000, 4096);
     check_mapped(s, 0xc5000, 0x3b000);
-    qtest_quit(qts);
-    server_stop(s);
 }
 
 /* A dead device fails conversions, and nothing else; without it they work. */
-static void test_server_dies(void)
+static void test_server_dies(QTestState *qts, Server *s)
 {
-    Server *s = server_start();
-    QTestState *qts;
     QDict *event;
 
-    if (!s) {
-        return;
-    }
-    qts = start_qemu(s, "");
     gm_convert(qts, "m0", 16 * MiB, 4 * MiB, false);
     server_kill(s);
 
@@ -540,20 +485,24 @@ static void test_server_dies(void)
     qtest_qmp_device_del(qts, "dev");
     gm_convert(qts, "m0", 32 * MiB, 2 * MiB, false);
     gm_convert(qts, "m0", 0, 128 * MiB, true);
-    qtest_quit(qts);
-    server_stop(s);
 }
+
+static const DmaTest tests[] = {
+    { "guest-memfd-dma/convert", test_convert },
+    { "guest-memfd-dma/random", test_random },
+    { "guest-memfd-dma/thousands", test_thousands },
+    { "guest-memfd-dma/device-hotplug", test_device_hotplug },
+    { "guest-memfd-dma/dimm-hotplug", test_dimm_hotplug },
+    { "guest-memfd-dma/two-dimms", test_two_dimms },
+    { "guest-memfd-dma/remap", test_remap },
+    { "guest-memfd-dma/server-dies", test_server_dies },
+};
 
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
-    qtest_add_func("guest-memfd-dma/convert", test_convert);
-    qtest_add_func("guest-memfd-dma/random", test_random);
-    qtest_add_func("guest-memfd-dma/thousands", test_thousands);
-    qtest_add_func("guest-memfd-dma/device-hotplug", test_device_hotplug);
-    qtest_add_func("guest-memfd-dma/dimm-hotplug", test_dimm_hotplug);
-    qtest_add_func("guest-memfd-dma/two-dimms", test_two_dimms);
-    qtest_add_func("guest-memfd-dma/remap", test_remap);
-    qtest_add_func("guest-memfd-dma/server-dies", test_server_dies);
+    for (size_t i = 0; i < ARRAY_SIZE(tests); i++) {
+        qtest_add_data_func(tests[i].name, &tests[i], run_test);
+    }
     return g_test_run();
 }
