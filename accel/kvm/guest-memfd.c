@@ -19,10 +19,12 @@
 #include <numaif.h>
 #endif
 #include "qapi/error.h"
+#include "qemu/range.h"
 #include "qemu/rcu.h"
 #include "system/address-spaces.h"
 #include "system/guest-memfd.h"
 #include "system/kvm.h"
+#include "system/kvm_int.h"
 #include "system/ramblock.h"
 
 #define SHARED_FILE_FLAGS (GUEST_MEMFD_FLAG_MMAP | GUEST_MEMFD_FLAG_INIT_SHARED)
@@ -266,6 +268,25 @@ GuestMemfd *guest_memfd_new_kvm(RAMBlock *rb, Error **errp)
 {
     return guest_memfd_new(rb, memory_region_name(rb->mr), &two_copy_ops, true,
                            errp);
+}
+
+bool guest_memfd_kvm_may_bind(const KVMMemoryListener *kml,
+                              const KVMSlot *slot)
+{
+    if (kml->as_id || slot->guest_memfd < 0) {
+        return false;
+    }
+    for (unsigned i = 0; i < kml->nr_slots_allocated; i++) {
+        const KVMSlot *s = &kml->slots[i];
+
+        if (s != slot && s->memory_size &&
+            s->guest_memfd == slot->guest_memfd &&
+            ranges_overlap(s->guest_memfd_offset, s->memory_size,
+                           slot->guest_memfd_offset, slot->memory_size)) {
+            return false;
+        }
+    }
+    return true;
 }
 
 typedef struct SlotRequest {

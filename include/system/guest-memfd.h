@@ -23,6 +23,8 @@
 #define TYPE_GUEST_MEMFD "guest-memfd"
 OBJECT_DECLARE_SIMPLE_TYPE(GuestMemfd, GUEST_MEMFD)
 
+struct KVMMemoryListener;
+struct KVMSlot;
 typedef struct GuestMemfdListener GuestMemfdListener;
 
 /**
@@ -336,6 +338,22 @@ bool guest_memfd_kvm_honours_policy(void);
  * starts private.  Without KVM this is an error.
  */
 GuestMemfd *guest_memfd_new_kvm(RAMBlock *rb, Error **errp);
+
+/**
+ * guest_memfd_kvm_may_bind - may a new slot be bound to its guest_memfd?
+ *
+ * KVM binds a page to one slot only (EEXIST), but some pages show at several
+ * addresses: those of SMRAM, for example, and whatever other address spaces
+ * show.  The first slot is bound, all others use the mapping, which shows the
+ * same pages while they are shared.
+ *
+ * @kml: the listener with all slots of an address space
+ * @slot: one of them, filled in, not yet registered
+ *
+ * False for a slot that has none.  The caller holds the lock of the slots.
+ */
+bool guest_memfd_kvm_may_bind(const struct KVMMemoryListener *kml,
+                              const struct KVMSlot *slot);
 
 /**
  * guest_memfd_kvm_slot_added - tell KVM the state of pages in a new memory slot
