@@ -249,10 +249,9 @@ static const GuestMemfdOps *choose_driver(HostMemoryBackendGuestMemfd *m,
 
 static bool check_dma_split(HostMemoryBackendGuestMemfd *m, Error **errp)
 {
-    if (m->dma_split != GUEST_MEMFD_DMA_SPLIT_AUTO &&
-        m->dma_split != GUEST_MEMFD_DMA_SPLIT_LOG) {
-        error_setg(errp, "x-dma-split=%s is not there yet; use auto or log",
-                   GuestMemfdDmaSplit_str(m->dma_split));
+    if (m->dma_split == GUEST_MEMFD_DMA_SPLIT_CUT) {
+        error_setg(errp, "x-dma-split=cut is not there yet; use auto, log, "
+                   "staged or flat");
         return false;
     }
     return true;
@@ -349,9 +348,7 @@ static bool guest_memfd_backend_alloc(HostMemoryBackend *backend, Error **errp)
     if (!m->gm) {
         return false;
     }
-    if (m->dma_split != GUEST_MEMFD_DMA_SPLIT_AUTO) {
-        guest_memfd_set_dma_split(m->gm, m->dma_split);
-    }
+    guest_memfd_set_dma_split(m->gm, m->dma_split);
     qemu_register_reset(guest_memfd_backend_reset, m);
     return true;
 }

@@ -33,7 +33,7 @@ OBJECT_DEFINE_SIMPLE_TYPE_WITH_INTERFACES(GuestMemfd, guest_memfd, GUEST_MEMFD,
 static QTAILQ_HEAD(, GuestMemfd) blocks = QTAILQ_HEAD_INITIALIZER(blocks);
 
 /* The huge page sizes of an x86 host, above its smallest page. */
-static GuestMemfdMapGeometry host_geometry(void)
+GuestMemfdMapGeometry guest_memfd_host_geometry(void)
 {
     return (GuestMemfdMapGeometry) {
         .levels = 3,
@@ -395,7 +395,7 @@ GuestMemfd *guest_memfd_new(RAMBlock *rb, const char *id,
                             const GuestMemfdOps *ops, bool private,
                             Error **errp)
 {
-    GuestMemfdMapGeometry geometry = host_geometry();
+    GuestMemfdMapGeometry geometry = guest_memfd_host_geometry();
     GuestMemfd *gm = GUEST_MEMFD(object_new(TYPE_GUEST_MEMFD));
 
     assert(bql_locked());
@@ -403,7 +403,6 @@ GuestMemfd *guest_memfd_new(RAMBlock *rb, const char *id,
     gm->mr = rb->mr;
     gm->ops = ops;
     gm->init_private = private;
-    gm->dma_split = GUEST_MEMFD_DMA_SPLIT_LOG;
     gm->page_size = qemu_ram_pagesize(rb);
     gm->map = guest_memfd_map_new(qemu_ram_get_max_length(rb), &geometry,
                                   private);
@@ -479,7 +478,7 @@ uint64_t guest_memfd_size(const GuestMemfd *gm)
 
 void guest_memfd_set_dma_split(GuestMemfd *gm, GuestMemfdDmaSplit split)
 {
-    assert(!gm->listeners->len && split != GUEST_MEMFD_DMA_SPLIT_AUTO);
+    assert(!gm->listeners->len);
     gm->dma_split = split;
 }
 

@@ -23,14 +23,10 @@
 #include "qemu/main-loop.h"
 #include "qemu/rcu.h"
 #include "qemu/rcu_queue.h"
-#include "qemu/units.h"
 #include "qapi/error.h"
 #include "hw/vfio/guest-memfd-dma.h"
 #include "system/guest-memfd.h"
 #include "trace.h"
-
-/* Large initial ranges are cut so that a split never costs more than this. */
-#define MAX_EXTENT (1 * GiB)
 
 /* The largest errno (Linux include/linux/err.h). */
 #define MAX_ERRNO 4095
@@ -53,6 +49,7 @@ typedef struct VFIOGuestMemfd {
     MemoryRegion *mr;
     uint64_t to_iova;           /* add to an offset in @mr, modulo 2^64 */
     hwaddr iova;
+    VFIOGuestMemfdPlan plan;
     bool readonly;
     bool arriving;              /* being registered: the reserve is for it */
     IntervalTreeRoot extents;
@@ -205,11 +202,15 @@ static int unmap_extents(VFIOGuestMemfd *v, uint64_t start, uint64_t end)
     return 0;
 }
 
-static int map_pieces(VFIOGuestMemfd *v, uint64_t start, uint64_t end)
+/* The rest of an extent, which was dropped beyond @border. */
+static int map_pieces(VFIOGuestMemfd *v, uint64_t start, uint64_t end,
+                      uint64_t border)
 {
     while (start < end) {
-        uint64_t stop = vfio_guest_memfd_piece(start + v->to_iova,
-                                               end + v->to_iova) - v->to_iova;
+        uint64_t stop = vfio_guest_memfd_piece(&v->plan, start + v->to_iova,
+                                               end + v->to_iova,
+                                               border + v->to_iova) -
+                        v->to_iova;
         int ret = map_extent(v, start, stop);
 
         if (ret) {
@@ -236,9 +237,9 @@ static int split_extent(VFIOGuestMemfd *v, Extent *e, uint64_t start,
                                  old_end - old_start, start + v->to_iova,
                                  end - start);
 
-    ret = old_start < start ? map_pieces(v, old_start, start) : 0;
+    ret = old_start < start ? map_pieces(v, old_start, start, start) : 0;
     if (!ret) {
-        ret = end < old_end ? map_pieces(v, end, old_end) : 0;
+        ret = end < old_end ? map_pieces(v, end, old_end, end) : 0;
     }
     if (!ret) {
         return 0;
@@ -288,15 +289,14 @@ static int dma_populate(GuestMemfdListener *l,
     while (start < end) {
         Extent *e = extent_first(v, start, end);
         uint64_t stop = e ? extent_start(e) : end;
-        uint64_t cut = QEMU_ALIGN_DOWN(start + v->to_iova, MAX_EXTENT) +
-                       MAX_EXTENT - v->to_iova;
         int ret;
 
         if (stop <= start) {
             start = extent_end(e);
             continue;
         }
-        stop = MIN(stop, cut);
+        stop = vfio_guest_memfd_extent(&v->plan, start + v->to_iova,
+                                       stop + v->to_iova) - v->to_iova;
         ret = map_extent(v, start, stop);
         if (ret) {
             return ret;
@@ -350,6 +350,18 @@ static void forget_extents(VFIOGuestMemfd *v)
     }
 }
 
+static VFIOGuestMemfdPlan make_plan(GuestMemfd *gm, MemoryRegion *mr)
+{
+    GuestMemfdDmaSplit split = guest_memfd_dma_split(gm);
+
+    return (VFIOGuestMemfdPlan) {
+        .split = split == GUEST_MEMFD_DMA_SPLIT_AUTO ?
+                 GUEST_MEMFD_DMA_SPLIT_LOG : split,
+        .host = guest_memfd_host_geometry(),
+        .huge = qemu_ram_pagesize(mr->ram_block),
+    };
+}
+
 bool vfio_guest_memfd_region_add(VFIOContainer *bcontainer,
                                  MemoryRegionSection *section, Error **errp)
 {
@@ -365,6 +377,7 @@ bool vfio_guest_memfd_region_add(VFIOContainer *bcontainer,
     v->iova = section->offset_within_address_space;
     v->to_iova = v->iova - section->offset_within_region;
     v->readonly = section->readonly;
+    v->plan = make_plan(v->gm, v->mr);
 
     QLIST_INSERT_HEAD_RCU(&sections, v, next);
     v->arriving = true;

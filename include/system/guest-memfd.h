@@ -18,6 +18,7 @@
 #include "qom/object.h"
 #include "exec/hwaddr.h"
 #include "qapi/qapi-types-guest-memfd.h"
+#include "system/guest-memfd-map.h"
 #include "system/memory.h"
 
 #define TYPE_GUEST_MEMFD "guest-memfd"
@@ -157,6 +158,9 @@ GuestMemfd *guest_memfd_next(GuestMemfd *gm);
 const char *guest_memfd_id(const GuestMemfd *gm);
 MemoryRegion *guest_memfd_mr(const GuestMemfd *gm);
 
+/** guest_memfd_host_geometry - the page sizes that the host can have */
+GuestMemfdMapGeometry guest_memfd_host_geometry(void);
+
 /**
  * guest_memfd_set_dma_split - how listeners split what they mapped in one piece
  *
@@ -164,7 +168,7 @@ MemoryRegion *guest_memfd_mr(const GuestMemfd *gm);
  */
 void guest_memfd_set_dma_split(GuestMemfd *gm, GuestMemfdDmaSplit split);
 
-/** guest_memfd_dma_split - the policy for listeners; never 'auto' */
+/** guest_memfd_dma_split - the policy for listeners */
 GuestMemfdDmaSplit guest_memfd_dma_split(const GuestMemfd *gm);
 
 /**

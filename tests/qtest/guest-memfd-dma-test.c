@@ -487,10 +487,49 @@ static void test_server_dies(QTestState *qts, Server *s)
     gm_convert(qts, "m0", 0, 128 * MiB, true);
 }
 
+/* A page of 4 MiB goes, in memory of 4 KiB pages, by each policy. */
+static void test_policies(QTestState *qts, Server *s)
+{
+    const struct {
+        const char *policy;
+        unsigned extents, splits, unmaps;
+    } rows[] = {
+        { "auto", 10, 1, 1 },
+        { "log", 10, 1, 1 },
+        { "staged", 1 + 511, 1, 1 },
+        { "flat", 2, 1, 1 },
+        { "page", 1023, 0, 1 },
+    };
+    const uint64_t gpa = 4 * GiB;
+
+    for (size_t i = 0; i < ARRAY_SIZE(rows); i++) {
+        qtest_qmp_assert_success(qts, "{ 'execute': 'object-add', 'arguments':"
+                                 " { 'qom-type': '" BACKEND "', 'id': 'm1',"
+                                 " 'driver': 'emulated', 'init': 'private',"
+                                 " 'x-dma-split': %s, 'size': %" PRIu64 " } }",
+                                 rows[i].policy, 128 * MiB);
+        qtest_qmp_device_add(qts, "pc-dimm", "dimm1", "{ 'memdev': 'm1' }");
+        gm_convert(qts, "m1", 64 * MiB, 4 * MiB, false);
+        gm_convert(qts, "m1", 64 * MiB + 20 * KiB, 4 * KiB, true);
+        check_exact(qts, s, "m1", gpa);
+        g_assert_cmpuint(listener(qts, "m1", gpa, "extents"), ==,
+                         rows[i].extents);
+        g_assert_cmpuint(listener(qts, "m1", gpa, "splits"), ==,
+                         rows[i].splits);
+        g_assert_cmpuint(listener(qts, "m1", gpa, "unmap-calls"), ==,
+                         rows[i].unmaps);
+        gm_convert(qts, "m1", 0, 128 * MiB, true);
+        check_exact(qts, s, "m1", gpa);
+        gm_eject_dimm(qts, "dimm1", 0);
+        gm_object_del(qts, "m1");
+    }
+}
+
 static const DmaTest tests[] = {
     { "guest-memfd-dma/convert", test_convert },
     { "guest-memfd-dma/random", test_random },
     { "guest-memfd-dma/thousands", test_thousands },
+    { "guest-memfd-dma/policies", test_policies },
     { "guest-memfd-dma/device-hotplug", test_device_hotplug },
     { "guest-memfd-dma/dimm-hotplug", test_dimm_hotplug },
     { "guest-memfd-dma/two-dimms", test_two_dimms },

@@ -8,6 +8,8 @@
 #define HW_VFIO_GUEST_MEMFD_DMA_H
 
 #include "hw/vfio/vfio-container.h"
+#include "qapi/qapi-types-guest-memfd-options.h"
+#include "system/guest-memfd-map.h"
 
 /**
  * vfio_guest_memfd_region_add - map the shared part of @section, and follow it
@@ -50,17 +52,45 @@ int vfio_guest_memfd_sync_dirty(VFIOContainer *bcontainer,
                                 MemoryRegionSection *section, Error **errp);
 
 /**
- * vfio_guest_memfd_piece - the next piece of a range that was split
+ * struct VFIOGuestMemfdPlan - how a container maps a section
  *
- * @start, @end: I/O virtual addresses, in bytes, multiples of 4 KiB; not empty
- *
- * What is left of a mapping is mapped again as naturally aligned powers of two,
- * so that the IOMMU can use its large entries: of a naturally aligned mapping
- * of n pages that loses one page, log2(n) pieces remain.
- *
- * Returns: the end of the largest naturally aligned power of two at @start that
- * does not go beyond @end.
+ * @split: the policy; neither auto nor cut
+ * @host: the page sizes of the host
+ * @huge: what the memory is made of, in bytes; one of the host's page sizes
  */
-uint64_t vfio_guest_memfd_piece(uint64_t start, uint64_t end);
+typedef struct VFIOGuestMemfdPlan {
+    GuestMemfdDmaSplit split;
+    GuestMemfdMapGeometry host;
+    uint64_t huge;
+} VFIOGuestMemfdPlan;
+
+/**
+ * vfio_guest_memfd_extent - the first extent of a range that becomes shared
+ *
+ * @start, @end: I/O virtual addresses, in bytes, multiples of the smallest
+ *               page; not empty
+ *
+ * Returns: the end of it: a page with the policy page, else the whole range up
+ * to the next multiple of 1 GiB.
+ */
+uint64_t vfio_guest_memfd_extent(const VFIOGuestMemfdPlan *plan,
+                                 uint64_t start, uint64_t end);
+
+/**
+ * vfio_guest_memfd_piece - the first piece of what a split leaves
+ *
+ * @start, @end: I/O virtual addresses of the rest on one side, as above
+ * @border: @start or @end, on the side of what was dropped
+ *
+ * log: the largest naturally aligned power of two, so that the IOMMU can use
+ * its large entries.  Of a naturally aligned mapping of n pages that loses one
+ * page, log2(n) pieces remain.  staged: the largest page of the host.  flat:
+ * the smallest page in the huge page that has the border in it, all of the rest
+ * outside.
+ *
+ * Returns: the end of it.
+ */
+uint64_t vfio_guest_memfd_piece(const VFIOGuestMemfdPlan *plan, uint64_t start,
+                                uint64_t end, uint64_t border);
 
 #endif
