@@ -514,6 +514,32 @@ static void test_testdev(void)
     qtest_quit(qts);
 }
 
+/* A dump has all of the memory, or there is none. */
+static void test_dump(void)
+{
+    QTestState *qts = qtest_init(Q35 "-m 128M " M0);
+    g_autofree char *dir = g_dir_make_tmp("guest-memfd-XXXXXX", NULL);
+    g_autofree char *path = g_build_filename(dir, "dump", NULL);
+    g_autofree char *protocol = g_strdup_printf("file:%s", path);
+    const char *dump = "{ 'execute': 'dump-guest-memory', 'arguments':"
+                       " { 'paging': false, 'protocol': %s } }";
+    struct stat st;
+
+    gm_convert(qts, "m0", 1 * MiB, 8192, true);
+    gm_assert_failure(qts, qtest_qmp(qts, dump, protocol),
+                      "0x2000 bytes of 'm0' are private");
+    g_assert_cmpint(stat(path, &st), ==, -1);
+
+    gm_convert(qts, "m0", 0, 128 * MiB, false);
+    qtest_qmp_assert_success(qts, dump, protocol);
+    g_assert_cmpint(stat(path, &st), ==, 0);
+    g_assert_cmpint(st.st_size, >, 128 * MiB);
+
+    unlink(path);
+    rmdir(dir);
+    qtest_quit(qts);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -527,6 +553,7 @@ int main(int argc, char **argv)
     qtest_add_func("guest-memfd/bad-objects", test_bad_objects_at_run_time);
     qtest_add_func("guest-memfd/hotplug", test_hotplug);
     qtest_add_func("guest-memfd/testdev", test_testdev);
+    qtest_add_func("guest-memfd/dump", test_dump);
     qtest_add_data_func("guest-memfd/hugetlb/2M",
                         (void *)(uintptr_t)(2 * MiB), test_hugetlb);
     qtest_add_data_func("guest-memfd/hugetlb/1G",
