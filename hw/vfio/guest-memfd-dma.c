@@ -18,11 +18,14 @@
  */
 
 #include "qemu/osdep.h"
+#include CONFIG_DEVICES /* CONFIG_IOMMUFD */
+#include <sys/resource.h>
 #include "qemu/error-report.h"
 #include "qemu/interval-tree.h"
 #include "qemu/main-loop.h"
 #include "qemu/rcu.h"
 #include "qemu/rcu_queue.h"
+#include "qemu/units.h"
 #include "qapi/error.h"
 #include "hw/vfio/guest-memfd-dma.h"
 #include "system/guest-memfd.h"
@@ -54,7 +57,7 @@ typedef struct VFIOGuestMemfd {
     bool arriving;              /* being registered: the reserve is for it */
     IntervalTreeRoot extents;
     unsigned nr_extents;        /* read by others: atomic */
-    uint64_t mapped_bytes;
+    uint64_t mapped_bytes;      /* likewise */
     uint64_t map_calls;
     uint64_t unmap_calls;
     uint64_t splits;
@@ -101,6 +104,62 @@ static bool budget_left(VFIOGuestMemfd *v)
     return used < limit;
 }
 
+static bool remote_peer(VFIOGuestMemfd *v)
+{
+    return object_dynamic_cast(OBJECT(v->bcontainer), TYPE_VFIO_IOMMU_USER);
+}
+
+/*
+ * What to do about ENOMEM, beyond what the errno says.  It is how kernels
+ * answer when RLIMIT_MEMLOCK is too low, but also when there is no memory; so
+ * the limit is only named if this memory exceeds it by itself.
+ *
+ * @more: bytes that were to be mapped besides those that are
+ */
+static char *memlock_advice(VFIOGuestMemfd *v, int ret, uint64_t more)
+{
+    struct rlimit limit;
+    VFIOGuestMemfd *other;
+
+    WITH_RCU_READ_LOCK_GUARD() {
+        QLIST_FOREACH_RCU(other, &sections, next) {
+            more += qatomic_read(&other->mapped_bytes);
+        }
+    }
+    if (ret != -ENOMEM || remote_peer(v) ||
+        getrlimit(RLIMIT_MEMLOCK, &limit) || more <= limit.rlim_cur) {
+        return g_strdup("");
+    }
+    return g_strdup_printf(" (RLIMIT_MEMLOCK is %" PRIu64 " KiB, this memory "
+                           "needs %" PRIu64 " KiB: without CAP_IPC_LOCK, raise "
+                           "the limit above the size of the guest's memory, "
+                           "with ulimit -l, LimitMEMLOCK= of systemd, or "
+                           "<memtune><hard_limit> of libvirt)",
+                           (uint64_t)limit.rlim_cur / KiB, more / KiB);
+}
+
+/* A guest can cause it as often as it likes, and needs no more than once. */
+static void report_memlock_once(VFIOGuestMemfd *v, int ret, uint64_t size)
+{
+    static bool reported;
+    g_autofree char *advice = memlock_advice(v, ret, size);
+
+    if (*advice && !qatomic_xchg(&reported, true)) {
+        warn_report("cannot map a part of '%s' for DMA: %s%s",
+                    guest_memfd_id(v->gm), strerror(-ret), advice);
+    }
+}
+
+static int container_unmap(VFIOGuestMemfd *v, hwaddr iova, uint64_t size)
+{
+#ifdef CONFIG_IOMMUFD
+    if (object_dynamic_cast(OBJECT(v->bcontainer), TYPE_VFIO_IOMMU_IOMMUFD)) {
+        return vfio_guest_memfd_iommufd_unmap(v->bcontainer, iova, size);
+    }
+#endif
+    return vfio_container_dma_unmap(v->bcontainer, iova, size, NULL, false);
+}
+
 /*
  * The calls to the container.  An answer counts, so nothing is sent ahead in a
  * memory transaction.  What a remote peer says may be any number.
@@ -119,8 +178,7 @@ static int container_call(VFIOGuestMemfd *v, uint64_t start, uint64_t end,
         ret = vfio_container_dma_map(v->bcontainer, start + v->to_iova,
                                      end - start, vaddr, v->readonly, v->mr);
     } else {
-        ret = vfio_container_dma_unmap(v->bcontainer, start + v->to_iova,
-                                       end - start, NULL, false);
+        ret = container_unmap(v, start + v->to_iova, end - start);
     }
     if (bql) {
         v->bcontainer->dma_sync = false;
@@ -138,9 +196,11 @@ static int container_request(VFIOGuestMemfd *v, uint64_t start, uint64_t end,
 {
     int ret = container_call(v, start, end, map);
 
-    if (ret && object_dynamic_cast(OBJECT(v->bcontainer),
-                                   TYPE_VFIO_IOMMU_USER)) {
+    if (ret && remote_peer(v)) {
         container_call(v, start, end, !map);
+    }
+    if (map && !v->arriving) {
+        report_memlock_once(v, ret, end - start);
     }
     return ret;
 }
@@ -166,7 +226,7 @@ static int map_extent(VFIOGuestMemfd *v, uint64_t start, uint64_t end)
     e->node.last = end - 1;
     interval_tree_insert(&e->node, &v->extents);
     qatomic_set(&v->nr_extents, v->nr_extents + 1);
-    v->mapped_bytes += end - start;
+    qatomic_set(&v->mapped_bytes, v->mapped_bytes + end - start);
     return 0;
 }
 
@@ -183,7 +243,7 @@ static int unmap_extent(VFIOGuestMemfd *v, Extent *e)
     }
     interval_tree_remove(&e->node, &v->extents);
     qatomic_set(&v->nr_extents, v->nr_extents - 1);
-    v->mapped_bytes -= size;
+    qatomic_set(&v->mapped_bytes, v->mapped_bytes - size);
     g_free(e);
     return 0;
 }
@@ -362,6 +422,29 @@ static VFIOGuestMemfdPlan make_plan(GuestMemfd *gm, MemoryRegion *mr)
     };
 }
 
+static int add_shared(uint64_t offset, uint64_t size, bool private,
+                      void *opaque)
+{
+    uint64_t *shared = opaque;
+
+    *shared += private ? 0 : size;
+    return 0;
+}
+
+static void set_region_error(Error **errp, VFIOGuestMemfd *v,
+                             const MemoryRegionSection *section, int ret)
+{
+    g_autofree char *advice = NULL;
+    uint64_t start, end, shared = 0;
+
+    section_range(section, &start, &end);
+    guest_memfd_foreach_run(v->gm, start, end - start, add_shared, &shared);
+    advice = memlock_advice(v, ret, shared);
+    error_setg(errp, "cannot map the shared part of '%s' at 0x%" HWADDR_PRIx
+               " for DMA: %s%s", guest_memfd_id(v->gm), v->iova,
+               strerror(-ret), advice);
+}
+
 bool vfio_guest_memfd_region_add(VFIOContainer *bcontainer,
                                  MemoryRegionSection *section, Error **errp)
 {
@@ -387,9 +470,7 @@ bool vfio_guest_memfd_region_add(VFIOContainer *bcontainer,
         return true;
     }
 
-    error_setg_errno(&local_err, -ret, "cannot map the shared part of '%s' at "
-                     "0x%" HWADDR_PRIx " for DMA", guest_memfd_id(v->gm),
-                     v->iova);
+    set_region_error(&local_err, v, section, ret);
     if (running) {
         error_report_err(local_err);
         return true;

@@ -52,6 +52,21 @@ int vfio_guest_memfd_sync_dirty(VFIOContainer *bcontainer,
                                 MemoryRegionSection *section, Error **errp);
 
 /**
+ * vfio_guest_memfd_iommufd_unmap - unmap from an iommufd what was mapped
+ *
+ * QEMU's own call takes ENOENT for success, since virtual IOMMUs unmap what is
+ * not mapped.  It is also how iommufd answers to a part of a mapping, which
+ * stays then.
+ *
+ * @bcontainer: a TYPE_VFIO_IOMMU_IOMMUFD
+ * @iova, @size: in bytes; what one mapping has, no more and no less
+ *
+ * Returns: 0, or the negative errno of IOMMU_IOAS_UNMAP.
+ */
+int vfio_guest_memfd_iommufd_unmap(VFIOContainer *bcontainer, hwaddr iova,
+                                   uint64_t size);
+
+/**
  * struct VFIOGuestMemfdPlan - how a container maps a section
  *
  * @split: the policy; neither auto nor cut
