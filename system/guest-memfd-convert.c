@@ -3,10 +3,9 @@
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
- * A request names a range of guest physical addresses, or a part of a block.
- * It becomes a list of pieces, each a range of one block; only runs of pages
- * that really change take part.  All of it happens under the locks of all
- * blocks concerned, in two steps:
+ * A request is a list of pieces, each a range of one block (system/guest-memfd-
+ * request.c); only runs of pages that really change take part.  All of it
+ * happens under the locks of all blocks concerned, in two steps:
  *
  *   to private:  1. listeners discard   2. the driver converts
  *   to shared:   1. the driver converts 2. listeners populate
@@ -42,17 +41,14 @@
 #define MAX_RETRIES 10
 #define FIRST_BACKOFF_US 10
 
-typedef struct Piece {
-    GuestMemfd *gm;
-    uint64_t start;
-    uint64_t end;
-} Piece;
+typedef GuestMemfdPiece Piece;
 
 typedef struct Transaction {
     GArray *pieces;             /* Piece, by block and start, no overlaps */
     bool to_private;
     /* On failure: */
     const char *refused_by;
+    uint64_t held;              /* with EAGAIN: the page that is in use */
     bool rolled_back;           /* something had been done, and was undone */
     bool undoing;
 } Transaction;
@@ -170,20 +166,30 @@ static void listeners_undo(Transaction *t, GuestMemfd *gm, uint64_t start,
     }
 }
 
-static int drive(GuestMemfd *gm, uint64_t start, uint64_t end, bool to_private)
+/* Convert a run; on failure @stop says how much of it was. */
+static int drive(GuestMemfd *gm, uint64_t start, uint64_t end, bool to_private,
+                 GuestMemfdStop *stop)
 {
     unsigned long backoff = FIRST_BACKOFF_US;
-    int ret;
+    int ret, tries = 0;
 
-    for (int tries = 0; ; tries++) {
-        uint64_t held = start;
+    *stop = (GuestMemfdStop) { .done = start, .held = start };
+    for (;;) {
+        uint64_t from = stop->done;
 
-        ret = gm->ops->convert(gm, start, end - start, to_private, &held);
-        if (ret != -EAGAIN || tries == MAX_RETRIES) {
+        ret = gm->ops->convert(gm, from, end - from, to_private, stop);
+        if (ret != -EAGAIN) {
+            break;
+        }
+        if (stop->done > from) {
+            backoff = FIRST_BACKOFF_US;
+            tries = 0;
+        }
+        if (tries++ == MAX_RETRIES) {
             break;
         }
         stats_of(gm, to_private)->retries++;
-        trace_guest_memfd_retry(gm->id, held, backoff);
+        trace_guest_memfd_retry(gm->id, stop->held, backoff);
         g_usleep(backoff);
         backoff *= 2;
     }
@@ -191,21 +197,31 @@ static int drive(GuestMemfd *gm, uint64_t start, uint64_t end, bool to_private)
     return ret;
 }
 
-static int driver_apply(Transaction *t, GuestMemfd *gm, uint64_t start,
-                        uint64_t end)
-{
-    return drive(gm, start, end, t->to_private);
-}
-
 static void driver_undo(Transaction *t, GuestMemfd *gm, uint64_t start,
                         uint64_t end)
 {
-    if (drive(gm, start, end, !t->to_private)) {
-        settle(gm, start, end, t->to_private);
+    GuestMemfdStop stop;
+
+    if (drive(gm, start, end, !t->to_private, &stop)) {
+        settle(gm, stop.done, end, t->to_private);
         if (!t->to_private) {
-            all_stale(gm, start, end);
+            all_stale(gm, stop.done, end);
         }
     }
+}
+
+static int driver_apply(Transaction *t, GuestMemfd *gm, uint64_t start,
+                        uint64_t end)
+{
+    GuestMemfdStop stop;
+    int ret = drive(gm, start, end, t->to_private, &stop);
+
+    t->held = stop.held;
+    if (ret && stop.done > start) {
+        t->rolled_back = t->undoing = true;
+        driver_undo(t, gm, start, stop.done);
+    }
+    return ret;
 }
 
 static const Step listeners_step = {
@@ -410,7 +426,17 @@ static void unlock_blocks(Transaction *t)
     }
 }
 
-static int transact(GArray *pieces, bool to_private, Error **errp)
+static char *explain(const Transaction *t, int ret)
+{
+    if (ret == -EAGAIN && t->refused_by == driver_step.who) {
+        return g_strdup_printf("%s: the page at offset 0x%" PRIx64 " is in use "
+                               "by I/O or by a device that QEMU does not know "
+                               "of", t->refused_by, t->held);
+    }
+    return g_strdup_printf("%s: %s", t->refused_by, strerror(-ret));
+}
+
+int guest_memfd_transact(GArray *pieces, bool to_private, Error **errp)
 {
     Transaction t = { .pieces = pieces, .to_private = to_private };
     Piece *first;
@@ -437,8 +463,7 @@ static int transact(GArray *pieces, bool to_private, Error **errp)
     unlock_blocks(&t);
 
     if (ret) {
-        g_autofree char *why = g_strdup_printf("%s: %s", t.refused_by,
-                                               strerror(-ret));
+        g_autofree char *why = explain(&t, ret);
 
         first = &g_array_index(pieces, Piece, 0);
         qapi_event_send_guest_memfd_conversion_failed(first->gm->id,
@@ -451,133 +476,6 @@ static int transact(GArray *pieces, bool to_private, Error **errp)
                    to_private ? "private" : "shared", why);
     }
     return ret;
-}
-
-/* Can the memory at @section become what is asked?  Adds a piece if it does. */
-static int add_section(GArray *pieces, const MemoryRegionSection *section,
-                       bool to_private)
-{
-    GuestMemfd *gm = guest_memfd_from_mr(section->mr);
-    Piece p = { .gm = gm, .start = section->offset_within_region };
-
-    if (gm) {
-        uint64_t page = qemu_real_host_page_size();
-
-        p.end = p.start + int128_get64(section->size);
-        if (!QEMU_IS_ALIGNED(p.start | p.end, page)) {
-            return -EINVAL;
-        }
-        g_array_append_val(pieces, p);
-        return 0;
-    }
-    if (!to_private && !memory_region_is_ram(section->mr) &&
-        !memory_region_is_romd(section->mr)) {
-        return 0;
-    }
-    return -EINVAL;
-}
-
-/* The pieces of [@gpa, @last]; each memory region found is in @regions. */
-static int collect(GArray *pieces, GPtrArray *regions, hwaddr gpa, hwaddr last,
-                   bool to_private)
-{
-    for (;;) {
-        MemoryRegionSection s = memory_region_find(get_system_memory(), gpa,
-                                                   last - gpa + 1);
-        hwaddr stop;
-        int ret;
-
-        if (!s.mr) {
-            return to_private ? -EINVAL : 0;
-        }
-        g_ptr_array_add(regions, s.mr);
-        if (s.offset_within_address_space > gpa && to_private) {
-            return -EINVAL;
-        }
-        ret = add_section(pieces, &s, to_private);
-        if (ret) {
-            return ret;
-        }
-        stop = s.offset_within_address_space + int128_get64(s.size) - 1;
-        if (stop >= last) {
-            return 0;
-        }
-        gpa = stop + 1;
-    }
-}
-
-typedef struct Regions {
-    struct rcu_head rcu;
-    GPtrArray *mrs;             /* MemoryRegion, each with a reference */
-} Regions;
-
-static void regions_free(Regions *regions)
-{
-    g_ptr_array_unref(regions->mrs);
-    g_free(regions);
-}
-
-/*
- * The last reference to a region that was unplugged meanwhile must go under the
- * BQL, which RCU callbacks have.
- */
-static void regions_put(Regions *regions)
-{
-    if (bql_locked()) {
-        regions_free(regions);
-    } else {
-        call_rcu(regions, regions_free, rcu);
-    }
-}
-
-int guest_memfd_convert(hwaddr gpa, uint64_t size, bool to_private)
-{
-    uint64_t page = qemu_real_host_page_size();
-    hwaddr last = gpa + size - 1;
-    int ret = -EINVAL;
-
-    if (size && last >= gpa && QEMU_IS_ALIGNED(gpa | size, page)) {
-        g_autoptr(GArray) pieces = g_array_new(false, false, sizeof(Piece));
-        Regions *regions = g_new0(Regions, 1);
-
-        regions->mrs = g_ptr_array_new_with_free_func(
-            (GDestroyNotify)memory_region_unref);
-        ret = collect(pieces, regions->mrs, gpa, last, to_private);
-        if (!ret) {
-            ret = transact(pieces, to_private, NULL);
-        }
-        regions_put(regions);
-    }
-    trace_guest_memfd_request(gpa, size, to_private, ret);
-    return ret;
-}
-
-int guest_memfd_convert_block(GuestMemfd *gm, uint64_t offset, uint64_t size,
-                              bool to_private, Error **errp)
-{
-    g_autoptr(GArray) pieces = g_array_new(false, false, sizeof(Piece));
-    uint64_t page = qemu_real_host_page_size();
-    Piece p = { .gm = gm, .start = offset, .end = offset + size };
-
-    if (!QEMU_IS_ALIGNED(offset, page) || !QEMU_IS_ALIGNED(size, page)) {
-        error_setg(errp, "offset 0x%" PRIx64 " and size 0x%" PRIx64 " must be "
-                   "multiples of the host's page size, 0x%" PRIx64, offset,
-                   size, page);
-        return -EINVAL;
-    }
-    if (!size) {
-        error_setg(errp, "size must not be 0");
-        return -EINVAL;
-    }
-    if (offset >= guest_memfd_size(gm) ||
-        size > guest_memfd_size(gm) - offset) {
-        error_setg(errp, "offset 0x%" PRIx64 " size 0x%" PRIx64 " is not "
-                   "inside '%s', which has 0x%" PRIx64 " bytes", offset, size,
-                   gm->id, guest_memfd_size(gm));
-        return -EINVAL;
-    }
-    g_array_append_val(pieces, p);
-    return transact(pieces, to_private, errp);
 }
 
 static int reset_locked(GuestMemfd *gm)
@@ -595,11 +493,15 @@ static int reset_locked(GuestMemfd *gm)
     }
     for (; !ret && (e = guest_memfd_map_next(gm->map, !gm->init_private, &s,
                                              size)); s = e) {
-        ret = drive(gm, s, e, gm->init_private);
-        if (!ret) {
-            settle(gm, s, e, gm->init_private);
+        GuestMemfdStop stop;
+        uint64_t done;
+
+        ret = drive(gm, s, e, gm->init_private, &stop);
+        done = ret ? stop.done : e;
+        if (done > s) {
+            settle(gm, s, done, gm->init_private);
             if (gm->ops->converted) {
-                gm->ops->converted(gm, s, e - s, gm->init_private);
+                gm->ops->converted(gm, s, done - s, gm->init_private);
             }
         }
     }

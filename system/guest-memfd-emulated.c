@@ -13,7 +13,7 @@
 #include "system/guest-memfd.h"
 
 static int emulated_convert(GuestMemfd *gm, uint64_t offset, uint64_t size,
-                            bool to_private, uint64_t *error_offset)
+                            bool to_private, GuestMemfdStop *stop)
 {
     return 0;
 }

@@ -40,6 +40,24 @@ struct GuestMemfd {
     GuestMemfdStats to_shared;
 };
 
+/* A range of a block. */
+typedef struct GuestMemfdPiece {
+    GuestMemfd *gm;
+    uint64_t start;
+    uint64_t end;
+} GuestMemfdPiece;
+
+/**
+ * guest_memfd_transact - convert all pieces, or none
+ *
+ * @pieces: GuestMemfdPiece, aligned to the host's page size, inside their
+ *          blocks, in any order; is sorted and merged
+ *
+ * Returns: 0, also if nothing had to change, or a negative errno, with @errp
+ * set and the event sent.  Takes the locks of the blocks.
+ */
+int guest_memfd_transact(GArray *pieces, bool to_private, Error **errp);
+
 /**
  * guest_memfd_listener_notify - tell one listener about a range
  *

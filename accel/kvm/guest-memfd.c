@@ -19,6 +19,8 @@
 #include <numaif.h>
 #endif
 #include "qapi/error.h"
+#include "qemu/error-report.h"
+#include "qemu/main-loop.h"
 #include "qemu/range.h"
 #include "qemu/rcu.h"
 #include "system/address-spaces.h"
@@ -100,39 +102,18 @@ static int set_attributes_of_block(GuestMemfd *gm, uint64_t offset,
     return req.ret;
 }
 
-/* Only runs that change get here, so the opposite undoes what was done. */
-static int two_copy_convert(GuestMemfd *gm, uint64_t offset, uint64_t size,
-                            bool to_private, uint64_t *error_offset)
-{
-    int ret = set_attributes_of_block(gm, offset, size, to_private);
-
-    if (ret) {
-        set_attributes_of_block(gm, offset, size, !to_private);
-    }
-    return ret;
-}
-
 /*
- * Free the copy that lost.  Shared huge pages go when all of their pages have
- * become private: a hole in a hugetlb file is a huge page or nothing.
+ * Free what is shared of a range whose pages are private now.  A hole in a
+ * hugetlb file is a huge page or nothing: those at the ends, which may be
+ * mixed, stay until all of their pages have become private.
  */
-static void two_copy_converted(GuestMemfd *gm, uint64_t offset, uint64_t size,
-                               bool to_private)
+static void free_shared_copy(GuestMemfd *gm, uint64_t offset, uint64_t size)
 {
     RAMBlock *rb = guest_memfd_mr(gm)->ram_block;
     uint64_t page = qemu_ram_pagesize(rb);
     uint64_t start = QEMU_ALIGN_DOWN(offset, page);
     uint64_t end = ROUND_UP(offset + size, page);
 
-    if (!to_private) {
-        ram_block_discard_guest_memfd_range(rb, offset, size);
-        return;
-    }
-    if (page == qemu_real_host_page_size()) {
-        ram_block_discard_range(rb, offset, size);
-        return;
-    }
-    /* Those in the middle are private, the first and the last may be mixed. */
     if (start < end && !guest_memfd_all_private(gm, start, page)) {
         start += page;
     }
@@ -144,6 +125,54 @@ static void two_copy_converted(GuestMemfd *gm, uint64_t offset, uint64_t size,
     }
 }
 
+/*
+ * Huge pages come from a pool, which may have given those that were freed to
+ * somebody else.  Who touches the memory then gets a SIGBUS, so fail before.
+ */
+static int allocate_huge_pages(RAMBlock *rb, uint64_t offset, uint64_t size)
+{
+    uint64_t page = qemu_ram_pagesize(rb);
+    uint64_t start = QEMU_ALIGN_DOWN(offset, page);
+
+    if (page == qemu_real_host_page_size()) {
+        return 0;
+    }
+    return RETRY_ON_EINTR(fallocate(rb->fd, 0, rb->fd_offset + start,
+                                    ROUND_UP(offset + size, page) - start)) ?
+           -errno : 0;
+}
+
+/* Only runs that change get here, so the opposite undoes what was done. */
+static int two_copy_convert(GuestMemfd *gm, uint64_t offset, uint64_t size,
+                            bool to_private, GuestMemfdStop *stop)
+{
+    RAMBlock *rb = guest_memfd_mr(gm)->ram_block;
+    int ret = to_private ? 0 : allocate_huge_pages(rb, offset, size);
+
+    if (!ret) {
+        ret = set_attributes_of_block(gm, offset, size, to_private);
+        if (ret) {
+            set_attributes_of_block(gm, offset, size, !to_private);
+        }
+    }
+    if (ret && !to_private) {
+        free_shared_copy(gm, offset, size);
+    }
+    return ret;
+}
+
+/* Free the copy that lost. */
+static void two_copy_converted(GuestMemfd *gm, uint64_t offset, uint64_t size,
+                               bool to_private)
+{
+    if (to_private) {
+        free_shared_copy(gm, offset, size);
+    } else {
+        ram_block_discard_guest_memfd_range(guest_memfd_mr(gm)->ram_block,
+                                            offset, size);
+    }
+}
+
 static const GuestMemfdOps two_copy_ops = {
     .driver = GUEST_MEMFD_DRIVER_KVM,
     .conversion = GUEST_MEMFD_CONVERSION_TWO_COPY,
@@ -152,7 +181,7 @@ static const GuestMemfdOps two_copy_ops = {
 };
 
 static int none_convert(GuestMemfd *gm, uint64_t offset, uint64_t size,
-                        bool to_private, uint64_t *error_offset)
+                        bool to_private, GuestMemfdStop *stop)
 {
     return -EOPNOTSUPP;
 }
@@ -213,6 +242,23 @@ const GuestMemfdOps *guest_memfd_kvm_choose(GuestMemfdConversion wish,
     }
 }
 
+/* What to do about it, beyond what the errno says. */
+static const char *create_remedy(int err)
+{
+    switch (err) {
+    case EMFILE:
+        return " (RLIMIT_NOFILE is too low: raise it with ulimit -n, or "
+               "LimitNOFILE= of systemd)";
+    case ENFILE:
+        return " (raise sysctl fs.file-max of the host)";
+    case ENOMEM:
+        return " (the host's kernel has no memory for it, or the control group "
+               "of QEMU may not use more)";
+    default:
+        return "";
+    }
+}
+
 int guest_memfd_kvm_create(const GuestMemfdOps *ops, uint64_t size,
                            Error **errp)
 {
@@ -223,8 +269,8 @@ int guest_memfd_kvm_create(const GuestMemfdOps *ops, uint64_t size,
     int fd = kvm_vm_ioctl(kvm_state, KVM_CREATE_GUEST_MEMFD, &create);
 
     if (fd < 0) {
-        error_setg_errno(errp, -fd, "cannot create a guest_memfd of 0x%" PRIx64
-                         " bytes", size);
+        error_setg(errp, "cannot create a guest_memfd of 0x%" PRIx64
+                   " bytes: %s%s", size, strerror(-fd), create_remedy(-fd));
         return -1;
     }
     return fd;
@@ -315,4 +361,31 @@ int guest_memfd_kvm_slot_added(MemoryRegion *mr, uint64_t offset, hwaddr gpa,
         return 0;               /* all shared: there are no attributes */
     }
     return guest_memfd_foreach_run(rb->gmem, offset, size, slot_run, &slot);
+}
+
+/*
+ * A guest_memfd keeps a page that is broken, and each access to it fails.  A
+ * reset replaces a shared one, as it does with other memory.
+ */
+void guest_memfd_kvm_run_failed(const struct kvm_run *run, int err)
+{
+    uint64_t gpa = run->memory_fault.gpa;
+    bool private = run->memory_fault.flags & KVM_MEMORY_EXIT_FLAG_PRIVATE;
+    hwaddr offset, len = 1;
+    MemoryRegion *mr;
+
+    if (err != -EHWPOISON || run->exit_reason != KVM_EXIT_MEMORY_FAULT) {
+        return;
+    }
+    BQL_LOCK_GUARD();
+    RCU_READ_LOCK_GUARD();
+    mr = address_space_translate(&address_space_memory, gpa, &offset, &len,
+                                 false, MEMTXATTRS_UNSPECIFIED);
+    error_report("the guest has accessed memory that is broken in the host: "
+                 "'%s' offset 0x%" PRIx64 " (guest physical address 0x%" PRIx64
+                 ", %s); the VM stops", memory_region_name(mr), offset, gpa,
+                 private ? "private" : "shared");
+    if (!private && memory_region_is_ram(mr)) {
+        kvm_hwpoison_page_add(memory_region_get_ram_addr(mr) + offset);
+    }
 }

@@ -26,7 +26,22 @@ OBJECT_DECLARE_SIMPLE_TYPE(GuestMemfd, GUEST_MEMFD)
 
 struct KVMMemoryListener;
 struct KVMSlot;
+struct kvm_run;
 typedef struct GuestMemfdListener GuestMemfdListener;
+
+/**
+ * struct GuestMemfdStop - where a driver stopped, as it failed
+ *
+ * Both are the start of the range before the call.
+ *
+ * @done: the end of what has been converted, and stays so: a kernel that
+ *        converts huge pages does so one by one
+ * @held: with -EAGAIN: the first page that somebody holds
+ */
+typedef struct GuestMemfdStop {
+    uint64_t done;
+    uint64_t held;
+} GuestMemfdStop;
 
 /**
  * struct GuestMemfdOps - what changes the state of a block's memory
@@ -43,14 +58,16 @@ typedef struct GuestMemfdOps {
     GuestMemfdConversion conversion;
 
     /**
-     * @convert: change the state of a range, all of it or nothing
+     * @convert: change the state of a range
      *
-     * @error_offset: out, with -EAGAIN: the first page that somebody holds
+     * Pages that are in that state already stay as they are.
+     *
+     * @stop: out, on failure, see there
      *
      * Returns: 0 or a negative errno.  -EAGAIN asks to be called again.
      */
     int (*convert)(GuestMemfd *gm, uint64_t offset, uint64_t size,
-                   bool to_private, uint64_t *error_offset);
+                   bool to_private, GuestMemfdStop *stop);
 
     /**
      * @converted: optional; everybody agreed and the map has changed
@@ -273,6 +290,14 @@ int guest_memfd_foreach_run(GuestMemfd *gm, uint64_t offset, uint64_t size,
  */
 bool guest_memfd_verify(GuestMemfd *gm, Error **errp);
 
+/**
+ * guest_memfd_may_dump - is all memory there for a dump?
+ *
+ * Returns: false, with @errp set, if any page is private: a dump would leave it
+ * out without a word.  Called with the BQL held.
+ */
+bool guest_memfd_may_dump(Error **errp);
+
 /** guest_memfd_query - what query-guest-memfd shows of @gm */
 GuestMemfdInfo *guest_memfd_query(GuestMemfd *gm);
 
@@ -369,5 +394,16 @@ bool guest_memfd_kvm_may_bind(const struct KVMMemoryListener *kml,
  */
 int guest_memfd_kvm_slot_added(MemoryRegion *mr, uint64_t offset, hwaddr gpa,
                                uint64_t size);
+
+/**
+ * guest_memfd_kvm_run_failed - say which memory it was that failed
+ *
+ * @run: of the vCPU
+ * @err: what KVM_RUN returned; nothing is said but for -EHWPOISON with
+ *       KVM_EXIT_MEMORY_FAULT
+ *
+ * Called without the BQL.
+ */
+void guest_memfd_kvm_run_failed(const struct kvm_run *run, int err);
 
 #endif

@@ -50,12 +50,14 @@ static Block *block_of(GuestMemfd *gm)
 }
 
 static int fake_convert(GuestMemfd *gm, uint64_t offset, uint64_t size,
-                        bool to_private, uint64_t *error_offset)
+                        bool to_private, GuestMemfdStop *stop)
 {
     Block *b = block_of(gm);
     unsigned long first = offset / PAGE, nr = size / PAGE;
+    int ret = 0;
 
     g_assert_cmpuint(size, >, 0);
+    g_assert_cmpuint(stop->done, ==, offset);
     g_assert_cmpuint(offset + size, <=, PAGES * PAGE);
 
     for (int i = 0; i < LISTENERS; i++) {
@@ -67,18 +69,20 @@ static int fake_convert(GuestMemfd *gm, uint64_t offset, uint64_t size,
     }
     if (fake.eagain) {
         fake.eagain--;
-        *error_offset = offset;
+        stop->held = offset;
         return -EAGAIN;
     }
     if (fake_fails()) {
-        return fake.error;
+        ret = fake.error;
+        nr = fake.partial ? nr / 2 : 0;
+        stop->done += nr * PAGE;
     }
     if (to_private) {
         bitmap_set(b->private, first, nr);
     } else {
         bitmap_clear(b->private, first, nr);
     }
-    return 0;
+    return ret;
 }
 
 /* Told when the map has changed, all of the range. */

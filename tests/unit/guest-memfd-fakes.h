@@ -37,7 +37,9 @@ typedef struct Block {
 
 /*
  * Failures to inject: the calls of drivers and listeners are counted, those
- * with these numbers fail.  A listener that fails has done half of its work.
+ * with these numbers fail.  A listener that fails has done half of its work, and
+ * so has the driver with @partial, as kernels that convert one huge page after
+ * the other.
  */
 typedef struct Fake {
     QemuMutex lock;
@@ -46,6 +48,7 @@ typedef struct Fake {
     bool fail_all_after;
     int error;
     unsigned eagain;
+    bool partial;
 } Fake;
 
 /*

@@ -64,8 +64,9 @@ static unsigned count_calls(bool to_private)
 }
 
 /* One failure, at every position: everything is as before. */
-static void test_failures(void)
+static void test_failures(gconstpointer partial)
 {
+    fake.partial = GPOINTER_TO_INT(partial);
     for (int to_private = 0; to_private < 2; to_private++) {
         unsigned calls;
 
@@ -100,8 +101,9 @@ static void test_failures(void)
  * A second failure while the first is undone: never unsafe, and mended by the
  * next request that finds everybody in order again.
  */
-static void test_failed_undo(void)
+static void test_failed_undo(gconstpointer partial)
 {
+    fake.partial = GPOINTER_TO_INT(partial);
     for (int to_private = 0; to_private < 2; to_private++) {
         unsigned calls;
 
@@ -126,8 +128,9 @@ static void test_failed_undo(void)
 }
 
 /* Somebody died: everything fails from some point on. */
-static void test_dead(void)
+static void test_dead(gconstpointer partial)
 {
+    fake.partial = GPOINTER_TO_INT(partial);
     for (int to_private = 0; to_private < 2; to_private++) {
         unsigned calls;
 
@@ -502,15 +505,25 @@ static void test_vcpus(void)
     teardown();
 }
 
+/* With a driver that converts all or nothing, and one that stops half-way. */
+static void add_both(const char *name, GTestDataFunc func)
+{
+    g_autofree char *whole = g_strdup_printf("/guest-memfd/%s/whole", name);
+    g_autofree char *partial = g_strdup_printf("/guest-memfd/%s/partial", name);
+
+    g_test_add_data_func(whole, GINT_TO_POINTER(false), func);
+    g_test_add_data_func(partial, GINT_TO_POINTER(true), func);
+}
+
 int main(int argc, char **argv)
 {
     fake_init();
     g_test_init(&argc, &argv, NULL);
 
     g_test_add_func("/guest-memfd/convert", test_convert);
-    g_test_add_func("/guest-memfd/failures", test_failures);
-    g_test_add_func("/guest-memfd/failed-undo", test_failed_undo);
-    g_test_add_func("/guest-memfd/dead", test_dead);
+    add_both("failures", test_failures);
+    add_both("failed-undo", test_failed_undo);
+    add_both("dead", test_dead);
     g_test_add_func("/guest-memfd/retry", test_retry);
     g_test_add_func("/guest-memfd/bad-ranges", test_bad_ranges);
     g_test_add_func("/guest-memfd/gpa", test_gpa);

@@ -1,0 +1,144 @@
+/*
+ * guest_memfd blocks: who asks for a conversion
+ *
+ * Turns guest physical addresses, or a part of a block, into the pieces of a
+ * transaction (system/guest-memfd-convert.c).  What a guest or a client sends
+ * may be anything: all of it is checked here.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#include "qemu/osdep.h"
+#include "qemu/main-loop.h"
+#include "qemu/rcu.h"
+#include "qapi/error.h"
+#include "system/address-spaces.h"
+#include "guest-memfd-internal.h"
+#include "trace.h"
+
+/* Can the memory at @section become what is asked?  Adds a piece if it does. */
+static int add_section(GArray *pieces, const MemoryRegionSection *section,
+                       bool to_private)
+{
+    GuestMemfd *gm = guest_memfd_from_mr(section->mr);
+    GuestMemfdPiece p = { .gm = gm, .start = section->offset_within_region };
+
+    if (gm) {
+        uint64_t page = qemu_real_host_page_size();
+
+        p.end = p.start + int128_get64(section->size);
+        if (!QEMU_IS_ALIGNED(p.start | p.end, page)) {
+            return -EINVAL;
+        }
+        g_array_append_val(pieces, p);
+        return 0;
+    }
+    if (!to_private && !memory_region_is_ram(section->mr) &&
+        !memory_region_is_romd(section->mr)) {
+        return 0;
+    }
+    return -EINVAL;
+}
+
+/* The pieces of [@gpa, @last]; each memory region found is in @regions. */
+static int collect(GArray *pieces, GPtrArray *regions, hwaddr gpa, hwaddr last,
+                   bool to_private)
+{
+    for (;;) {
+        MemoryRegionSection s = memory_region_find(get_system_memory(), gpa,
+                                                   last - gpa + 1);
+        hwaddr stop;
+        int ret;
+
+        if (!s.mr) {
+            return to_private ? -EINVAL : 0;
+        }
+        g_ptr_array_add(regions, s.mr);
+        if (s.offset_within_address_space > gpa && to_private) {
+            return -EINVAL;
+        }
+        ret = add_section(pieces, &s, to_private);
+        if (ret) {
+            return ret;
+        }
+        stop = s.offset_within_address_space + int128_get64(s.size) - 1;
+        if (stop >= last) {
+            return 0;
+        }
+        gpa = stop + 1;
+    }
+}
+
+typedef struct Regions {
+    struct rcu_head rcu;
+    GPtrArray *mrs;             /* MemoryRegion, each with a reference */
+} Regions;
+
+static void regions_free(Regions *regions)
+{
+    g_ptr_array_unref(regions->mrs);
+    g_free(regions);
+}
+
+/*
+ * The last reference to a region that was unplugged meanwhile must go under the
+ * BQL, which RCU callbacks have.
+ */
+static void regions_put(Regions *regions)
+{
+    if (bql_locked()) {
+        regions_free(regions);
+    } else {
+        call_rcu(regions, regions_free, rcu);
+    }
+}
+
+int guest_memfd_convert(hwaddr gpa, uint64_t size, bool to_private)
+{
+    uint64_t page = qemu_real_host_page_size();
+    hwaddr last = gpa + size - 1;
+    int ret = -EINVAL;
+
+    if (size && last >= gpa && QEMU_IS_ALIGNED(gpa | size, page)) {
+        g_autoptr(GArray) pieces = g_array_new(false, false, sizeof(GuestMemfdPiece));
+        Regions *regions = g_new0(Regions, 1);
+
+        regions->mrs = g_ptr_array_new_with_free_func(
+            (GDestroyNotify)memory_region_unref);
+        ret = collect(pieces, regions->mrs, gpa, last, to_private);
+        if (!ret) {
+            ret = guest_memfd_transact(pieces, to_private, NULL);
+        }
+        regions_put(regions);
+    }
+    trace_guest_memfd_request(gpa, size, to_private, ret);
+    return ret;
+}
+
+int guest_memfd_convert_block(GuestMemfd *gm, uint64_t offset, uint64_t size,
+                              bool to_private, Error **errp)
+{
+    g_autoptr(GArray) pieces = g_array_new(false, false, sizeof(GuestMemfdPiece));
+    uint64_t page = qemu_real_host_page_size();
+    GuestMemfdPiece p = { .gm = gm, .start = offset, .end = offset + size };
+
+    if (!QEMU_IS_ALIGNED(offset, page) || !QEMU_IS_ALIGNED(size, page)) {
+        error_setg(errp, "offset 0x%" PRIx64 " and size 0x%" PRIx64 " must be "
+                   "multiples of the host's page size, 0x%" PRIx64, offset,
+                   size, page);
+        return -EINVAL;
+    }
+    if (!size) {
+        error_setg(errp, "size must not be 0");
+        return -EINVAL;
+    }
+    if (offset >= guest_memfd_size(gm) ||
+        size > guest_memfd_size(gm) - offset) {
+        error_setg(errp, "offset 0x%" PRIx64 " size 0x%" PRIx64 " is not "
+                   "inside '%s', which has 0x%" PRIx64 " bytes", offset, size,
+                   gm->id, guest_memfd_size(gm));
+        return -EINVAL;
+    }
+    g_array_append_val(pieces, p);
+    return guest_memfd_transact(pieces, to_private, errp);
+}
