@@ -49,7 +49,7 @@ def problems(name):
                 text.splitlines()[:20]):
             found.append('no SPDX-License-Identifier in the first 20 lines')
     for number, line in enumerate(text.splitlines(), 1):
-        added = line.startswith('+') or not name.startswith('patches/')
+        added = line.startswith('+') or not name.endswith('.patch')
         if added and UNFINISHED.search(line):
             found.append('line %d: %s' % (number, line.strip()))
     return '\n'.join(text for text in found if text)

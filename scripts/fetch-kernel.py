@@ -1,14 +1,17 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Fetch and unpack the source of the kernel that tests/vm runs.
+"""Fetch, unpack and patch the source of the kernel that tests/vm runs.
 
 Debian's package linux-source-7.3, in whatever version the archive has, goes
-to build/dl (or QEMU_DL_DIR) and is unpacked as build/kernel-src. apt verifies
+to build/dl (or QEMU_DL_DIR), is unpacked as build/kernel-src, and gets the
+patches of tests/vm/kernel. apt verifies
 it by the signed index of the archive; its checksum is kept beside it for the
-next time. With KERNEL_SRC set, that tree is looked at and nothing is fetched.
+next time. With KERNEL_SRC set, that tree is looked at and nothing is fetched,
+nor patched.
 """
 
 import argparse
+import fcntl
 import hashlib
 import importlib.util
 import os
@@ -28,6 +31,7 @@ shown = fetch_qemu.shown
 PACKAGE = 'linux-source-7.3'
 SUITES = ('trixie-backports', 'sid', 'testing')
 VERSION = re.compile(r'7\.3\.')
+PATCHES = fetch_qemu.TOP / 'tests/vm/kernel'
 
 
 class Wanted:
@@ -123,8 +127,33 @@ def unpack(deb, target):
     if done.returncode:
         sys.stderr.buffer.write(done.stdout)
         raise FetchError('%s could not be unpacked (see above).' % shown(deb))
+    for patch in patches():
+        apply_patch(patch, temporary)
     shutil.rmtree(target, ignore_errors=True)
     os.replace(temporary, target)
+
+
+def patches():
+    """The files, in the order in which they are applied."""
+    return sorted(PATCHES.glob('*.patch'))
+
+
+def apply_patch(patch, tree):
+    """Any 7.3 will do, so lines may have moved."""
+    done = subprocess.run(['patch', '-p1', '--batch', '--forward',
+                           '--no-backup-if-mismatch', '-i', patch],
+                          cwd=tree, check=False, stdin=subprocess.DEVNULL,
+                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    if done.returncode:
+        sys.stderr.buffer.write(done.stdout)
+        raise FetchError('%s does not apply to this kernel (see above): set '
+                         'KERNEL_SRC to an unpacked Linux 7.3.4 tree, patched '
+                         'if it is to convert in place.' % shown(patch))
+
+
+def contents(deb):
+    """What the tree is made of: equal if there is nothing to do."""
+    return '\n'.join([version_of(deb)] + [digest(p) for p in patches()])
 
 
 def check_tree(path):
@@ -156,11 +185,14 @@ def main():
         cache.mkdir(parents=True, exist_ok=True)
         if cached(cache) is None:
             fetch(build, cache)
+        # not build-kernel.sh's own, which that has while it calls this
+        lock = open(build / '.kernel-src.lock', 'w')
+        fcntl.flock(lock, fcntl.LOCK_EX)
         deb = cached(cache)
         if not (target.is_dir() and stamp.is_file() and
-                stamp.read_text() == version_of(deb)):
+                stamp.read_text() == contents(deb)):
             unpack(deb, target)
-            stamp.write_text(version_of(deb))
+            stamp.write_text(contents(deb))
     except (FetchError, OSError) as error:
         print('fetch-kernel: %s' % error, file=sys.stderr)
         return 1

@@ -18,6 +18,9 @@ FIRMWARE_FILES = ('bios-256k.bin', 'bios.bin', 'kvmvapic.bin',
                   'multiboot.bin', 'multiboot_dma.bin', 'linuxboot.bin',
                   'linuxboot_dma.bin')
 
+# Test programs of several C files; every other C file here is one of its own
+PROGRAMS = {'inplace-test': ('inplace-test.c', 'inplace-guest.c')}
+
 
 class Archive:
     """A cpio archive in the format that Linux unpacks."""
@@ -67,16 +70,28 @@ def libraries(program):
             raise HarnessError(f'{program}: {line.strip()}')
 
 
-def compile_program(source, output, top):
-    """A static program out of one C file, with QEMU's kernel headers."""
+def programs():
+    """(name, paths of the C files) of all test programs."""
+    found = dict(PROGRAMS)
+    parts = sum(PROGRAMS.values(), ())
+    for name in os.listdir(HERE):
+        if name.endswith('.c') and name not in parts:
+            found[name[:-2]] = (name,)
+    for name, sources in sorted(found.items()):
+        yield name, [os.path.join(HERE, source) for source in sources]
+
+
+def compile_program(sources, output, top):
+    """A static program out of C files, with QEMU's kernel headers."""
     command = ['gcc', '-static', '-std=gnu11', '-O2', '-Wall', '-Wextra',
                '-Werror', '-I', os.path.join(top, 'build/src/linux-headers'),
                '-I', os.path.join(top, 'build/qemu/linux-headers'),
-               '-o', output, source]
+               '-o', output, *sources]
     done = subprocess.run(command, check=False, stdout=subprocess.PIPE,
                           stderr=subprocess.STDOUT, universal_newlines=True)
     if done.returncode:
-        raise HarnessError(f'{source} does not compile:\n{done.stdout}')
+        name = os.path.basename(output)
+        raise HarnessError(f'{name} does not compile:\n{done.stdout}')
 
 
 def build(path, top, qemu, guest):
@@ -98,11 +113,10 @@ def build(path, top, qemu, guest):
     archive.add_file('rig/guest.elf', guest, 0o644)
     for name, library in sorted(set(libraries(stripped))):
         archive.add_file(name, library)
-    for name in sorted(os.listdir(HERE)):
-        if name.endswith('.c'):
-            program = os.path.join(work, name[:-2])
-            compile_program(os.path.join(HERE, name), program, top)
-            archive.add_file('rig/' + name[:-2], program)
+    for name, sources in programs():
+        program = os.path.join(work, name)
+        compile_program(sources, program, top)
+        archive.add_file('rig/' + name, program)
     dirs = find_firmware(qemu)
     for name in FIRMWARE_FILES:
         for directory in dirs:
