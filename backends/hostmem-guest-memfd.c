@@ -5,6 +5,10 @@
  */
 
 #include "qemu/osdep.h"
+#ifdef CONFIG_NUMA
+#include <numa.h>
+#include <numaif.h>
+#endif
 #include "qemu/bitmap.h"
 #include "qemu/cutils.h"
 #include "qemu/error-report.h"
@@ -197,6 +201,13 @@ static const GuestMemfdOps *choose_emulated(HostMemoryBackendGuestMemfd *m,
     return &guest_memfd_emulated_ops;
 }
 
+/* One file for all pages, shared and private? */
+static bool maps_guest_memfd(const GuestMemfdOps *ops)
+{
+    return ops->driver == GUEST_MEMFD_DRIVER_KVM &&
+           ops->conversion != GUEST_MEMFD_CONVERSION_TWO_COPY;
+}
+
 static const GuestMemfdOps *choose_kvm(HostMemoryBackendGuestMemfd *m,
                                        Error **errp)
 {
@@ -208,7 +219,7 @@ static const GuestMemfdOps *choose_kvm(HostMemoryBackendGuestMemfd *m,
         return NULL;
     }
     ops = guest_memfd_kvm_choose(m->conversion, errp);
-    if (!ops || ops->conversion != GUEST_MEMFD_CONVERSION_NONE) {
+    if (!ops || !maps_guest_memfd(ops)) {
         return ops;
     }
     if (m->hugetlb) {
@@ -216,7 +227,8 @@ static const GuestMemfdOps *choose_kvm(HostMemoryBackendGuestMemfd *m,
                    "huge pages; use driver=emulated or memory-backend-memfd");
         return NULL;
     }
-    if (m->init == GUEST_MEMFD_INIT_PRIVATE) {
+    if (m->init == GUEST_MEMFD_INIT_PRIVATE &&
+        ops->conversion == GUEST_MEMFD_CONVERSION_NONE) {
         error_setg(errp, "init=private: this VM has no private memory "
                    "(conversion=none); use a confidential machine or "
                    "driver=emulated");
@@ -269,13 +281,12 @@ static void guest_memfd_backend_reset(void *opaque)
 
 /* The file that is mapped, and holds what is shared. */
 static int create_file(HostMemoryBackendGuestMemfd *m, const GuestMemfdOps *ops,
-                       uint64_t page_size, Error **errp)
+                       uint64_t page_size, bool private, Error **errp)
 {
     uint64_t size = MEMORY_BACKEND(m)->size;
 
-    if (ops->driver == GUEST_MEMFD_DRIVER_KVM &&
-        ops->conversion == GUEST_MEMFD_CONVERSION_NONE) {
-        return guest_memfd_kvm_create(ops, size, errp);
+    if (maps_guest_memfd(ops)) {
+        return guest_memfd_kvm_create(ops, size, private, errp);
     }
     return qemu_memfd_create(TYPE_MEMORY_BACKEND_GUEST_MEMFD, size, m->hugetlb,
                              m->hugetlb ? page_size : 0,
@@ -288,15 +299,100 @@ static bool add_guest_memfd(HostMemoryBackend *backend,
 {
     RAMBlock *rb = backend->mr.ram_block;
 
-    if (ops->conversion == GUEST_MEMFD_CONVERSION_NONE) {
+    if (maps_guest_memfd(ops)) {
         rb->guest_memfd = qemu_dup(rb->fd);
         if (rb->guest_memfd < 0) {
             error_setg_errno(errp, errno, "cannot duplicate the guest_memfd");
         }
     } else {
-        rb->guest_memfd = guest_memfd_kvm_create(ops, backend->size, errp);
+        rb->guest_memfd = guest_memfd_kvm_create(ops, backend->size, true,
+                                                 errp);
     }
     return rb->guest_memfd >= 0;
+}
+
+#ifdef CONFIG_NUMA
+typedef struct ThreadPolicy {
+    int mode;
+    DECLARE_BITMAP(nodes, MAX_NODES + 1);
+} ThreadPolicy;
+
+/* This thread allocates like the backend; @old is how it did before. */
+static bool policy_enter(HostMemoryBackend *backend, ThreadPolicy *old,
+                         Error **errp)
+{
+    unsigned long max = find_last_bit(backend->host_nodes, MAX_NODES) + 1;
+    int mode = backend->policy;
+
+#ifdef HAVE_NUMA_HAS_PREFERRED_MANY
+    if (mode == MPOL_PREFERRED && numa_has_preferred_many() > 0) {
+        mode = MPOL_PREFERRED_MANY;     /* as QEMU's own code does */
+    }
+#endif
+    if (get_mempolicy(&old->mode, old->nodes, MAX_NODES + 1, NULL, 0) ||
+        set_mempolicy(mode, backend->host_nodes,
+                      max % (MAX_NODES + 1) + 1)) {
+        error_setg_errno(errp, errno, "host-nodes: cannot allocate private "
+                         "memory by policy '%s'",
+                         HostMemPolicy_str(backend->policy));
+        return false;
+    }
+    return true;
+}
+
+static void policy_leave(const ThreadPolicy *old)
+{
+    set_mempolicy(old->mode, old->nodes, MAX_NODES + 1);
+}
+#endif
+
+/*
+ * Private memory cannot be touched through a mapping: the file is filled, by a
+ * thread with the policy.  In two-copy there is no shared copy yet, and needs to
+ * be none.
+ */
+static bool preallocate_private(HostMemoryBackend *backend, Error **errp)
+{
+    int fd = backend->mr.ram_block->guest_memfd;
+    int ret;
+#ifdef CONFIG_NUMA
+    bool policy = !bitmap_empty(backend->host_nodes, MAX_NODES);
+    ThreadPolicy old = {};
+
+    if (policy && !policy_enter(backend, &old, errp)) {
+        return false;
+    }
+#endif
+    ret = RETRY_ON_EINTR(fallocate(fd, FALLOC_FL_KEEP_SIZE, 0, backend->size));
+    if (ret) {
+        error_setg_errno(errp, errno, "prealloc=on: cannot allocate 0x%" PRIx64
+                         " bytes of private memory", backend->size);
+    }
+#ifdef CONFIG_NUMA
+    if (policy) {
+        policy_leave(&old);
+    }
+#endif
+    backend->prealloc = false;
+    return !ret;
+}
+
+/* What QEMU does for all backends knows nothing of private memory. */
+static bool prepare_private(HostMemoryBackend *backend,
+                            const GuestMemfdOps *ops, bool private,
+                            Error **errp)
+{
+    if (private && backend->prealloc) {
+        return preallocate_private(backend, errp);
+    }
+    if (!maps_guest_memfd(ops) &&
+        !bitmap_empty(backend->host_nodes, MAX_NODES)) {
+        warn_report("host-nodes: private pages of '%s' will follow the NUMA "
+                    "policy of the vCPU that touches them first, as this "
+                    "kernel has no other (conversion=two-copy)",
+                    object_get_canonical_path_component(OBJECT(backend)));
+    }
+    return true;
 }
 
 static bool guest_memfd_backend_alloc(HostMemoryBackend *backend, Error **errp)
@@ -326,7 +422,7 @@ static bool guest_memfd_backend_alloc(HostMemoryBackend *backend, Error **errp)
         return false;
     }
 
-    fd = create_file(m, ops, page_size, errp);
+    fd = create_file(m, ops, page_size, private, errp);
     if (fd < 0) {
         return false;
     }
@@ -339,7 +435,8 @@ static bool guest_memfd_backend_alloc(HostMemoryBackend *backend, Error **errp)
         return false;
     }
     if (ops->driver == GUEST_MEMFD_DRIVER_KVM &&
-        !add_guest_memfd(backend, ops, errp)) {
+        (!add_guest_memfd(backend, ops, errp) ||
+         !prepare_private(backend, ops, private, errp))) {
         return false;
     }
 

@@ -202,7 +202,7 @@ static void driver_undo(Transaction *t, GuestMemfd *gm, uint64_t start,
 {
     GuestMemfdStop stop;
 
-    if (drive(gm, start, end, !t->to_private, &stop)) {
+    if (drive(gm, start, end, !t->to_private, &stop) && stop.done < end) {
         settle(gm, stop.done, end, t->to_private);
         if (!t->to_private) {
             all_stale(gm, stop.done, end);

@@ -40,6 +40,30 @@ struct GuestMemfd {
     GuestMemfdStats to_shared;
 };
 
+/** guest_memfd_unmaps_private - do private pages vanish from the mapping? */
+bool guest_memfd_unmaps_private(const GuestMemfd *gm);
+
+/**
+ * guest_memfd_watch - survive accesses to private pages of @gm
+ *
+ * Called in the main thread, with the BQL held, as is its opposite.
+ *
+ * Returns: false if there are too many such blocks.
+ */
+#ifdef CONFIG_LINUX
+bool guest_memfd_watch(GuestMemfd *gm);
+void guest_memfd_unwatch(GuestMemfd *gm);
+#else
+static inline bool guest_memfd_watch(GuestMemfd *gm)
+{
+    return true;
+}
+
+static inline void guest_memfd_unwatch(GuestMemfd *gm)
+{
+}
+#endif
+
 /* A range of a block. */
 typedef struct GuestMemfdPiece {
     GuestMemfd *gm;

@@ -411,6 +411,13 @@ GuestMemfd *guest_memfd_new(RAMBlock *rb, const char *id,
         object_unref(OBJECT(gm));
         return NULL;
     }
+    if (guest_memfd_unmaps_private(gm) && !guest_memfd_watch(gm)) {
+        error_setg(errp, "'%s': there are too many blocks of memory that is "
+                   "converted in place; use fewer, larger ones", id);
+        unblock_others(gm);
+        object_unref(OBJECT(gm));
+        return NULL;
+    }
     if (memory_region_set_ram_discard_manager(rb->mr,
                                               RAM_DISCARD_MANAGER(gm))) {
         error_setg(errp, "'%s' has a RamDiscardManager already (virtio-mem "
@@ -434,6 +441,9 @@ void guest_memfd_free(GuestMemfd *gm)
     }
     assert(bql_locked());
     trace_guest_memfd_free(gm->id);
+    if (guest_memfd_unmaps_private(gm)) {
+        guest_memfd_unwatch(gm);
+    }
     QTAILQ_REMOVE(&blocks, gm, next);
     unblock_others(gm);
     object_unref(OBJECT(gm));

@@ -4,6 +4,8 @@
  * One driver per generation of the kernel's interface (Documentation/virt/kvm/
  * api.rst, 4.141 to 4.143):
  *
+ *  in-place  the guest_memfd is mapped, and its pages are shared or private
+ *            (guest-memfd-in-place.c)
  *  two-copy  shared pages are in the RAMBlock's mapping, private pages in the
  *            guest_memfd, and KVM_SET_MEMORY_ATTRIBUTES on the VM says which of
  *            them a guest physical address shows (6.8)
@@ -28,6 +30,7 @@
 #include "system/kvm.h"
 #include "system/kvm_int.h"
 #include "system/ramblock.h"
+#include "guest-memfd-kvm.h"
 
 #define SHARED_FILE_FLAGS (GUEST_MEMFD_FLAG_MMAP | GUEST_MEMFD_FLAG_INIT_SHARED)
 
@@ -36,19 +39,46 @@ typedef struct KVMGuestMemfdCaps {
     bool files;                 /* slots with a guest_memfd */
     uint64_t file_flags;        /* GUEST_MEMFD_FLAG_* */
     bool private_attribute;     /* KVM_MEMORY_ATTRIBUTE_PRIVATE on the VM */
+    bool in_place;              /* KVM_SET_MEMORY_ATTRIBUTES2 on its files */
 } KVMGuestMemfdCaps;
+
+static int create_file(uint64_t size, uint64_t flags)
+{
+    struct kvm_create_guest_memfd create = { .size = size, .flags = flags };
+
+    return kvm_vm_ioctl(kvm_state, KVM_CREATE_GUEST_MEMFD, &create);
+}
+
+static bool probe_in_place(uint64_t file_flags)
+{
+    bool works;
+    int fd;
+
+    if ((file_flags & SHARED_FILE_FLAGS) != SHARED_FILE_FLAGS) {
+        return false;
+    }
+    fd = create_file(qemu_real_host_page_size(), SHARED_FILE_FLAGS);
+    if (fd < 0) {
+        return false;
+    }
+    works = guest_memfd_in_place_probe(fd);
+    close(fd);
+    return works;
+}
 
 static KVMGuestMemfdCaps probe(void)
 {
     KVMState *s = kvm_state;
     int flags = kvm_vm_check_extension(s, KVM_CAP_GUEST_MEMFD_FLAGS);
     int attributes = kvm_vm_check_extension(s, KVM_CAP_MEMORY_ATTRIBUTES);
+    bool files = kvm_vm_check_extension(s, KVM_CAP_GUEST_MEMFD) > 0 &&
+                 kvm_vm_check_extension(s, KVM_CAP_USER_MEMORY2) > 0;
 
     return (KVMGuestMemfdCaps) {
-        .files = kvm_vm_check_extension(s, KVM_CAP_GUEST_MEMFD) > 0 &&
-                 kvm_vm_check_extension(s, KVM_CAP_USER_MEMORY2) > 0,
+        .files = files,
         .file_flags = MAX(flags, 0),
         .private_attribute = MAX(attributes, 0) & KVM_MEMORY_ATTRIBUTE_PRIVATE,
+        .in_place = files && probe_in_place(MAX(flags, 0)),
     };
 }
 
@@ -60,10 +90,16 @@ typedef struct AttributesRequest {
     int ret;
 } AttributesRequest;
 
+/* QEMU's own function logs each refusal: a guest could fill the log. */
 static int set_attributes(hwaddr gpa, uint64_t size, bool private)
 {
-    return private ? kvm_set_memory_attributes_private(gpa, size) :
-                     kvm_set_memory_attributes_shared(gpa, size);
+    struct kvm_memory_attributes attributes = {
+        .address = gpa,
+        .size = size,
+        .attributes = private ? KVM_MEMORY_ATTRIBUTE_PRIVATE : 0,
+    };
+
+    return kvm_vm_ioctl(kvm_state, KVM_SET_MEMORY_ATTRIBUTES, &attributes);
 }
 
 static bool set_attributes_in_range(Int128 start, Int128 len,
@@ -134,7 +170,8 @@ static int allocate_huge_pages(RAMBlock *rb, uint64_t offset, uint64_t size)
     uint64_t page = qemu_ram_pagesize(rb);
     uint64_t start = QEMU_ALIGN_DOWN(offset, page);
 
-    if (page == qemu_real_host_page_size()) {
+    if (page == qemu_real_host_page_size() || rb->fd < 0 ||
+        !qemu_ram_is_shared(rb) || (rb->flags & RAM_READONLY_FD)) {
         return 0;
     }
     return RETRY_ON_EINTR(fallocate(rb->fd, 0, rb->fd_offset + start,
@@ -155,7 +192,8 @@ static int two_copy_convert(GuestMemfd *gm, uint64_t offset, uint64_t size,
             set_attributes_of_block(gm, offset, size, !to_private);
         }
     }
-    if (ret && !to_private) {
+    /* Refused, or undone: the map says private, so nobody needs them. */
+    if (guest_memfd_all_private(gm, offset, size) && (ret || to_private)) {
         free_shared_copy(gm, offset, size);
     }
     return ret;
@@ -192,9 +230,27 @@ static const GuestMemfdOps none_ops = {
     .convert = none_convert,
 };
 
+static const GuestMemfdOps *need_in_place(const KVMGuestMemfdCaps *caps,
+                                          Error **errp)
+{
+    if (!caps->in_place) {
+        error_setg(errp, "conversion=in-place needs KVM_SET_MEMORY_ATTRIBUTES2 "
+                   "(in no released kernel), which this kernel's KVM does not "
+                   "offer to this type of VM; use conversion=auto");
+        return NULL;
+    }
+    return &guest_memfd_in_place_ops;
+}
+
 static const GuestMemfdOps *need_two_copy(const KVMGuestMemfdCaps *caps,
                                           Error **errp)
 {
+    if (caps->in_place && !caps->private_attribute) {
+        error_setg(errp, "conversion=two-copy needs KVM_MEMORY_ATTRIBUTE_"
+                   "PRIVATE, which this kernel's KVM does not have, because it "
+                   "converts in place; use conversion=auto or in-place");
+        return NULL;
+    }
     if (!caps->files || !caps->private_attribute) {
         error_setg(errp, "conversion=two-copy needs guest_memfd and "
                    "KVM_MEMORY_ATTRIBUTE_PRIVATE (Linux 6.8), which this "
@@ -226,17 +282,15 @@ const GuestMemfdOps *guest_memfd_kvm_choose(GuestMemfdConversion wish,
 
     switch (wish) {
     case GUEST_MEMFD_CONVERSION_AUTO:
-        return caps.private_attribute ? need_two_copy(&caps, errp) :
+        return caps.in_place ? need_in_place(&caps, errp) :
+               caps.private_attribute ? need_two_copy(&caps, errp) :
                                         need_none(&caps, errp);
     case GUEST_MEMFD_CONVERSION_TWO_COPY:
         return need_two_copy(&caps, errp);
     case GUEST_MEMFD_CONVERSION_NONE:
         return need_none(&caps, errp);
     case GUEST_MEMFD_CONVERSION_IN_PLACE:
-        error_setg(errp, "conversion=in-place needs KVM_SET_MEMORY_ATTRIBUTES2, "
-                   "which no released kernel has and this version does not "
-                   "use yet; use conversion=auto");
-        return NULL;
+        return need_in_place(&caps, errp);
     default:
         g_assert_not_reached();
     }
@@ -260,13 +314,11 @@ static const char *create_remedy(int err)
 }
 
 int guest_memfd_kvm_create(const GuestMemfdOps *ops, uint64_t size,
-                           Error **errp)
+                           bool private, Error **errp)
 {
-    struct kvm_create_guest_memfd create = {
-        .size = size,
-        .flags = ops == &none_ops ? SHARED_FILE_FLAGS : 0,
-    };
-    int fd = kvm_vm_ioctl(kvm_state, KVM_CREATE_GUEST_MEMFD, &create);
+    uint64_t flags = ops == &two_copy_ops ? 0 :
+                     private ? GUEST_MEMFD_FLAG_MMAP : SHARED_FILE_FLAGS;
+    int fd = create_file(size, flags);
 
     if (fd < 0) {
         error_setg(errp, "cannot create a guest_memfd of 0x%" PRIx64
@@ -285,8 +337,8 @@ int guest_memfd_kvm_create(const GuestMemfdOps *ops, uint64_t size,
 bool guest_memfd_kvm_honours_policy(void)
 {
     size_t page = qemu_real_host_page_size();
-    int fd = guest_memfd_kvm_create(&none_ops, page, NULL);
-    unsigned long node0 = 1;
+    int fd = create_file(page, SHARED_FILE_FLAGS);
+    unsigned long nodes[BITS_TO_LONGS(MAX_NODES + 1)] = {};
     int mode = MPOL_DEFAULT;
     void *a, *b;
 
@@ -296,7 +348,9 @@ bool guest_memfd_kvm_honours_policy(void)
     a = mmap(NULL, page, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
     b = mmap(NULL, page, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
     if (a != MAP_FAILED && b != MAP_FAILED &&
-        !mbind(a, page, MPOL_BIND, &node0, BITS_PER_LONG, 0)) {
+        !get_mempolicy(NULL, nodes, MAX_NODES + 1, NULL,
+                       MPOL_F_MEMS_ALLOWED) &&
+        !mbind(a, page, MPOL_BIND, nodes, MAX_NODES + 1, 0)) {
         get_mempolicy(&mode, NULL, 0, b, MPOL_F_ADDR);
     }
     if (a != MAP_FAILED) {
@@ -312,8 +366,11 @@ bool guest_memfd_kvm_honours_policy(void)
 
 GuestMemfd *guest_memfd_new_kvm(RAMBlock *rb, Error **errp)
 {
-    return guest_memfd_new(rb, memory_region_name(rb->mr), &two_copy_ops, true,
-                           errp);
+    const GuestMemfdOps *ops =
+        guest_memfd_kvm_choose(GUEST_MEMFD_CONVERSION_TWO_COPY, errp);
+
+    return ops ? guest_memfd_new(rb, memory_region_name(rb->mr), ops, true,
+                                 errp) : NULL;
 }
 
 bool guest_memfd_kvm_may_bind(const KVMMemoryListener *kml,
@@ -358,7 +415,7 @@ int guest_memfd_kvm_slot_added(MemoryRegion *mr, uint64_t offset, hwaddr gpa,
     RAMBlock *rb = mr->ram_block;
 
     if (guest_memfd_map_by_address(rb)) {
-        return 0;               /* all shared: there are no attributes */
+        return 0;               /* the file knows its pages, there are no attributes */
     }
     return guest_memfd_foreach_run(rb->gmem, offset, size, slot_run, &slot);
 }
@@ -371,21 +428,24 @@ void guest_memfd_kvm_run_failed(const struct kvm_run *run, int err)
 {
     uint64_t gpa = run->memory_fault.gpa;
     bool private = run->memory_fault.flags & KVM_MEMORY_EXIT_FLAG_PRIVATE;
-    hwaddr offset, len = 1;
-    MemoryRegion *mr;
+    MemoryRegionSection s;
 
     if (err != -EHWPOISON || run->exit_reason != KVM_EXIT_MEMORY_FAULT) {
         return;
     }
     BQL_LOCK_GUARD();
-    RCU_READ_LOCK_GUARD();
-    mr = address_space_translate(&address_space_memory, gpa, &offset, &len,
-                                 false, MEMTXATTRS_UNSPECIFIED);
+    s = memory_region_find(get_system_memory(), gpa, 1);
+    if (!s.mr) {
+        return;
+    }
     error_report("the guest has accessed memory that is broken in the host: "
                  "'%s' offset 0x%" PRIx64 " (guest physical address 0x%" PRIx64
-                 ", %s); the VM stops", memory_region_name(mr), offset, gpa,
+                 ", %s); the VM stops", memory_region_name(s.mr),
+                 (uint64_t)s.offset_within_region, gpa,
                  private ? "private" : "shared");
-    if (!private && memory_region_is_ram(mr)) {
-        kvm_hwpoison_page_add(memory_region_get_ram_addr(mr) + offset);
+    if (!private && memory_region_is_ram(s.mr)) {
+        kvm_hwpoison_page_add(memory_region_get_ram_addr(s.mr) +
+                              s.offset_within_region);
     }
+    memory_region_unref(s.mr);
 }

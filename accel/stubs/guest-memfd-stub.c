@@ -23,7 +23,7 @@ const GuestMemfdOps *guest_memfd_kvm_choose(GuestMemfdConversion wish,
 }
 
 int guest_memfd_kvm_create(const GuestMemfdOps *ops, uint64_t size,
-                           Error **errp)
+                           bool private, Error **errp)
 {
     g_assert_not_reached();
 }

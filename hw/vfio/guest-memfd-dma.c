@@ -57,7 +57,7 @@ typedef struct VFIOGuestMemfd {
     bool arriving;              /* being registered: the reserve is for it */
     IntervalTreeRoot extents;
     unsigned nr_extents;        /* read by others: atomic */
-    uint64_t mapped_bytes;      /* likewise */
+    size_t mapped_bytes;        /* likewise */
     uint64_t map_calls;
     uint64_t unmap_calls;
     uint64_t splits;

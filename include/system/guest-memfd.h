@@ -291,6 +291,53 @@ int guest_memfd_foreach_run(GuestMemfd *gm, uint64_t offset, uint64_t size,
 bool guest_memfd_verify(GuestMemfd *gm, Error **errp);
 
 /**
+ * guest_memfd_host_access - may QEMU touch the memory of @gm at @offset?
+ *
+ * @len: in: bytes; out: as far as the answer goes, at least 1
+ *
+ * Always, but where private pages have no copy of their own: a kernel that
+ * converts in place unmaps them.  Takes the lock of the block; the answer can be
+ * outdated as soon as it is there, see guest_memfd_sigbus().
+ */
+bool guest_memfd_host_access(GuestMemfd *gm, uint64_t offset, uint64_t *len);
+
+#ifdef CONFIG_LINUX
+/**
+ * guest_memfd_sigbus - somebody touched memory that is not there
+ *
+ * For the handler of SIGBUS, with its arguments.
+ *
+ * Returns: true if that has been dealt with.
+ */
+bool guest_memfd_sigbus(siginfo_t *siginfo, void *context);
+#endif
+
+/**
+ * guest_memfd_restore_mapping - show the pages of the file again
+ *
+ * Called by drivers, with the lock held, for a range that has become shared.
+ *
+ * Returns: 0 or a negative errno.
+ */
+int guest_memfd_restore_mapping(GuestMemfd *gm, uint64_t offset,
+                                uint64_t size);
+
+/**
+ * guest_memfd_many_stand_ins - does a guest touch its private pages too much?
+ *
+ * Such a guest should make no more pages private, before QEMU has no room for
+ * more pages that stand in.
+ */
+bool guest_memfd_many_stand_ins(void);
+
+/**
+ * guest_memfd_check_save - is the memory at a guest physical address readable?
+ *
+ * Returns: false, with @errp set, if a page of it is private.
+ */
+bool guest_memfd_check_save(hwaddr gpa, uint64_t size, Error **errp);
+
+/**
  * guest_memfd_may_dump - is all memory there for a dump?
  *
  * Returns: false, with @errp set, if any page is private: a dump would leave it
@@ -346,14 +393,15 @@ const GuestMemfdOps *guest_memfd_kvm_choose(GuestMemfdConversion wish,
  * guest_memfd_kvm_create - create the guest_memfd of a block
  *
  * @ops: from guest_memfd_kvm_choose().  Two-copy: a file for private pages,
- *       which cannot be mapped.  None: a file that is mapped, and holds all of
+ *       which cannot be mapped.  Else a file that is mapped, and holds all of
  *       the memory
  * @size: bytes, a multiple of the host's page size
+ * @private: the state of pages of a mapped file
  *
  * Returns: a file descriptor; -1 on error.
  */
 int guest_memfd_kvm_create(const GuestMemfdOps *ops, uint64_t size,
-                           Error **errp);
+                           bool private, Error **errp);
 
 /**
  * guest_memfd_kvm_honours_policy - does a mapped guest_memfd follow mbind()?

@@ -188,6 +188,7 @@ ram_addr_t qemu_ram_get_max_length(RAMBlock *rb)
 }
 
 bool kvm_allowed;
+__thread CPUState *current_cpu;
 
 void accel_ioctl_begin(void)
 {

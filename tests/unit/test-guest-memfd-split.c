@@ -163,7 +163,7 @@ static void test_log(void)
     }
 }
 
-/* Any hole in any extent.  Of log at most 2 * log2(n) pieces are left a side. */
+/* Any hole in any extent: log leaves at most 2 * log2(n) pieces a side. */
 static void test_random(void)
 {
     for (int i = 0; i < 100000; i++) {

@@ -1,0 +1,104 @@
+/*
+ * guest_memfd blocks: kernels that convert in place
+ *
+ * The guest_memfd is mapped, and holds shared pages as well as private ones.
+ * KVM_SET_MEMORY_ATTRIBUTES2 on the file says which is which: what becomes
+ * private is unmapped from every process, and refused as long as anybody holds
+ * a page of it.  A page stays the same page, so no hole is ever punched.
+ *
+ * The interface is not in a released kernel yet: "KVM: guest_memfd: In-place
+ * conversion support" (v8, 2026-06) on the kvm mailing list.  Capability numbers
+ * differ between trees, so the ioctl itself is asked.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#include "qemu/osdep.h"
+#include <sys/ioctl.h>
+#include <linux/kvm.h>
+#include "system/guest-memfd.h"
+#include "system/ramblock.h"
+#include "guest-memfd-kvm.h"
+
+#ifndef KVM_SET_MEMORY_ATTRIBUTES2
+struct kvm_memory_attributes2 {
+    uint64_t offset;
+    uint64_t size;
+    uint64_t attributes;
+    uint64_t flags;
+    uint64_t error_offset;
+    uint64_t reserved[11];
+};
+
+#define KVM_SET_MEMORY_ATTRIBUTES2 \
+    _IOWR(KVMIO, 0xd2, struct kvm_memory_attributes2)
+#endif
+
+QEMU_BUILD_BUG_ON(sizeof(struct kvm_memory_attributes2) != 128);
+
+static int set_attributes(int fd, uint64_t offset, uint64_t size, bool private,
+                          uint64_t *error_offset)
+{
+    struct kvm_memory_attributes2 attributes = {
+        .offset = offset,
+        .size = size,
+        .attributes = private ? KVM_MEMORY_ATTRIBUTE_PRIVATE : 0,
+        .error_offset = offset,
+    };
+
+    if (!RETRY_ON_EINTR(ioctl(fd, KVM_SET_MEMORY_ATTRIBUTES2, &attributes))) {
+        return 0;
+    }
+    *error_offset = attributes.error_offset;
+    return -errno;
+}
+
+/* A fresh file, whose page is shared, is told that it is. */
+bool guest_memfd_in_place_probe(int fd)
+{
+    uint64_t unused;
+
+    return !set_attributes(fd, 0, qemu_real_host_page_size(), false, &unused);
+}
+
+/*
+ * A kernel converts all of a range or nothing, but huge pages one by one: those
+ * before the one that it failed at are converted, and stay so.
+ */
+static int in_place_convert(GuestMemfd *gm, uint64_t offset, uint64_t size,
+                            bool to_private, GuestMemfdStop *stop)
+{
+    RAMBlock *rb = guest_memfd_mr(gm)->ram_block;
+    uint64_t page = qemu_ram_pagesize(rb);
+    uint64_t error_offset = offset;
+    int ret;
+
+    if (to_private && guest_memfd_many_stand_ins()) {
+        return -ENOSPC;
+    }
+    ret = set_attributes(rb->guest_memfd, offset, size, to_private,
+                         &error_offset);
+    if (ret) {
+        if (error_offset >= offset && error_offset < offset + size) {
+            stop->held = error_offset;
+            if (page > qemu_real_host_page_size()) {
+                stop->done = MAX(offset, QEMU_ALIGN_DOWN(error_offset, page));
+            }
+        }
+        return ret;
+    }
+    if (!to_private) {
+        ret = guest_memfd_restore_mapping(gm, offset, size);
+        if (ret && set_attributes(rb->guest_memfd, offset, size, true,
+                                  &error_offset)) {
+            stop->done = offset + size;
+        }
+    }
+    return ret;
+}
+
+const GuestMemfdOps guest_memfd_in_place_ops = {
+    .driver = GUEST_MEMFD_DRIVER_KVM,
+    .conversion = GUEST_MEMFD_CONVERSION_IN_PLACE,
+    .convert = in_place_convert,
+};
