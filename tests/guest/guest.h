@@ -33,6 +33,11 @@ typedef struct Options {
     uint32_t faults;            /* DMA attempts at private memory */
     bool progress;              /* print machine-readable progress */
     bool hold;                  /* wait for a byte on COM1 at the end */
+    uint32_t rounds;            /* no DMA: see rounds.c */
+    uint32_t chunk;             /* KiB: of one request in a round */
+    uint32_t mix;               /* requests of a round, anywhere, of any size */
+    bool touch;                 /* write to all pages in each round */
+    bool keep;                  /* what was written survives conversions */
     char conv[16];              /* how to convert memory */
 } Options;
 
@@ -157,7 +162,11 @@ void verify_straddle(uint32_t page);
  */
 void verify_blocked(uint32_t page, uint32_t other, bool to_ram);
 
+/* rounds.c */
+void run_rounds(void);
+
 /* main.c */
+void random_range(uint32_t *first, uint32_t *pages);
 typedef struct MultibootInfo MultibootInfo;
 
 void guest_main(uint32_t magic, const MultibootInfo *info);

@@ -37,6 +37,7 @@ Options opt = {
     .ops = 2000,
     .seed = 1,
     .conv = "testdev",
+    .chunk = HUGE_PAGE_SIZE / 1024,
 };
 
 Counters count;
@@ -80,6 +81,26 @@ static void parse_word(const char *word)
     value = option(word, "hold");
     if (value) {
         opt.hold = parse_number("hold", value);
+    }
+    value = option(word, "rounds");
+    if (value) {
+        opt.rounds = parse_number("rounds", value);
+    }
+    value = option(word, "chunk");
+    if (value) {
+        opt.chunk = parse_number("chunk", value);
+    }
+    value = option(word, "mix");
+    if (value) {
+        opt.mix = parse_number("mix", value);
+    }
+    value = option(word, "keep");
+    if (value) {
+        opt.keep = parse_number("keep", value);
+    }
+    value = option(word, "touch");
+    if (value) {
+        opt.touch = parse_number("touch", value);
     }
     value = option(word, "conv");
     if (value) {
@@ -127,7 +148,8 @@ static void check_memory(const MultibootInfo *info)
              "least %u", opt.base, FIRST_BASE_MIB, opt.window,
              SMALLEST_WINDOW_MIB);
     }
-    if (opt.base > DMA_LIMIT_MIB || opt.window > DMA_LIMIT_MIB - opt.base) {
+    if (opt.window > DMA_LIMIT_MIB ||
+        (!opt.rounds && opt.base > DMA_LIMIT_MIB - opt.window)) {
         fail("the window must end at %u MiB or before: edu's DMA mask",
              DMA_LIMIT_MIB);
     }
@@ -260,7 +282,7 @@ static void phase_take_back(void)
     progress("take-back", 1, 1);
 }
 
-static void random_range(uint32_t *first, uint32_t *pages)
+void random_range(uint32_t *first, uint32_t *pages)
 {
     uint32_t total = model_pages();
     uint32_t order;
@@ -442,8 +464,12 @@ void guest_main(uint32_t magic, const MultibootInfo *info)
           opt.base, opt.window, opt.ops, opt.seed, opt.conv);
 
     convert_init(opt.conv);
-    edu_init();
     model_init(opt.window * (MIB / PAGE_SIZE), !convert_possible());
+    if (opt.rounds) {
+        run_rounds();
+        pass();
+    }
+    edu_init();
 
     if (convert_possible()) {
         phase_private();

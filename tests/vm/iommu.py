@@ -39,7 +39,7 @@ def read_amd(l1, device):
     return [tuple(int(word, 16) for word in line.split()) for line in lines]
 
 
-READ = {'intel': read_intel, 'amd': read_amd}
+READ = {'intel': read_intel, 'amd': read_amd, 'in-place': read_intel}
 
 
 def compare_pages(entries, runs, ram):

@@ -40,11 +40,17 @@ IOMMUS = {
             'vfio_iommu_type1.allow_unsafe_interrupts=1 '
             'iommufd.allow_unsafe_interrupts=1'),
 }
+# The kernel with the switch of tests/vm/kernel on
+IOMMUS['in-place'] = (IOMMUS['intel'][0],
+                      IOMMUS['intel'][1] + ' kvm.gmem_in_place_conversion=1')
+
 
 APPEND = ('console=ttyS0 rdinit=/init panic=-1 oops=panic loglevel=7 '
           'printk.devkmsg=on numa=fake=2 '
           'hugepagesz=1G hugepages=2 hugepagesz=2M '
-          'mitigations=off rcupdate.rcu_cpu_stall_timeout=300')
+          'mitigations=off rcupdate.rcu_cpu_stall_timeout=300 '
+          # under load the timer may look dead to the kernel
+          'no_timer_check')
 
 # What a kernel says when it, or a device, did wrong
 COMPLAINT = re.compile(
@@ -107,7 +113,8 @@ class Port:
 class L1:
     """A context manager that boots it, and ends it."""
 
-    def __init__(self, config, qemu, firmware, kernel, initramfs, log):
+    def __init__(self, config, qemu, firmware, kernel, initramfs, log,
+                 more_words=''):
         self.config = config
         device, words = IOMMUS[config]
         self._command = [qemu]
@@ -119,7 +126,7 @@ class L1:
             '-machine', 'q35,kernel-irqchip=split', '-smp', '2',
             '-m', str(L1_MIB), '-device', device, '-device', 'edu,addr=3',
             '-kernel', kernel, '-initrd', initramfs,
-            '-append', f'{APPEND} {words}']
+            '-append', f'{APPEND} {words} {more_words}']
         self._path = log
         self._log = []
         self._changed = threading.Condition()
@@ -320,7 +327,7 @@ class L2:
             args += ['-S']
         else:
             args += ['-kernel', '/rig/guest.elf', '-append', guest]
-        self._command = ' '.join(map(shlex.quote, args))
+        self._command = ' '.join(map(shlex.quote, row.prefix + args))
         self.qmp = None
         self.exit_code = None
 

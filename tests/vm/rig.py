@@ -24,10 +24,15 @@ sys.path[:0] = [HERE, os.path.join(TOP, 'tests/guest')]
 
 # pylint: disable=wrong-import-position
 import initramfs
+import inplace
 import iommu
+import memory
+import refusals
 from harness import (EXIT_PASS, MIB, HarnessError, QmpError, exit_on_signals,
                      find_firmware, query_map)
 from l1 import EDU, L1, L2, L1Error
+from machines import (EMULATED, IN_PLACE, PAGES_1G, PAGES_2M, PROTECTED,
+                      SHARED, TWO_COPY, Row)
 
 BUILD = os.path.join(TOP, 'build')
 VM = os.path.join(BUILD, 'vm')
@@ -39,51 +44,6 @@ KERNEL = os.path.join(BUILD, 'kernel/arch/x86/boot/bzImage')
 BOOT_LIMIT = 300
 SCENARIO_LIMIT = 600
 
-EMULATED = 'memory-backend-guest-memfd,driver=emulated,init=private'
-TWO_COPY = 'memory-backend-guest-memfd,init=shared'
-SHARED = 'memory-backend-guest-memfd,conversion=none'
-PAGES_2M = ',hugetlb=on,hugetlbsize=2M'
-PAGES_1G = ',hugetlb=on,hugetlbsize=1G'
-# A VM with private memory, whose guest converts it by hypercall
-PROTECTED = {
-    'machine': ['confidential-guest-support=p0'],
-    'extra': ['-object', 'x-sw-protected-guest,id=p0'],
-    'conv': 'hypercall',
-}
-# The kernel prints no more than three IOMMU faults in five seconds. One DMA to
-# memory, one from it.
-FAULTS = 2
-# QEMU's edu takes 100 ms for each transfer, so there are few
-GUEST_WORDS = 'base=16 window=16 ops=4 hold=1'
-
-
-class Row:
-    """One machine in L2: its memory, and how edu is passed through.
-
-    @memory: -object, without its ID and size
-    @machine: more options for -machine
-    @extra: more words for the command line
-    @conv: how the guest converts memory
-    @faults: DMAs of the guest that the IOMMU has to refuse
-    @page_size: what the memory is made of
-    @configs: IOMMUs of L1 with which it runs
-    """
-
-    def __init__(self, name, memory, vfio, ram=128 * MIB, machine=(),
-                 extra=(), conv='testdev', faults=FAULTS, page_size=4096,
-                 configs=('intel',)):
-        self.name = name
-        self.memory = memory
-        self.vfio = vfio
-        self.ram = ram
-        self.machine = tuple(machine)
-        self.extra = list(extra)
-        self.guest = f'conv={conv} {GUEST_WORDS}'
-        self.faults = faults
-        self.page_size = page_size
-        self.configs = configs
-
-
 # Each runs the guest of tests/guest
 GUESTS = (
     Row('4K pages, iommufd', EMULATED, 'iommufd', configs=('intel', 'amd')),
@@ -94,9 +54,17 @@ GUESTS = (
     Row('two-copy, 4K pages, iommufd', TWO_COPY, 'iommufd', **PROTECTED),
     Row('two-copy, 2M pages, type1', TWO_COPY + PAGES_2M, 'type1',
         **PROTECTED),
+    Row('two-copy, 1G pages, iommufd', TWO_COPY + PAGES_1G, 'iommufd',
+        ram=1024 * MIB, **PROTECTED),
     # q35 with SMM shows a part of RAM at two addresses
     Row('a mapped guest_memfd, iommufd', SHARED, 'iommufd', conv='none',
         faults=0),
+    Row('in-place, iommufd', IN_PLACE, 'iommufd', configs=('in-place',),
+        **PROTECTED),
+    Row('in-place, flat, type1', IN_PLACE + ',x-dma-split=flat', 'type1',
+        configs=('in-place',), **PROTECTED),
+    Row('in-place, page, type1', IN_PLACE + ',x-dma-split=page', 'type1',
+        ram=64 * MIB, configs=('in-place',), **PROTECTED),
 )
 
 # Each goes through STEPS, without a guest
@@ -279,6 +247,11 @@ def scenarios(config):
     if config == 'intel':
         for row in SHAPES:
             yield f'shapes, {row.name}', shapes, row
+        yield from memory.scenarios()
+        yield from refusals.scenarios()
+        yield 'no conversion in place', inplace.kernel_works, 'off'
+    if config == 'in-place':
+        yield from inplace.scenarios()
 
 
 class Named:
@@ -314,6 +287,10 @@ class Rig:
         """All scenarios with one IOMMU; a new L1 after one that died."""
         todo = [item for item in scenarios(config)
                 if all(word in f'{config}: {item[0]}' for word in wanted)]
+        if todo and config == 'in-place' and not kernel_is_patched():
+            self._tap.skip('in-place', 'KERNEL_SRC has not the patches of '
+                           'tests/vm/kernel')
+            return
         while todo:
             with self.boot(config) as l1:
                 if not self._start(l1):
@@ -347,7 +324,8 @@ class Rig:
                     function(l1, tap, row)
                 except (HarnessError, QmpError, EOFError, KeyError) as err:
                     tap.result('runs to its end',
-                               [f'{type(err).__name__}: {err}'])
+                               [f'{type(err).__name__}: {err}'] +
+                               l1.shell('tail -n 20 /tmp/l2.log')[1])
                 l1.mark(f'end {name}')
             tap.result('the kernel has nothing else to say',
                        l1.complaints(since))
@@ -355,6 +333,14 @@ class Rig:
             tap.result('L1 survives', [str(err)] + l1.tail())
             return False
         return True
+
+
+def kernel_is_patched():
+    """Not if KERNEL_SRC is somebody's own."""
+    tree = os.environ.get('KERNEL_SRC', os.path.join(BUILD, 'kernel-src'))
+    with open(os.path.join(tree, 'virt/kvm/guest_memfd.c'),
+              encoding='utf-8') as f:
+        return 'gmem_in_place_conversion' in f.read()
 
 
 def prepare():
@@ -390,7 +376,7 @@ def main():
         prepare()
         rig = Rig(tap, find_firmware(QEMU))
         initramfs.build(rig.initramfs, TOP, QEMU, GUEST)
-        for config in ('intel', 'amd'):
+        for config in ('intel', 'in-place', 'amd'):
             rig.run(config, args.words)
     except (HarnessError, OSError, subprocess.CalledProcessError) as err:
         tap.result('the rig can run', [str(err)])

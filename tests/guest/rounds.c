@@ -1,0 +1,108 @@
+/*
+ * rounds=N: the window is converted again and again, for a host that measures
+ *
+ * A round makes all of it private, then shared, in requests of chunk=KIB; or,
+ * with mix=N, makes N requests anywhere.  With touch=1 each page is written to
+ * after it, so that the host has memory for it; with keep=1 each page still has
+ * to be what was written before.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#include "guest.h"
+
+static uint32_t written;        /* to the first word of each page */
+
+static void convert(uint32_t first, uint32_t pages, bool shared)
+{
+    int32_t status = convert_try(page_address(first),
+                                 (uint64_t)pages * PAGE_SIZE, shared);
+
+    if (status) {
+        fail("conversion of 0x%x+0x%x to %s: status %d", page_address(first),
+             pages * PAGE_SIZE, shared ? "shared" : "private", status);
+    }
+    model_set(first, pages, shared);
+    count.conversions++;
+}
+
+static void convert_all(bool shared)
+{
+    uint32_t chunk = opt.chunk * 1024 / PAGE_SIZE;
+    uint32_t page;
+
+    for (page = 0; page < model_pages(); page += chunk) {
+        convert(page, chunk, shared);
+    }
+}
+
+static void convert_mix(void)
+{
+    uint32_t i, first, pages;
+
+    for (i = 0; i < opt.mix; i++) {
+        random_range(&first, &pages);
+        convert(first, pages, rng() & 1);
+    }
+}
+
+static void touch_all(uint32_t value)
+{
+    uint32_t page;
+
+    for (page = 0; page < model_pages(); page++) {
+        /* memory that the host takes away and gives back */
+        volatile uint32_t *p = (uint32_t *)(uintptr_t)page_address(page);
+
+        if (opt.keep && *p != written + page) {
+            fail("page %u (%s) has 0x%x, not 0x%x", page,
+                 model_shared(page) ? "shared" : "private", *p,
+                 written + page);
+        }
+        *p = value + page;
+    }
+    written = value;
+}
+
+static void step(uint32_t round, const char *to)
+{
+    print("begin round=%u to=%s\n", round, to);
+    if (opt.mix) {
+        convert_mix();
+    } else {
+        convert_all(to[0] == 's');
+    }
+    print("end round=%u to=%s conversions=%u shared-pages=%u\n", round, to,
+          count.conversions, model_shared_pages());
+    if (opt.touch) {
+        touch_all(round << 24);
+    }
+    if (opt.hold) {
+        wait_for_host();
+    }
+}
+
+void run_rounds(void)
+{
+    uint32_t round;
+
+    if (!convert_possible() || !opt.chunk ||
+        opt.window * 1024 % opt.chunk || opt.chunk % (PAGE_SIZE / 1024)) {
+        fail("rounds=%u needs a way to convert, and chunk=KIB (%u) that "
+             "divides the window", opt.rounds, opt.chunk);
+    }
+    if (opt.keep) {
+        opt.keep = false;
+        touch_all(1);
+        opt.keep = true;
+    }
+    convert(0, model_pages(), false);
+    for (round = 1; round <= opt.rounds; round++) {
+        if (opt.mix) {
+            step(round, "any");
+        } else {
+            step(round, "private");
+            step(round, "shared");
+        }
+    }
+}

@@ -1,0 +1,150 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What conversions cost on a real kernel, under emulation: read the ratios.
+
+Boots L1 as rig.py does, once, and measures machines in it side by side. A line
+for each: what was converted, how long that took, in how many calls of the
+container. Times are those of a guest that does nothing else.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import sys
+import time
+
+sys.dont_write_bytecode = True
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+TOP = os.path.dirname(os.path.dirname(HERE))
+sys.path[:0] = [HERE, os.path.join(TOP, 'tests/guest')]
+
+# pylint: disable=wrong-import-position
+import initramfs
+import rig
+from harness import (EXIT_PASS, MIB, HarnessError, exit_on_signals,
+                     find_firmware, key_values)
+from l1 import L1, L2, L1Error
+from machines import PAGES_2M, PROTECTED, TWO_COPY, Row
+
+# type1 has 65535 mappings unless told otherwise, too few for 'page'
+KERNEL_WORDS = 'vfio_iommu_type1.dma_entry_limit=1000000'
+BASE_MIB = 16
+LIMIT = 1800
+
+
+def listener_calls(l2):
+    """(map calls, unmap calls, extents) of all listeners."""
+    listeners = l2.qmp.command('query-guest-memfd')[0]['listeners']
+    return tuple(sum(listener[name] for listener in listeners)
+                 for name in ('map-calls', 'unmap-calls', 'extents'))
+
+
+def cpu_ticks(l1):
+    """(in QEMU, in the kernel) of the vCPU of L2, without what the guest ran."""
+    for line in l1.run('cat /proc/[0-9]*/task/[0-9]*/stat 2>/dev/null'):
+        name, _, rest = line.rpartition(') ')
+        if name.endswith('(CPU 0/KVM'):
+            fields = rest.split()
+            user, system, guest = (int(fields[n - 3]) for n in (14, 15, 43))
+            return user - guest, system
+    return 0, 0
+
+
+def measure(l1, row, chunk, window, rounds):
+    """Figures of a guest that converts @window MiB in requests of @chunk KiB.
+
+    The first round is not counted: memory begins in other pieces.
+    """
+    words = (f'conv={row.conv} base={BASE_MIB} window={window} '
+             f'rounds={rounds + 1} chunk={chunk} hold=1')
+    halves = []
+    with L2(l1, row, words) as l2:
+        while True:
+            line = l1.console.readline().rstrip('\r\n')
+            if line.startswith('begin '):
+                start = time.monotonic()
+            elif line.startswith('end '):
+                seconds = time.monotonic() - start
+            elif line == 'HOLD':
+                halves.append((seconds, *listener_calls(l2)))
+                ticks = cpu_ticks(l1)
+                l1.release()
+            elif line.startswith('FAIL') or (not line and l1.console.ended):
+                break
+        if l2.wait() != EXIT_PASS:
+            raise HarnessError('\n'.join([line] + l2.errors))
+    figures = {'machine': row.name, 'chunk-kib': chunk, 'mib': window,
+               'qemu-share': ticks[0] / max(sum(ticks), 1)}
+    for to, first in (('private', 2), ('shared', 3)):
+        picked = range(first, len(halves), 2)
+        seconds = [halves[n][0] for n in picked]
+        figures[to] = {
+            'seconds': statistics.median(seconds),
+            'spread': max(seconds) - min(seconds),
+            'map-calls': halves[first][1] - halves[first - 1][1],
+            'unmap-calls': halves[first][2] - halves[first - 1][2],
+            'extents': halves[first][3],
+            'conversions-per-second':
+                window * 1024 / chunk / statistics.median(seconds)}
+    return figures
+
+
+def machines():
+    """(machine, KiB of a request, MiB, rounds)"""
+    ram = 320 * MIB
+    for vfio in ('iommufd', 'type1'):
+        for pages in ('', PAGES_2M):
+            for split in ('log', 'page'):
+                name = f"{vfio}, {'2M' if pages else '4K'} pages, {split}"
+                yield (Row(name, f'{TWO_COPY}{pages},x-dma-split={split}', vfio,
+                           ram=ram, **PROTECTED), 2048, 256, 1)
+    for vfio in ('iommufd', 'type1', None):
+        yield (Row(f'{vfio or "no device"}, 4K requests', TWO_COPY, vfio,
+                   ram=64 * MIB, **PROTECTED), 4, 32, 3)
+
+
+def show(figures):
+    """One machine's lines."""
+    for to in ('private', 'shared'):
+        one = figures[to]
+        print(f"{figures['machine']:28} {to:8} {figures['mib']:4} MiB by "
+              f"{figures['chunk-kib']:4} KiB {one['seconds']:8.3f} s "
+              f"+-{one['spread']:6.3f} {one['conversions-per-second']:7.0f}/s "
+              f"{one['map-calls']:6} maps {one['unmap-calls']:6} unmaps "
+              f"{one['extents']:6} extents, QEMU {figures['qemu-share']:5.1%}",
+              flush=True)
+
+
+def main():
+    """Measure, print, write build/bench-vm.json."""
+    parser = argparse.ArgumentParser(description=__doc__.split('\n', 1)[0])
+    parser.add_argument('words', nargs='*',
+                        help='only machines whose name has all of these')
+    words = parser.parse_args().words
+    exit_on_signals()
+    results = []
+    try:
+        rig.prepare()
+        archive = os.path.join(rig.VM, 'bench.cpio')
+        initramfs.build(archive, TOP, rig.QEMU, rig.GUEST)
+        with L1('intel', rig.QEMU, find_firmware(rig.QEMU), rig.KERNEL, archive,
+                os.path.join(rig.VM, 'bench.log'),
+                KERNEL_WORDS) as l1, l1.bounded(LIMIT):
+            l1.wait_ready()
+            for row, *how in machines():
+                if all(word in row.name for word in words):
+                    results.append(measure(l1, row, *how))
+                    show(results[-1])
+    except (HarnessError, L1Error) as err:
+        print(f'bench.py: {err}', file=sys.stderr)
+        return 1
+    with open(os.path.join(rig.BUILD, 'bench-vm.json'), 'w',
+              encoding='utf-8') as f:
+        json.dump(results, f, indent=1)
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -1,0 +1,235 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Conversion in place: one copy, which nobody may hold when it turns private.
+
+For an L1 whose kernel does so (tests/vm/kernel).
+"""
+
+import contextlib
+import os
+import sys
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+sys.path[:0] = [HERE, os.path.join(os.path.dirname(HERE), 'guest')]
+
+# pylint: disable=wrong-import-position
+import iommu
+import memory
+from harness import EXIT_PASS, MIB, QmpError, key_values, query_map
+from l1 import EDU, L2
+from machines import IN_PLACE, PROTECTED, TWO_COPY, Row
+from refusals import Machine, missing, refused
+
+PAGE = 4096
+HELD = 32 * MIB + 5 * PAGE
+PIECE = (32 * MIB, 16 * PAGE)
+# Random conversions; the guest checks all of its data after each batch
+BATCHES, BATCH = 10, 500
+MOST = 1.02
+RETRIES = 10
+
+HOLDING = [Row(vfio, IN_PLACE, vfio, ram=64 * MIB, **PROTECTED)
+           for vfio in ('iommufd', 'type1')]
+MIXED = [Row(f'{vfio}, {split}', f'{IN_PLACE},prealloc=on,x-dma-split={split}',
+             vfio, ram=64 * MIB, **PROTECTED)
+         for vfio, split in (('iommufd', 'log'), ('type1', 'staged'))]
+RESET = Row('reset', IN_PLACE, 'iommufd', ram=64 * MIB,
+            machine=PROTECTED['machine'],
+            extra=PROTECTED['extra'] + ['-action', 'reboot=reset'])
+DATA, LOADED = 0x1800010, 0x600dda7a
+DOORS = Row('doors', IN_PLACE, None, machine=PROTECTED['machine'],
+            extra=RESET.extra + ['-device', f'loader,addr={DATA:#x},'
+                                 f'data={LOADED:#x},data-len=4'])
+EMULATED_DEVICE = Row('edu', IN_PLACE, None, machine=PROTECTED['machine'],
+                      extra=PROTECTED['extra'] + ['-device', 'edu'],
+                      conv='hypercall')
+REFUSED = (
+    (Row('two-copy', TWO_COPY + ',conversion=two-copy', None, **PROTECTED),
+     ('conversion=two-copy', 'converts in place', 'conversion=auto')),
+    (Row('ordinary VM', IN_PLACE, None),
+     ('conversion=in-place', 'this type of VM', 'conversion=auto')),
+    (Row('huge pages', IN_PLACE + ',hugetlb=on', None, **PROTECTED),
+     ('hugetlb=on', 'has no huge pages')),
+)
+
+
+def kernel_works(l1, tap, how):
+    """The test program of the kernel's interface."""
+    _code, lines = l1.shell(f'/rig/inplace-test {how}')
+    results = [line for line in lines if line.startswith(('ok', 'not ok'))]
+    bad = [line for line in results if not line.startswith('ok')]
+    tap.result(f'{len(results)} checks of the interface, switched {how}',
+               bad if results else ['inplace-test said nothing'] + lines)
+
+
+@contextlib.contextmanager
+def held(l1, pid, offset):
+    """A process of L1 holds a page of the machine's memory."""
+    l1.run('rm -f /tmp/go /tmp/held; mkfifo /tmp/go /tmp/held')
+    l1.run(f'/rig/hold {pid} {offset} </tmp/go >/tmp/held 2>&1 3>&- &')
+    l1.run('exec 9>/tmp/go; read line </tmp/held; [ "$line" = held ] || '
+           '{ echo "$line"; false; }')
+    try:
+        yield
+    finally:
+        l1.run('exec 9>&-; wait $!')
+
+
+def page_is_held(l1, tap, row):
+    """Nothing changes while somebody holds a page; then it works."""
+    with L2(l1, row) as l2:
+        machine = Machine(l1, l2, row)
+        with held(l1, machine.pid, HELD):
+            answer, problems = machine.attempt(*PIECE, True)
+            tap.result('to private fails and says which page', problems +
+                       missing(answer, [f'{HELD:#x}', 'in use']))
+            block = l2.qmp.command('query-guest-memfd')[0]['to-private']
+            counted = [block[name] for name in ('failures', 'retries',
+                                                'rollbacks')]
+            tap.result('it was tried again, and undone',
+                       [f'{counted}'] if counted != [1, RETRIES, 1] else [])
+            answer, problems = machine.attempt(PIECE[0], 4 * PAGE, True)
+            tap.result('its neighbours convert',
+                       problems + ([answer] if answer else []))
+            answer, problems = machine.attempt(PIECE[0], 4 * PAGE, False)
+            tap.result('and back', problems + ([answer] if answer else []))
+        answer, problems = machine.attempt(*PIECE, True)
+        tap.result('it works once the page is free',
+                   problems + ([answer] if answer else []))
+
+
+def guest_is_told(l1, tap, row):
+    """A guest whose hypercall fails hears of it."""
+    words = f'conv={row.conv} base=16 window=32 rounds=2 hold=1'
+    with L2(l1, row, words) as l2:
+        for _half in range(2):
+            l2.run_until_hold()
+            pid = l1.run('pidof qemu')[0]
+            if _half == 0:
+                l1.release()
+        with held(l1, pid, HELD):
+            l1.release()
+            said = '\n'.join(l2.run_until_hold()[1])
+        tap.result('the hypercall has an error',
+                   missing(said, ['to private: status -']))
+
+
+def random_mix(l1, tap, row):
+    """Random conversions: data survives, and I1 to I3 hold after each batch."""
+    words = (f'conv={row.conv} base=16 window=46 rounds={BATCHES} mix={BATCH} '
+             'touch=1 keep=1 hold=1')
+    before = memory.held(l1)
+    problems, ratios, figures = [], [], None
+    with L2(l1, row, words) as l2:
+        for _batch in range(BATCHES):
+            said = []
+            while not problems and not said[-1:] == ['HOLD']:
+                said.append(l1.console.readline().rstrip('\r\n'))
+                if said[-1].startswith('FAIL') or l1.console.ended:
+                    problems = said
+            if problems:
+                break
+            end = next(key_values(line) for line in said
+                       if line.startswith('end '))
+            runs = query_map(l2.qmp, 'm0')
+            problems = iommu.compare_pages(iommu.READ[l1.config](l1, EDU), runs,
+                                           row.ram)
+            shared = sum(run['size'] for run in runs if not run['private'])
+            wanted = row.ram - 46 * MIB + end['shared-pages'] * PAGE
+            if shared != wanted:
+                problems.append(f'QEMU has {shared} bytes shared, the guest '
+                                f'{wanted}')
+            ratios.append((memory.held(l1) - before) / row.ram)
+            figures = l2.qmp.command('query-guest-memfd')[0]
+            l1.release()
+        code = l2.wait() if not problems else EXIT_PASS
+        if code != EXIT_PASS:
+            problems = [f'exit code {code}'] + l2.errors
+    retries = figures['to-private']['retries'] if figures else 'no'
+    tap.result(f'{BATCHES * BATCH} conversions, {retries} retries', problems)
+    tap.result(f'{max(ratios, default=0):.3f} of its size is held',
+               [f'at most {MOST} expected']
+               if not ratios or max(ratios) > MOST else [])
+
+
+def reset(l1, tap, row):
+    """A reset returns to the initial state."""
+    with L2(l1, row) as l2:
+        machine = Machine(l1, l2, row)
+        answer, problems = machine.attempt(*PIECE, True)
+        tap.result('a piece is private', problems +
+                   ([answer] if answer else []))
+        l2.qmp.command('system_reset')
+        tap.result('a reset makes all shared',
+                   machine.problems() +
+                   [str(run) for run in machine.runs() if run['private']])
+
+
+def doors(l1, tap, row):
+    """QEMU does not touch a private page, whatever asks it to."""
+    page = DATA & -PAGE
+    l1.run('rm -f /tmp/saved')
+    save = {'val': page - PAGE, 'size': 2 * PAGE, 'filename': '/tmp/saved'}
+    ways = (
+        ('x', 'human-monitor-command', 'Cannot access memory',
+         {'command-line': f'x /4xw {page:#x}'}),
+        ('xp', 'human-monitor-command', 'Cannot access memory',
+         {'command-line': f'xp /4xw {page:#x}'}),
+        ('memsave', 'memsave', 'Invalid addr', dict(save)),
+        ('pmemsave', 'pmemsave', 'is private', dict(save)),
+        ('dump', 'dump-guest-memory', 'are private',
+         {'paging': False, 'protocol': 'file:/tmp/saved'}),
+    )
+    with L2(l1, row) as l2:
+        def value():
+            return str(l2.qmp.command('human-monitor-command', **{
+                'command-line': f'xp /1xw {DATA:#x}'}))
+
+        machine = Machine(l1, l2, row)
+        tap.result('what was loaded is there', missing(value(), [hex(LOADED)]))
+        machine.convert(page, PAGE, True)
+        for name, command, reason, arguments in ways:
+            try:
+                answer = str(l2.qmp.command(command, **arguments))
+            except QmpError as err:
+                answer = str(err)
+            tap.result(f'{name}: {reason}', missing(answer, [reason]))
+        machine.convert(page, PAGE, False)
+        tap.result('shared again, it is there', missing(value(), [hex(LOADED)]))
+        machine.convert(page, PAGE, True)
+        l2.qmp.command('system_reset')
+        tap.result('a reset loads it again', missing(value(), [hex(LOADED)]))
+
+
+def emulated_device(l1, tap, row):
+    """DMA of a device that is QEMU's own."""
+    with L2(l1, row, row.guest + ' faults=2') as l2:
+        summary, problems = l2.run_until_hold()
+        if not problems and summary.get('blocked', 0) != 2:
+            problems = [f'two DMAs to private memory were wanted: {summary}']
+        l1.release()
+        if not problems and l2.wait() != EXIT_PASS:
+            problems = l2.errors
+    tap.result('the guest verified DMA', problems)
+
+
+def not_possible(l1, tap, row_and_words):
+    """Refused at the start, with the reason."""
+    row, words = row_and_words
+    problems = refused(l1, row, words)
+    tap.result('refused with the reason',
+               ['it was not refused'] if problems is None else problems)
+
+
+def scenarios():
+    """(name, function, row)"""
+    yield 'the kernel converts in place', kernel_works, 'on'
+    for row, words in REFUSED:
+        yield f'refused, {row.name}', not_possible, (row, words)
+    for row in HOLDING:
+        yield f'a page is held, {row.name}', page_is_held, row
+    yield 'the guest is told', guest_is_told, HOLDING[0]
+    for row in MIXED:
+        yield f'random, {row.name}', random_mix, row
+    yield 'reset', reset, RESET
+    yield 'QEMU itself', doors, DOORS
+    yield 'an emulated device', emulated_device, EMULATED_DEVICE

@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""How much memory a machine in L2 holds, and where."""
+
+import os
+import sys
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+sys.path.insert(0, os.path.join(os.path.dirname(HERE), 'guest'))
+
+# pylint: disable=wrong-import-position
+from harness import EXIT_PASS, MIB
+from l1 import L2
+from machines import PAGES_2M, PROTECTED, SHARED, TWO_COPY, Row
+
+ROUNDS = 3
+# Of the machine's size, with room for what is not the guest's memory
+LEAST, MOST = 0.98, 1.05
+BASE_MIB, WINDOW_MIB = 16, 46
+HUGE_POOL = '/sys/kernel/mm/hugepages/hugepages-2048kB'
+BOUND = ',prealloc=on,policy=bind,host-nodes=1'
+
+# (machine, KiB of one conversion). Half a huge page at a time: the other copy
+# goes when both halves have gone.
+STEADY = (
+    (Row('4K pages', TWO_COPY + ',prealloc=on', None, ram=64 * MIB,
+         **PROTECTED), 2048),
+    (Row('2M pages', TWO_COPY + ',prealloc=on' + PAGES_2M, None, ram=64 * MIB,
+         **PROTECTED), 1024),
+)
+PREALLOCATED = (
+    Row('shared', TWO_COPY + BOUND, None, **PROTECTED),
+    Row('shared 2M pages', TWO_COPY + BOUND + PAGES_2M, None, **PROTECTED),
+    Row('mapped guest_memfd', SHARED + BOUND, None, conv='none'),
+    Row('private', TWO_COPY.replace('shared', 'private') + BOUND, None,
+        **PROTECTED),
+)
+
+
+def held(l1):
+    """Bytes of files and huge pages in L1: guests' memory is all of these."""
+    info = dict(line.split(':', 1) for line in l1.run('cat /proc/meminfo'))
+    kib = int(info['Cached'].split()[0])
+    total, free = (int(l1.run(f'cat {HUGE_POOL}/{name}_hugepages')[0])
+                   for name in ('nr', 'free'))
+    return kib * 1024 + (total - free) * 2 * MIB
+
+
+def held_by_nodes(l1):
+    """The same for each node."""
+    nodes = []
+    for node in range(2):
+        path = f'/sys/devices/system/node/node{node}'
+        info = dict(line.split(':', 1) for line in l1.run(
+            f'cut -d" " -f3- {path}/meminfo'))
+        total, free = (int(l1.run(
+            f'cat {path}/hugepages/hugepages-2048kB/{name}_hugepages')[0])
+            for name in ('nr', 'free'))
+        nodes.append(int(info['FilePages'].split()[0]) * 1024 +
+                     (total - free) * 2 * MIB)
+    return nodes
+
+
+def steady(l1, tap, rounds):
+    """Both copies of a page are never there for long."""
+    row, chunk = rounds
+    before = held(l1)
+    words = (f'conv={row.conv} base={BASE_MIB} window={WINDOW_MIB} '
+             f'rounds={ROUNDS} chunk={chunk} touch=1 hold=1')
+    ratios = []
+    with L2(l1, row, words) as l2:
+        problems = []
+        while len(ratios) < 2 * ROUNDS and not problems:
+            problems = l2.run_until_hold()[1]
+            ratios.append((held(l1) - before) / row.ram)
+            l1.release()
+        code = l2.wait() if not problems else EXIT_PASS
+        if code != EXIT_PASS:
+            problems = [f'exit code {code}'] + l2.errors
+    tap.result(f'the guest wrote to all of its memory {2 * ROUNDS} times',
+               problems)
+    tap.result(f'{min(ratios):.3f} to {max(ratios):.3f} of its size is held',
+               [f'expected {LEAST} to {MOST}']
+               if min(ratios) < LEAST or max(ratios) > MOST else [])
+    left = held(l1) - before
+    tap.result('nothing is held after its end',
+               [f'{left} bytes'] if left > MIB else [])
+
+
+def preallocated(l1, tap, row):
+    """All memory is there from the start, on the node that was asked for."""
+    before = held_by_nodes(l1)
+    with L2(l1, row):
+        there = [now - was for now, was in zip(held_by_nodes(l1), before)]
+    wrong = abs(there[1] - row.ram) > MIB * 4 or there[0] > MIB * 4
+    tap.result('the memory is there, on node 1',
+               [f'bytes on nodes 0 and 1: {there}'] if wrong else [])
+
+
+def scenarios():
+    """(name, function, row)"""
+    for row, chunk in STEADY:
+        yield f'steady memory, {row.name}', steady, (row, chunk)
+    for row in PREALLOCATED:
+        yield f'preallocated, {row.name}', preallocated, row

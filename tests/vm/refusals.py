@@ -1,0 +1,376 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What the kernel refuses, and memory that fails.
+
+QEMU says what happened and goes on, or ends, as it is documented; in no case
+do the map and the IOMMU differ. Failures are injected into the kernel
+(Documentation/fault-injection of Linux) below one of its functions and for one
+thread, so that nothing else in L1 notices.
+"""
+
+import copy
+import itertools
+import os
+import random
+import sys
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+sys.path[:0] = [HERE, os.path.join(os.path.dirname(HERE), 'guest')]
+
+# pylint: disable=wrong-import-position
+import iommu
+from harness import EXIT_PASS, MIB, HarnessError, QmpError, query_map
+from l1 import EDU, L2
+from machines import EMULATED, PROTECTED, SHARED, TWO_COPY, Row
+
+K = 1024
+NO_MEMORY = 'Cannot allocate memory'
+VFIO = ('iommufd', 'type1')
+RAM = 64 * MIB
+LIMIT = 32 * MIB
+WINDOW = 16 * MIB       # where the guest has its buffers
+
+# Functions of the kernel below which allocations fail
+CREATE = 'kvm_gmem_create'
+IOCTL = {'kvm': 'kvm_vm_ioctl', 'iommufd': 'iommufd_fops_ioctl',
+         'type1': 'vfio_iommu_type1_ioctl'}
+FAILSLAB = '/sys/kernel/debug/failslab'
+PIECE = (16 * MIB, 64 * K)
+# Each after those before it. To let go of a whole mapping needs no memory.
+MAPPING_STEPS = (
+    ('share', *PIECE, False),
+    ('take a page out of the middle', 16 * MIB + 20 * K, 4 * K, True),
+    ('give it back', *PIECE, False),
+    ('take all', *PIECE, True),
+)
+# About what a node takes of the tree in which KVM keeps attributes of pages
+NODE_BYTES = 600
+# The percentages of allocations that fail in batches of random conversions
+PERCENT = (3, 30, 100)
+BATCHES = 12
+BATCH = 20
+
+
+def limited(size):
+    """The words before a command that bound the memory it can lock."""
+    return ['/rig/limited', str(size)]
+
+
+LOCKED = [Row(vfio, SHARED, vfio, ram=RAM, prefix=limited(LIMIT))
+          for vfio in VFIO]
+LOCKING = [Row(vfio, EMULATED, vfio, ram=RAM, prefix=limited(LIMIT))
+           for vfio in VFIO]
+FILES = [Row('mapped', SHARED, None, ram=RAM),
+         Row('two-copy', TWO_COPY, None, ram=RAM, **PROTECTED)]
+MAPPINGS = [Row(vfio, EMULATED, vfio, ram=RAM) for vfio in VFIO]
+ATTRIBUTES = [Row(f'two-copy, {vfio}', TWO_COPY, vfio, ram=RAM, **PROTECTED)
+              for vfio in VFIO]
+FAILING = [Row('mapped', SHARED + ',prealloc=on', None, ram=RAM, conv='none',
+               extra=['-S', '-device', 'edu', '-action', 'reboot=reset'])]
+
+
+class Machine:
+    """A running L2, whose map is compared with the IOMMU."""
+
+    def __init__(self, l1, l2, row):
+        self._l1 = l1
+        self._row = row
+        self.l2 = l2
+        self.pid = l1.run('pidof qemu')[0]
+
+    def convert(self, offset, size, private):
+        """None, or what QEMU answered to a conversion that failed."""
+        try:
+            self.l2.qmp.command('x-guest-memfd-convert', id='m0',
+                                offset=offset, size=size, private=private)
+        except QmpError as err:
+            return str(err)
+        return None
+
+    def runs(self):
+        """The map."""
+        return query_map(self.l2.qmp, 'm0')
+
+    def problems(self):
+        """Not exactly the shared pages are in the IOMMU."""
+        return iommu.compare_pages(iommu.READ[self._l1.config](self._l1, EDU),
+                                   self.runs(), self._row.ram)
+
+    def attempt(self, offset, size, private):
+        """Convert: what QEMU answered, problems of either outcome."""
+        before = self.runs()
+        answer = self.convert(offset, size, private)
+        runs = self.runs()
+        problems = self.problems()
+        if answer and runs != before:
+            problems.append(f'refused, but the map has changed: {answer}')
+        elif not answer and not covers(runs, offset, size, private):
+            problems.append('granted, but the map does not say so')
+        return answer, problems
+
+    def said(self):
+        """The messages of QEMU up to now."""
+        return '\n'.join(self._l1.run('cat /tmp/l2.log'))
+
+
+def covers(runs, offset, size, private):
+    """A range is in one state."""
+    return any(run['private'] == private and run['offset'] <= offset and
+               offset + size <= run['offset'] + run['size'] for run in runs)
+
+
+def missing(text, words):
+    """Problems if words are not in a text."""
+    lost = [word for word in words if word not in (text or '')]
+    return [f'{lost} not in: {text}'] if lost else []
+
+
+def prefixed(row, prefix):
+    """The same machine, with other words before its command line."""
+    clone = copy.copy(row)
+    clone.prefix = prefix
+    return clone
+
+
+def refused(l1, row, words):
+    """Problems if QEMU ends with other words than these; None if it starts."""
+    l2 = L2(l1, row)
+    try:
+        with l2:
+            return None
+    except HarnessError:
+        text = '\n'.join(l2.errors)
+    return [f'exit code {l2.exit_code}: {text}'] if l2.exit_code != 1 \
+        else missing(text, words)
+
+
+# Locked memory
+
+def memlock_at_start(l1, tap, row):
+    """RLIMIT_MEMLOCK is below what is shared from the beginning."""
+    problems = refused(l1, row, [
+        f'RLIMIT_MEMLOCK is {LIMIT // K} KiB', NO_MEMORY, 'ulimit -l',
+        'LimitMEMLOCK=', '<memtune><hard_limit>'])
+    tap.result('QEMU names the limit and the remedy',
+               ['QEMU started'] if problems is None else problems)
+    enough = prefixed(row, limited(RAM + LIMIT))
+    with L2(l1, enough) as l2:
+        tap.result('with a higher limit it starts',
+                   Machine(l1, l2, enough).problems())
+
+
+def memlock_conversion(l1, tap, row):
+    """A conversion goes beyond RLIMIT_MEMLOCK, others do not."""
+    steps = (('within the limit', 16, 8, False, None),
+             ('beyond it', 24, 32, False, NO_MEMORY),
+             ('within it, after that', 24, 16, False, None),
+             ('all back', 0, RAM // MIB, True, None),
+             ('where it was refused', 24, 24, False, None))
+    with L2(l1, row) as l2:
+        machine = Machine(l1, l2, row)
+        for name, offset, size, private, reason in steps:
+            answer, problems = machine.attempt(offset * MIB, size * MIB,
+                                               private)
+            if reason:
+                problems += missing(answer, [reason])
+            elif answer:
+                problems.append(answer)
+            tap.result(name, problems)
+        events = [event['data']['error'] for event in l2.qmp.events
+                  if event['event'] == 'GUEST_MEMFD_CONVERSION_FAILED']
+        tap.result('one event', missing(' '.join(events), [NO_MEMORY])
+                   if len(events) == 1 else [f'events: {events}'])
+        tap.result('QEMU names the limit once',
+                   [machine.said()]
+                   if machine.said().count('RLIMIT_MEMLOCK is') != 1 else [])
+
+
+# Allocations of the kernel that fail
+
+def function_range(l1, name):
+    """Where a function of the kernel starts and ends."""
+    l1.run('[ -s /tmp/symbols ] || sort /proc/kallsyms >/tmp/symbols')
+    code, lines = l1.shell(
+        f"awk '$3 == \"{name}\" {{start = $1; next}} start && $1 != start "
+        "{print start, $1; exit}' /tmp/symbols")
+    if code or not lines or not lines[0]:
+        raise HarnessError(f'the kernel has no function {name}')
+    return ['0x' + word for word in lines[0].split()]
+
+
+class Failslab:
+    """Allocations below a function of the kernel fail: a context manager."""
+
+    def __init__(self, l1, function):
+        self._l1 = l1
+        self._function = function
+
+    def _set(self, **values):
+        self._l1.run(' && '.join(
+            f"echo {value} >{FAILSLAB}/{name.replace('_', '-')}"
+            for name, value in values.items()))
+
+    def __enter__(self):
+        first, end = function_range(self._l1, self._function)
+        self._set(probability=0, require_start=first, require_end=end,
+                  stacktrace_depth=32, task_filter=1, ignore_gfp_wait=0,
+                  interval=1, times=-1, verbose=0)
+        return self
+
+    def __exit__(self, *exc):
+        self._set(probability=0)
+
+    def percent(self, pid, percent, space=0):
+        """So many of the allocations fail, after @space bytes of them."""
+        self._l1.run(f'echo 1 >/proc/{pid}/make-it-fail')
+        self._set(space=space, probability=percent)
+
+    def stop(self):
+        """No more of that."""
+        self._set(probability=0)
+
+    def only(self, pid, number):
+        """The allocation of this number fails, no other one."""
+        self._l1.run(f'echo {number} >/proc/{pid}/fail-nth')
+
+    def reached(self, pid):
+        """It was reached; it cannot be any more."""
+        left = int(self._l1.run(f'cat /proc/{pid}/fail-nth')[0])
+        self._l1.run(f'echo 0 >/proc/{pid}/fail-nth')
+        return not left
+
+
+def creation(l1, tap, row):
+    """Each allocation fails that the kernel makes for a guest_memfd."""
+    words = [f'cannot create a guest_memfd of {RAM:#x} bytes: {NO_MEMORY}']
+    with Failslab(l1, CREATE):
+        for number in itertools.count(1):
+            problems = refused(l1, prefixed(row, [
+                'sh', '-c', f'echo {number} >/proc/self/fail-nth; exec "$@"',
+                'sh']), words)
+            if problems is None:
+                break
+            tap.result(f'allocation {number}', problems)
+    tap.result('allocations were made', ['none'] if number == 1 else [])
+
+
+def mappings(l1, tap, row):
+    """Each allocation fails that an IOMMU's driver makes for a conversion."""
+    with L2(l1, row) as l2, Failslab(l1, IOCTL[row.vfio]) as failslab:
+        machine = Machine(l1, l2, row)
+        for index, (name, *conversion) in enumerate(MAPPING_STEPS):
+            refusals = 0
+            for number in itertools.count(1):
+                machine.convert(*PIECE, True)
+                for _name, *earlier in MAPPING_STEPS[:index]:
+                    machine.convert(*earlier)
+                failslab.only(machine.pid, number)
+                answer, problems = machine.attempt(*conversion)
+                reached = failslab.reached(machine.pid)
+                refusals += answer is not None
+                if answer and not reached:
+                    problems.append(f'refused for no reason: {answer}')
+                if problems or not reached:
+                    break
+            if not refusals and conversion != [*PIECE, True]:
+                problems.append('no allocation was refused')
+            tap.result(f'{name}: {number - 1} allocations, {refusals} refusals',
+                       problems)
+
+
+def attributes(l1, tap, row):
+    """All allocations fail from one on, when KVM is told of private pages."""
+    offset, size = 16 * MIB, 2 * MIB
+    refused = 0
+    with L2(l1, row) as l2, Failslab(l1, IOCTL['kvm']) as failslab:
+        machine = Machine(l1, l2, row)
+        for space in itertools.count(0, NODE_BYTES):
+            failslab.percent(machine.pid, 100, space)
+            answer, problems = machine.attempt(offset, size, True)
+            failslab.stop()
+            problems += missing(answer, [NO_MEMORY]) if answer else []
+            if problems or not answer:
+                break
+            refused += 1
+        tap.result(f'refused {refused} times, then granted',
+                   problems or ([] if refused else ['never refused']))
+        answer, problems = machine.attempt(offset, size, False)
+        tap.result('shared again', problems + ([answer] if answer else []))
+
+
+def random_failures(l1, tap, row):
+    """Many conversions while allocations fail at random."""
+    rng = random.Random(1)
+    names = [row.vfio] + (['kvm'] if row in ATTRIBUTES else [])
+    refused = 0
+    with L2(l1, row) as l2:
+        machine = Machine(l1, l2, row)
+        machine.convert(0, RAM, True)
+        for batch in range(BATCHES):
+            with Failslab(l1, IOCTL[names[batch % len(names)]]) as failslab:
+                failslab.percent(machine.pid, PERCENT[batch % len(PERCENT)])
+                for _ in range(BATCH):
+                    size = rng.choice((1, 2, 3, 16, 37, 512)) * 4 * K
+                    offset = 16 * MIB + rng.randrange(1024) * 4 * K
+                    refused += machine.convert(offset, size,
+                                               rng.random() < 0.5) is not None
+            # what could not be mapped again is less than the map allows
+            problems = [text for text in machine.problems()
+                        if not text.startswith('shared')]
+            # and the next conversion mends it
+            last = RAM - 4 * K
+            problems += filter(None, (machine.convert(last, 4 * K, False),
+                                      machine.convert(last, 4 * K, True)))
+            problems += machine.problems()
+            tap.result(f'batch {batch}', problems)
+    total = BATCHES * BATCH
+    tap.result(f'{refused} of {total} conversions were refused',
+               [] if 0 < refused < total else ['this tests nothing'])
+
+
+# Memory that fails
+
+def wait_stopped(l2):
+    """The state of a VM that does not run any more."""
+    while True:
+        status = l2.qmp.command('query-status')
+        if not status['running']:
+            return status['status']
+
+
+def memory_failure(l1, tap, row):
+    """A page fails, the guest comes across it, a reset gives it another."""
+    with L2(l1, row, row.guest) as l2:
+        machine = Machine(l1, l2, row)
+        l1.run(f'/rig/poison {machine.pid} kvm-gmem {WINDOW:#x}')
+        l2.qmp.command('cont')
+        state = wait_stopped(l2)
+        tap.result('the VM stops', [state] if state != 'internal-error' else
+                   missing(machine.said(), [
+                       f"'m0' offset {WINDOW:#x} (guest physical address "
+                       f'{WINDOW:#x}, shared)']))
+        events = [event['data']['recipient'] for event in l2.qmp.events
+                  if event['event'] == 'MEMORY_FAILURE']
+        tap.result('the guest was told before',
+                   [f'events: {events}'] if events != ['guest'] else [])
+        l2.qmp.command('system_reset')
+        l2.qmp.command('cont')
+        _summary, problems = l2.run_until_hold()
+        tap.result('after a reset it runs', problems)
+        l1.release()
+        code = l2.wait()
+        tap.result('QEMU ended well', [f'exit code {code}'] + l2.errors
+                   if code != EXIT_PASS else [])
+
+
+def scenarios():
+    """(name, function, row) of all that runs here."""
+    for what, function, rows in (
+            ('memlock at the start', memlock_at_start, LOCKED),
+            ('memlock and conversions', memlock_conversion, LOCKING),
+            ('creation', creation, FILES),
+            ('mappings', mappings, MAPPINGS),
+            ('attributes', attributes, ATTRIBUTES),
+            ('random failures', random_failures, MAPPINGS + ATTRIBUTES),
+            ('memory failure', memory_failure, FAILING)):
+        for row in rows:
+            yield f'refusals: {what}, {row.name}', function, row
