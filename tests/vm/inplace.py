@@ -35,6 +35,13 @@ MIXED = [Row(f'{vfio}, {split}', f'{IN_PLACE},prealloc=on,x-dma-split={split}',
 RESET = Row('reset', IN_PLACE, 'iommufd', ram=64 * MIB,
             machine=PROTECTED['machine'],
             extra=PROTECTED['extra'] + ['-action', 'reboot=reset'])
+# A slot that no guest has powered on is unplugged at once
+HOTPLUG = Row('hotplug', IN_PLACE, None, ram=64 * MIB,
+              machine=PROTECTED['machine'],
+              extra=PROTECTED['extra'] + [
+                  '-global', 'ICH9-LPC.acpi-pci-hotplug-with-bridge-support=off',
+                  '-device', 'pcie-root-port,id=rp,chassis=1',
+                  '-object', 'iommufd,id=i0'])
 DATA, LOADED = 0x1800010, 0x600dda7a
 DOORS = Row('doors', IN_PLACE, None, machine=PROTECTED['machine'],
             extra=RESET.extra + ['-device', f'loader,addr={DATA:#x},'
@@ -164,6 +171,27 @@ def reset(l1, tap, row):
                    [str(run) for run in machine.runs() if run['private']])
 
 
+def hotplug(l1, tap, row):
+    """A device that comes gets what is shared; one that goes holds nothing."""
+    with L2(l1, row) as l2:
+        machine = Machine(l1, l2, row)
+        machine.convert(*PIECE, True)
+        for number in range(3):
+            l2.qmp.command('device_add', driver='vfio-pci', id='dev', bus='rp',
+                           host=EDU, iommufd='i0')
+            problems = machine.problems()
+            for private in (False, True):
+                answer, more = machine.attempt(*PIECE, private)
+                problems += more + ([answer] if answer else [])
+            tap.result(f'plugged in, {number}', problems)
+            l2.qmp.command('device_del', id='dev')
+            # memory that a device had pinned would be in use
+            answer = machine.convert(0, row.ram, True) or \
+                machine.convert(0, row.ram, False) or \
+                machine.convert(*PIECE, True)
+            tap.result(f'unplugged, {number}', [answer] if answer else [])
+
+
 def doors(l1, tap, row):
     """QEMU does not touch a private page, whatever asks it to."""
     page = DATA & -PAGE
@@ -231,5 +259,6 @@ def scenarios():
     for row in MIXED:
         yield f'random, {row.name}', random_mix, row
     yield 'reset', reset, RESET
+    yield 'hotplug', hotplug, HOTPLUG
     yield 'QEMU itself', doors, DOORS
     yield 'an emulated device', emulated_device, EMULATED_DEVICE

@@ -20,7 +20,7 @@ sys.path[:0] = [HERE, os.path.join(os.path.dirname(HERE), 'guest')]
 import iommu
 from harness import EXIT_PASS, MIB, HarnessError, QmpError, query_map
 from l1 import EDU, L2
-from machines import EMULATED, PROTECTED, SHARED, TWO_COPY, Row
+from machines import EMULATED, IN_PLACE, PROTECTED, SHARED, TWO_COPY, Row
 
 K = 1024
 NO_MEMORY = 'Cannot allocate memory'
@@ -31,8 +31,8 @@ WINDOW = 16 * MIB       # where the guest has its buffers
 
 # Functions of the kernel below which allocations fail
 CREATE = 'kvm_gmem_create'
-IOCTL = {'kvm': 'kvm_vm_ioctl', 'iommufd': 'iommufd_fops_ioctl',
-         'type1': 'vfio_iommu_type1_ioctl'}
+IOCTL = {'two-copy': 'kvm_vm_ioctl', 'in-place': 'kvm_gmem_ioctl',
+         'iommufd': 'iommufd_fops_ioctl', 'type1': 'vfio_iommu_type1_ioctl'}
 FAILSLAB = '/sys/kernel/debug/failslab'
 PIECE = (16 * MIB, 64 * K)
 # Each after those before it. To let go of a whole mapping needs no memory.
@@ -64,6 +64,8 @@ FILES = [Row('mapped', SHARED, None, ram=RAM),
 MAPPINGS = [Row(vfio, EMULATED, vfio, ram=RAM) for vfio in VFIO]
 ATTRIBUTES = [Row(f'two-copy, {vfio}', TWO_COPY, vfio, ram=RAM, **PROTECTED)
               for vfio in VFIO]
+IN_PLACES = [Row(f'in-place, {vfio}', IN_PLACE, vfio, ram=RAM, **PROTECTED)
+             for vfio in VFIO]
 FAILING = [Row('mapped', SHARED + ',prealloc=on', None, ram=RAM, conv='none',
                extra=['-S', '-device', 'edu', '-action', 'reboot=reset'])]
 
@@ -281,7 +283,8 @@ def attributes(l1, tap, row):
     """All allocations fail from one on, when KVM is told of private pages."""
     offset, size = 16 * MIB, 2 * MIB
     refused = 0
-    with L2(l1, row) as l2, Failslab(l1, IOCTL['kvm']) as failslab:
+    how = row.name.split(',')[0]
+    with L2(l1, row) as l2, Failslab(l1, IOCTL[how]) as failslab:
         machine = Machine(l1, l2, row)
         for space in itertools.count(0, NODE_BYTES):
             failslab.percent(machine.pid, 100, space)
@@ -300,7 +303,8 @@ def attributes(l1, tap, row):
 def random_failures(l1, tap, row):
     """Many conversions while allocations fail at random."""
     rng = random.Random(1)
-    names = [row.vfio] + (['kvm'] if row in ATTRIBUTES else [])
+    names = [row.vfio] + [name for name in ('two-copy', 'in-place')
+                          if row.name.startswith(name)]
     refused = 0
     with L2(l1, row) as l2:
         machine = Machine(l1, l2, row)
@@ -360,6 +364,14 @@ def memory_failure(l1, tap, row):
         code = l2.wait()
         tap.result('QEMU ended well', [f'exit code {code}'] + l2.errors
                    if code != EXIT_PASS else [])
+
+
+def in_place_scenarios():
+    """The same for a kernel that converts in place."""
+    for row in IN_PLACES:
+        yield f'refusals: attributes, {row.name}', attributes, row
+    yield (f'refusals: random failures, {IN_PLACES[0].name}', random_failures,
+           IN_PLACES[0])
 
 
 def scenarios():

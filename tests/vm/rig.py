@@ -252,6 +252,7 @@ def scenarios(config):
         yield 'no conversion in place', inplace.kernel_works, 'off'
     if config == 'in-place':
         yield from inplace.scenarios()
+        yield from refusals.in_place_scenarios()
 
 
 class Named:
