@@ -53,12 +53,11 @@ static int set_attributes(int fd, uint64_t offset, uint64_t size, bool private,
     return -errno;
 }
 
-/* A fresh file, whose page is shared, is told that it is. */
-bool guest_memfd_in_place_probe(int fd)
+int guest_memfd_in_place_probe(int fd)
 {
     uint64_t unused;
 
-    return !set_attributes(fd, 0, qemu_real_host_page_size(), false, &unused);
+    return set_attributes(fd, 0, qemu_real_host_page_size(), false, &unused);
 }
 
 /*

@@ -15,7 +15,10 @@ extern const GuestMemfdOps guest_memfd_in_place_ops;
  * guest_memfd_in_place_probe - can pages of this file be converted in place?
  *
  * @fd: a guest_memfd, new, whose first page is shared
+ *
+ * Returns: 0 if they can; -ENOTTY or -EINVAL if not; another errno if the kernel
+ * could not say.
  */
-bool guest_memfd_in_place_probe(int fd);
+int guest_memfd_in_place_probe(int fd);
 
 #endif

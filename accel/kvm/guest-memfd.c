@@ -42,44 +42,76 @@ typedef struct KVMGuestMemfdCaps {
     bool in_place;              /* KVM_SET_MEMORY_ATTRIBUTES2 on its files */
 } KVMGuestMemfdCaps;
 
-static int create_file(uint64_t size, uint64_t flags)
+/* What to do about it, beyond what the errno says. */
+static const char *create_remedy(int err)
 {
-    struct kvm_create_guest_memfd create = { .size = size, .flags = flags };
-
-    return kvm_vm_ioctl(kvm_state, KVM_CREATE_GUEST_MEMFD, &create);
+    switch (err) {
+    case EMFILE:
+        return " (RLIMIT_NOFILE is too low: raise it with ulimit -n, or "
+               "LimitNOFILE= of systemd)";
+    case ENFILE:
+        return " (raise sysctl fs.file-max of the host)";
+    case ENOMEM:
+        return " (the host's kernel has no memory for it, or the control group "
+               "of QEMU may not use more)";
+    default:
+        return "";
+    }
 }
 
-static bool probe_in_place(uint64_t file_flags)
+static int create_file(uint64_t size, uint64_t flags, Error **errp)
 {
-    bool works;
-    int fd;
+    struct kvm_create_guest_memfd create = { .size = size, .flags = flags };
+    int fd = kvm_vm_ioctl(kvm_state, KVM_CREATE_GUEST_MEMFD, &create);
 
-    if ((file_flags & SHARED_FILE_FLAGS) != SHARED_FILE_FLAGS) {
-        return false;
+    if (fd < 0) {
+        error_setg(errp, "cannot create a guest_memfd of 0x%" PRIx64
+                   " bytes: %s%s", size, strerror(-fd), create_remedy(-fd));
+        return -1;
     }
-    fd = create_file(qemu_real_host_page_size(), SHARED_FILE_FLAGS);
+    return fd;
+}
+
+/*
+ * A new file, whose page is shared, is told that it is.  A probe that fails for
+ * another reason is an error: to go on would be to take something weaker.
+ */
+static bool probe_in_place(KVMGuestMemfdCaps *caps, Error **errp)
+{
+    int fd, ret;
+
+    if (!caps->files ||
+        (caps->file_flags & SHARED_FILE_FLAGS) != SHARED_FILE_FLAGS) {
+        return true;
+    }
+    fd = create_file(qemu_real_host_page_size(), SHARED_FILE_FLAGS, errp);
     if (fd < 0) {
         return false;
     }
-    works = guest_memfd_in_place_probe(fd);
+    ret = guest_memfd_in_place_probe(fd);
     close(fd);
-    return works;
+    caps->in_place = !ret;
+    if (ret && ret != -ENOTTY && ret != -EINVAL) {
+        error_setg_errno(errp, -ret, "cannot find out whether KVM converts "
+                         "memory in place");
+        return false;
+    }
+    return true;
 }
 
-static KVMGuestMemfdCaps probe(void)
+static bool probe(KVMGuestMemfdCaps *caps, Error **errp)
 {
     KVMState *s = kvm_state;
     int flags = kvm_vm_check_extension(s, KVM_CAP_GUEST_MEMFD_FLAGS);
     int attributes = kvm_vm_check_extension(s, KVM_CAP_MEMORY_ATTRIBUTES);
-    bool files = kvm_vm_check_extension(s, KVM_CAP_GUEST_MEMFD) > 0 &&
-                 kvm_vm_check_extension(s, KVM_CAP_USER_MEMORY2) > 0;
 
-    return (KVMGuestMemfdCaps) {
-        .files = files,
+    *caps = (KVMGuestMemfdCaps) {
+        .files = kvm_vm_check_extension(s, KVM_CAP_GUEST_MEMFD) > 0 &&
+                 kvm_vm_check_extension(s, KVM_CAP_USER_MEMORY2) > 0,
         .file_flags = MAX(flags, 0),
         .private_attribute = MAX(attributes, 0) & KVM_MEMORY_ATTRIBUTE_PRIVATE,
-        .in_place = files && probe_in_place(MAX(flags, 0)),
     };
+    return probe_in_place(caps, errp);
 }
 
 typedef struct AttributesRequest {
@@ -278,8 +310,11 @@ static const GuestMemfdOps *need_none(const KVMGuestMemfdCaps *caps,
 const GuestMemfdOps *guest_memfd_kvm_choose(GuestMemfdConversion wish,
                                             Error **errp)
 {
-    KVMGuestMemfdCaps caps = probe();
+    KVMGuestMemfdCaps caps;
 
+    if (!probe(&caps, errp)) {
+        return NULL;
+    }
     switch (wish) {
     case GUEST_MEMFD_CONVERSION_AUTO:
         return caps.in_place ? need_in_place(&caps, errp) :
@@ -296,36 +331,13 @@ const GuestMemfdOps *guest_memfd_kvm_choose(GuestMemfdConversion wish,
     }
 }
 
-/* What to do about it, beyond what the errno says. */
-static const char *create_remedy(int err)
-{
-    switch (err) {
-    case EMFILE:
-        return " (RLIMIT_NOFILE is too low: raise it with ulimit -n, or "
-               "LimitNOFILE= of systemd)";
-    case ENFILE:
-        return " (raise sysctl fs.file-max of the host)";
-    case ENOMEM:
-        return " (the host's kernel has no memory for it, or the control group "
-               "of QEMU may not use more)";
-    default:
-        return "";
-    }
-}
-
 int guest_memfd_kvm_create(const GuestMemfdOps *ops, uint64_t size,
                            bool private, Error **errp)
 {
     uint64_t flags = ops == &two_copy_ops ? 0 :
                      private ? GUEST_MEMFD_FLAG_MMAP : SHARED_FILE_FLAGS;
-    int fd = create_file(size, flags);
 
-    if (fd < 0) {
-        error_setg(errp, "cannot create a guest_memfd of 0x%" PRIx64
-                   " bytes: %s%s", size, strerror(-fd), create_remedy(-fd));
-        return -1;
-    }
-    return fd;
+    return create_file(size, flags, errp);
 }
 
 #ifdef CONFIG_NUMA
@@ -337,7 +349,7 @@ int guest_memfd_kvm_create(const GuestMemfdOps *ops, uint64_t size,
 bool guest_memfd_kvm_honours_policy(void)
 {
     size_t page = qemu_real_host_page_size();
-    int fd = create_file(page, SHARED_FILE_FLAGS);
+    int fd = create_file(page, SHARED_FILE_FLAGS, NULL);
     unsigned long nodes[BITS_TO_LONGS(MAX_NODES + 1)] = {};
     int mode = MPOL_DEFAULT;
     void *a, *b;

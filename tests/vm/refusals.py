@@ -243,7 +243,8 @@ class Failslab:
 
 def creation(l1, tap, row):
     """Each allocation fails that the kernel makes for a guest_memfd."""
-    words = [f'cannot create a guest_memfd of {RAM:#x} bytes: {NO_MEMORY}']
+    # the first file is a page, to ask the kernel what it can do
+    words = ['cannot create a guest_memfd of ', f'bytes: {NO_MEMORY}']
     with Failslab(l1, CREATE):
         for number in itertools.count(1):
             problems = refused(l1, prefixed(row, [
