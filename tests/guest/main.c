@@ -139,7 +139,7 @@ static void check_memory(const MultibootInfo *info)
         fail("the loader does not say how much memory there is");
     }
     /* without what the firmware keeps for itself at the end, below 1 MiB */
-    memory_top = MIN(info->mem_upper, 0xbfc00u) * 1024 + MIB;
+    memory_top = MIN(info->mem_upper, 0x2ffc00u) * 1024 + MIB;
     memory_top = (memory_top + MIB - 1) & ~(MIB - 1);
 
     if (opt.base < FIRST_BASE_MIB || opt.window < SMALLEST_WINDOW_MIB ||
