@@ -338,7 +338,7 @@ class Rig:
 
 def kernel_is_patched():
     """Not if KERNEL_SRC is somebody's own."""
-    tree = os.environ.get('KERNEL_SRC', os.path.join(BUILD, 'kernel-src'))
+    tree = os.environ.get('KERNEL_SRC') or os.path.join(BUILD, 'kernel-src')
     with open(os.path.join(tree, 'virt/kvm/guest_memfd.c'),
               encoding='utf-8') as f:
         return 'gmem_in_place_conversion' in f.read()
