@@ -201,13 +201,6 @@ static const GuestMemfdOps *choose_emulated(HostMemoryBackendGuestMemfd *m,
     return &guest_memfd_emulated_ops;
 }
 
-/* One file for all pages, shared and private? */
-static bool maps_guest_memfd(const GuestMemfdOps *ops)
-{
-    return ops->driver == GUEST_MEMFD_DRIVER_KVM &&
-           ops->conversion != GUEST_MEMFD_CONVERSION_TWO_COPY;
-}
-
 static const GuestMemfdOps *choose_kvm(HostMemoryBackendGuestMemfd *m,
                                        Error **errp)
 {
@@ -219,7 +212,7 @@ static const GuestMemfdOps *choose_kvm(HostMemoryBackendGuestMemfd *m,
         return NULL;
     }
     ops = guest_memfd_kvm_choose(m->conversion, errp);
-    if (!ops || !maps_guest_memfd(ops)) {
+    if (!ops || !guest_memfd_is_mapped(ops)) {
         return ops;
     }
     if (m->hugetlb) {
@@ -285,7 +278,7 @@ static int create_file(HostMemoryBackendGuestMemfd *m, const GuestMemfdOps *ops,
 {
     uint64_t size = MEMORY_BACKEND(m)->size;
 
-    if (maps_guest_memfd(ops)) {
+    if (guest_memfd_is_mapped(ops)) {
         return guest_memfd_kvm_create(ops, size, private, errp);
     }
     return qemu_memfd_create(TYPE_MEMORY_BACKEND_GUEST_MEMFD, size, m->hugetlb,
@@ -299,7 +292,7 @@ static bool add_guest_memfd(HostMemoryBackend *backend,
 {
     RAMBlock *rb = backend->mr.ram_block;
 
-    if (maps_guest_memfd(ops)) {
+    if (guest_memfd_is_mapped(ops)) {
         rb->guest_memfd = qemu_dup(rb->fd);
         if (rb->guest_memfd < 0) {
             error_setg_errno(errp, errno, "cannot duplicate the guest_memfd");
@@ -348,8 +341,8 @@ static void policy_leave(const ThreadPolicy *old)
 
 /*
  * Private memory cannot be touched through a mapping: the file is filled, by a
- * thread with the policy.  In two-copy there is no shared copy yet, and needs to
- * be none.
+ * thread with the policy.  In two-copy there is no shared copy yet, and none is
+ * needed.
  */
 static bool preallocate_private(HostMemoryBackend *backend, Error **errp)
 {
@@ -385,7 +378,7 @@ static bool prepare_private(HostMemoryBackend *backend,
     if (private && backend->prealloc) {
         return preallocate_private(backend, errp);
     }
-    if (!maps_guest_memfd(ops) &&
+    if (!guest_memfd_is_mapped(ops) &&
         !bitmap_empty(backend->host_nodes, MAX_NODES)) {
         warn_report("host-nodes: private pages of '%s' will follow the NUMA "
                     "policy of the vCPU that touches them first, as this "

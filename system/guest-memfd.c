@@ -527,8 +527,5 @@ bool guest_memfd_all_private(const GuestMemfd *gm, uint64_t offset,
 
 bool guest_memfd_map_by_address(const RAMBlock *rb)
 {
-    const GuestMemfd *gm = rb->gmem;
-
-    return gm && gm->ops->driver == GUEST_MEMFD_DRIVER_KVM &&
-           gm->ops->conversion != GUEST_MEMFD_CONVERSION_TWO_COPY;
+    return rb->gmem && guest_memfd_is_mapped(rb->gmem->ops);
 }

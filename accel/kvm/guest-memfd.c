@@ -225,7 +225,7 @@ static int two_copy_convert(GuestMemfd *gm, uint64_t offset, uint64_t size,
         }
     }
     /* Refused, or undone: the map says private, so nobody needs them. */
-    if (guest_memfd_all_private(gm, offset, size) && (ret || to_private)) {
+    if ((ret || to_private) && guest_memfd_all_private(gm, offset, size)) {
         free_shared_copy(gm, offset, size);
     }
     return ret;
@@ -427,7 +427,7 @@ int guest_memfd_kvm_slot_added(MemoryRegion *mr, uint64_t offset, hwaddr gpa,
     RAMBlock *rb = mr->ram_block;
 
     if (guest_memfd_map_by_address(rb)) {
-        return 0;               /* the file knows its pages, there are no attributes */
+        return 0;               /* the file knows the state of its pages */
     }
     return guest_memfd_foreach_run(rb->gmem, offset, size, slot_run, &slot);
 }

@@ -199,7 +199,7 @@ static int container_request(VFIOGuestMemfd *v, uint64_t start, uint64_t end,
     if (ret && remote_peer(v)) {
         container_call(v, start, end, !map);
     }
-    if (map && !v->arriving) {
+    if (ret && map && !v->arriving) {
         report_memlock_once(v, ret, end - start);
     }
     return ret;

@@ -79,6 +79,13 @@ typedef struct GuestMemfdOps {
                       bool to_private);
 } GuestMemfdOps;
 
+/** guest_memfd_is_mapped - is the guest_memfd mapped, and holds all pages? */
+static inline bool guest_memfd_is_mapped(const GuestMemfdOps *ops)
+{
+    return ops->driver == GUEST_MEMFD_DRIVER_KVM &&
+           ops->conversion != GUEST_MEMFD_CONVERSION_TWO_COPY;
+}
+
 /**
  * struct GuestMemfdListenerOps - what follows the shared part of a block
  *
@@ -296,8 +303,9 @@ bool guest_memfd_verify(GuestMemfd *gm, Error **errp);
  * @len: in: bytes; out: as far as the answer goes, at least 1
  *
  * Always, but where private pages have no copy of their own: a kernel that
- * converts in place unmaps them.  Takes the lock of the block; the answer can be
- * outdated as soon as it is there, see guest_memfd_sigbus().
+ * converts in place unmaps them.  While a conversion is going on the answer is
+ * yes, too; it can be outdated as soon as it is there, for which there is
+ * guest_memfd_sigbus().
  */
 bool guest_memfd_host_access(GuestMemfd *gm, uint64_t offset, uint64_t *len);
 

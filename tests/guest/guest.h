@@ -166,6 +166,8 @@ void verify_blocked(uint32_t page, uint32_t other, bool to_ram);
 void run_rounds(void);
 
 /* main.c */
+/* Pages of the window; the guest fails if that does */
+void convert(uint32_t first, uint32_t pages, bool shared);
 void random_range(uint32_t *first, uint32_t *pages);
 typedef struct MultibootInfo MultibootInfo;
 

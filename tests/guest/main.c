@@ -169,7 +169,7 @@ static void progress(const char *phase, uint32_t done, uint32_t total)
     }
 }
 
-static void convert(uint32_t first, uint32_t pages, bool shared)
+void convert(uint32_t first, uint32_t pages, bool shared)
 {
     int32_t status = convert_try(page_address(first),
                                  (uint64_t)pages * PAGE_SIZE, shared);

@@ -13,19 +13,6 @@
 
 static uint32_t written;        /* to the first word of each page */
 
-static void convert(uint32_t first, uint32_t pages, bool shared)
-{
-    int32_t status = convert_try(page_address(first),
-                                 (uint64_t)pages * PAGE_SIZE, shared);
-
-    if (status) {
-        fail("conversion of 0x%x+0x%x to %s: status %d", page_address(first),
-             pages * PAGE_SIZE, shared ? "shared" : "private", status);
-    }
-    model_set(first, pages, shared);
-    count.conversions++;
-}
-
 static void convert_all(bool shared)
 {
     uint32_t chunk = opt.chunk * 1024 / PAGE_SIZE;

@@ -19,7 +19,10 @@ FIRMWARE_FILES = ('bios-256k.bin', 'bios.bin', 'kvmvapic.bin',
                   'linuxboot_dma.bin')
 
 # Test programs of several C files; every other C file here is one of its own
-PROGRAMS = {'inplace-test': ('inplace-test.c', 'inplace-guest.c')}
+PROGRAMS = {
+    'inplace-test': ('inplace-test.c', 'inplace-guest.c', 'result.c'),
+    'kvm-caps': ('kvm-caps.c', 'result.c'),
+}
 
 
 class Archive:

@@ -12,7 +12,6 @@
 #include <fcntl.h>
 #include <setjmp.h>
 #include <signal.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -48,19 +47,6 @@ struct attributes2 {
 
 int kvm;
 int vm;
-static bool failed;
-
-void result(bool ok, const char *fmt, ...)
-{
-    va_list ap;
-
-    printf("%sok - ", ok ? "" : "not ");
-    va_start(ap, fmt);
-    vprintf(fmt, ap);
-    va_end(ap);
-    putchar('\n');
-    failed |= !ok;
-}
 
 int need(int ret, const char *what)
 {

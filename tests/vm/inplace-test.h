@@ -10,6 +10,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "result.h"
+
 #define PAGE    4096ull
 
 /* A guest_memfd; @map is NULL if it cannot be mapped. */
@@ -21,10 +23,6 @@ struct file {
 
 extern int kvm;
 extern int vm;      /* software-protected; of all files unless they say else */
-
-/* The line of one check */
-void __attribute__((format(printf, 2, 3)))
-result(bool ok, const char *fmt, ...);
 
 /* For what no check can go on without */
 int need(int ret, const char *what);

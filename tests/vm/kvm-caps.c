@@ -6,14 +6,14 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <stdarg.h>
-#include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <linux/kvm.h>
+
+#include "result.h"
 
 #define SIZE    (2 * 1024 * 1024)
 #define PAGE    4096
@@ -22,21 +22,6 @@
 #define CAP_GUEST_MEMFD_FLAGS   244
 #define MEMFD_FLAG_MMAP         (1ull << 0)
 #define MEMFD_FLAG_INIT_SHARED  (1ull << 1)
-
-static bool failed;
-
-static void __attribute__((format(printf, 2, 3)))
-result(bool ok, const char *fmt, ...)
-{
-    va_list ap;
-
-    printf("%sok - ", ok ? "" : "not ");
-    va_start(ap, fmt);
-    vprintf(fmt, ap);
-    va_end(ap);
-    putchar('\n');
-    failed |= !ok;
-}
 
 static int create_memfd(int vm, uint64_t flags)
 {

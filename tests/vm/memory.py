@@ -16,7 +16,6 @@ ROUNDS = 3
 # Of the machine's size, with room for what is not the guest's memory
 LEAST, MOST = 0.98, 1.05
 BASE_MIB, WINDOW_MIB = 16, 46
-HUGE_POOL = '/sys/kernel/mm/hugepages/hugepages-2048kB'
 BOUND = ',prealloc=on,policy=bind,host-nodes=1'
 
 # (machine, KiB of one conversion). Half a huge page at a time: the other copy
@@ -36,17 +35,8 @@ PREALLOCATED = (
 )
 
 
-def held(l1):
-    """Bytes of files and huge pages in L1: guests' memory is all of these."""
-    info = dict(line.split(':', 1) for line in l1.run('cat /proc/meminfo'))
-    kib = int(info['Cached'].split()[0])
-    total, free = (int(l1.run(f'cat {HUGE_POOL}/{name}_hugepages')[0])
-                   for name in ('nr', 'free'))
-    return kib * 1024 + (total - free) * 2 * MIB
-
-
 def held_by_nodes(l1):
-    """The same for each node."""
+    """Bytes of files and huge pages: guests' memory is all of these."""
     nodes = []
     for node in range(2):
         path = f'/sys/devices/system/node/node{node}'
@@ -58,6 +48,11 @@ def held_by_nodes(l1):
         nodes.append(int(info['FilePages'].split()[0]) * 1024 +
                      (total - free) * 2 * MIB)
     return nodes
+
+
+def held(l1):
+    """The same of all of L1."""
+    return sum(held_by_nodes(l1))
 
 
 def steady(l1, tap, rounds):
