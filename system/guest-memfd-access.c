@@ -31,7 +31,7 @@ bool guest_memfd_host_access(GuestMemfd *gm, uint64_t offset, uint64_t *len)
 
     /* A conversion may wait for a device, whose answer may wait for us. */
     if (!guest_memfd_unmaps_private(gm) || !*len ||
-        qemu_mutex_trylock(&gm->lock)) {
+        qatomic_read(&gm->launching) || qemu_mutex_trylock(&gm->lock)) {
         return true;
     }
     end = guest_memfd_map_run(gm->map, start, MIN(end, guest_memfd_size(gm)),

@@ -166,9 +166,8 @@ static void listeners_undo(Transaction *t, GuestMemfd *gm, uint64_t start,
     }
 }
 
-/* Convert a run; on failure @stop says how much of it was. */
-static int drive(GuestMemfd *gm, uint64_t start, uint64_t end, bool to_private,
-                 GuestMemfdStop *stop)
+int guest_memfd_drive(GuestMemfd *gm, uint64_t start, uint64_t end,
+                      bool to_private, GuestMemfdStop *stop)
 {
     unsigned long backoff = FIRST_BACKOFF_US;
     int ret, tries = 0;
@@ -202,7 +201,7 @@ static void driver_undo(Transaction *t, GuestMemfd *gm, uint64_t start,
 {
     GuestMemfdStop stop;
 
-    if (drive(gm, start, end, !t->to_private, &stop) && stop.done < end) {
+    if (guest_memfd_drive(gm, start, end, !t->to_private, &stop) && stop.done < end) {
         settle(gm, stop.done, end, t->to_private);
         if (!t->to_private) {
             all_stale(gm, stop.done, end);
@@ -214,7 +213,7 @@ static int driver_apply(Transaction *t, GuestMemfd *gm, uint64_t start,
                         uint64_t end)
 {
     GuestMemfdStop stop;
-    int ret = drive(gm, start, end, t->to_private, &stop);
+    int ret = guest_memfd_drive(gm, start, end, t->to_private, &stop);
 
     t->held = stop.held;
     if (ret && stop.done > start) {
@@ -496,7 +495,7 @@ static int reset_locked(GuestMemfd *gm)
         GuestMemfdStop stop;
         uint64_t done;
 
-        ret = drive(gm, s, e, gm->init_private, &stop);
+        ret = guest_memfd_drive(gm, s, e, gm->init_private, &stop);
         done = ret ? stop.done : e;
         if (done > s) {
             settle(gm, s, done, gm->init_private);

@@ -10,6 +10,7 @@
 #include "qemu/thread.h"
 #include "system/guest-memfd.h"
 #include "system/guest-memfd-map.h"
+#include "system/guest-memfd-policy.h"
 
 typedef struct GuestMemfdStats {
     uint64_t requests;
@@ -24,13 +25,16 @@ struct GuestMemfd {
 
     /* Set at creation: */
     char *id;
+    RAMBlock *rb;                       /* its region may not know it yet */
     MemoryRegion *mr;
     const GuestMemfdOps *ops;
     bool init_private;
+    GuestMemfdPlatform platform;
     GuestMemfdDmaSplit dma_split;
     uint64_t page_size;
     Error *migration_blocker;
     QTAILQ_ENTRY(GuestMemfd) next;      /* BQL */
+    bool launching;                     /* written under the BQL */
 
     QemuMutex lock;
     /* Under the lock: */
@@ -70,6 +74,29 @@ typedef struct GuestMemfdPiece {
     uint64_t start;
     uint64_t end;
 } GuestMemfdPiece;
+
+/**
+ * guest_memfd_collect - the pieces that a guest physical range consists of
+ *
+ * @pieces: out: GuestMemfdPiece, in the order of their addresses
+ * @regions: out: MemoryRegion, all that were found, also on failure, each with a
+ *           reference
+ * @gpa, @size: bytes, anything
+ *
+ * Returns: 0; -EINVAL if not all of it can become what is asked.
+ */
+int guest_memfd_collect(GArray *pieces, GPtrArray *regions, hwaddr gpa,
+                        uint64_t size, bool to_private);
+
+/**
+ * guest_memfd_drive - let the driver convert a run, as often as it says EAGAIN
+ *
+ * @stop: out: on failure, how much of it was converted
+ *
+ * Returns: 0 or the errno of the driver.  The lock of the block is held.
+ */
+int guest_memfd_drive(GuestMemfd *gm, uint64_t start, uint64_t end,
+                      bool to_private, GuestMemfdStop *stop);
 
 /**
  * guest_memfd_transact - convert all pieces, or none

@@ -40,10 +40,15 @@ static int add_section(GArray *pieces, const MemoryRegionSection *section,
     return -EINVAL;
 }
 
-/* The pieces of [@gpa, @last]; each memory region found is in @regions. */
-static int collect(GArray *pieces, GPtrArray *regions, hwaddr gpa, hwaddr last,
-                   bool to_private)
+int guest_memfd_collect(GArray *pieces, GPtrArray *regions, hwaddr gpa,
+                        uint64_t size, bool to_private)
 {
+    hwaddr last = gpa + size - 1;
+
+    if (!size || last < gpa ||
+        !QEMU_IS_ALIGNED(gpa | size, qemu_real_host_page_size())) {
+        return -EINVAL;
+    }
     for (;;) {
         MemoryRegionSection s = memory_region_find(get_system_memory(), gpa,
                                                    last - gpa + 1);
@@ -95,22 +100,18 @@ static void regions_put(Regions *regions)
 
 int guest_memfd_convert(hwaddr gpa, uint64_t size, bool to_private)
 {
-    uint64_t page = qemu_real_host_page_size();
-    hwaddr last = gpa + size - 1;
-    int ret = -EINVAL;
+    g_autoptr(GArray) pieces = g_array_new(false, false,
+                                           sizeof(GuestMemfdPiece));
+    Regions *regions = g_new0(Regions, 1);
+    int ret;
 
-    if (size && last >= gpa && QEMU_IS_ALIGNED(gpa | size, page)) {
-        g_autoptr(GArray) pieces = g_array_new(false, false, sizeof(GuestMemfdPiece));
-        Regions *regions = g_new0(Regions, 1);
-
-        regions->mrs = g_ptr_array_new_with_free_func(
-            (GDestroyNotify)memory_region_unref);
-        ret = collect(pieces, regions->mrs, gpa, last, to_private);
-        if (!ret) {
-            ret = guest_memfd_transact(pieces, to_private, NULL);
-        }
-        regions_put(regions);
+    regions->mrs = g_ptr_array_new_with_free_func(
+        (GDestroyNotify)memory_region_unref);
+    ret = guest_memfd_collect(pieces, regions->mrs, gpa, size, to_private);
+    if (!ret) {
+        ret = guest_memfd_transact(pieces, to_private, NULL);
     }
+    regions_put(regions);
     trace_guest_memfd_request(gpa, size, to_private, ret);
     return ret;
 }

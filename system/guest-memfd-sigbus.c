@@ -62,7 +62,7 @@ bool guest_memfd_watch(GuestMemfd *gm)
     for (int i = 0; i < MAX_WATCHED; i++) {
         if (!watched[i].host) {
             watched[i].size = guest_memfd_size(gm);
-            qatomic_set_mb(&watched[i].host, gm->mr->ram_block->host);
+            qatomic_set_mb(&watched[i].host, gm->rb->host);
             unblock_sigbus();
             return true;
         }
@@ -74,13 +74,13 @@ void guest_memfd_unwatch(GuestMemfd *gm)
 {
     assert(bql_locked());
     for (int i = 0; i < MAX_WATCHED; i++) {
-        if (watched[i].host == gm->mr->ram_block->host) {
+        if (watched[i].host == gm->rb->host) {
             qatomic_set_mb(&watched[i].host, NULL);
         }
     }
     /* The mapping goes, and what stands in goes with it. */
     for (int i = 0; i < MAX_STAND_INS; i++) {
-        uint64_t offset = stand_in[i] - gm->mr->ram_block->host;
+        uint64_t offset = stand_in[i] - gm->rb->host;
 
         if (stand_in[i] && offset < guest_memfd_size(gm)) {
             qatomic_set_mb(&stand_in[i], NULL);
@@ -184,11 +184,11 @@ bool guest_memfd_sigbus(siginfo_t *siginfo, void *context)
     return done;
 }
 
-/* As system/physmem.c and backends/hostmem.c map it. */
+/* As system/physmem.c maps it. */
 static int map_file_page(RAMBlock *rb, uint8_t *page, uintptr_t size)
 {
-    if (mmap(page, size, PROT_READ | PROT_WRITE, MAP_FIXED | MAP_SHARED, rb->fd,
-             rb->fd_offset + (page - rb->host)) != page) {
+    if (mmap(page, size, PROT_READ | PROT_WRITE, MAP_FIXED | MAP_SHARED,
+             rb->guest_memfd, page - rb->host) != page) {
         return -ENOMEM;
     }
     qemu_madvise(page, size, QEMU_MADV_HUGEPAGE);
@@ -199,7 +199,7 @@ static int map_file_page(RAMBlock *rb, uint8_t *page, uintptr_t size)
 int guest_memfd_restore_mapping(GuestMemfd *gm, uint64_t offset, uint64_t size)
 {
     uintptr_t page_size = qemu_real_host_page_size();
-    RAMBlock *rb = gm->mr->ram_block;
+    RAMBlock *rb = gm->rb;
 
     /* Who comes after this finds the page there: it is shared. */
     smp_mb();

@@ -21,7 +21,9 @@
 #include "qemu/units.h"
 #include "qemu/error-report.h"
 #include "qapi/error.h"
+#include "hw/boards.h"
 #include "migration/blocker.h"
+#include "system/confidential-guest-support.h"
 #include "system/ramblock.h"
 #include "guest-memfd-internal.h"
 #include "trace.h"
@@ -186,6 +188,12 @@ int guest_memfd_register_listener(GuestMemfd *gm, GuestMemfdListener *l,
     int ret;
 
     assert(section->mr == gm->mr);
+    /* Where a mapping may be kept, it goes even so: I1 asks for more. */
+    if (guest_memfd_io_policy(gm->platform, gm->ops->conversion,
+                              l->confidential_io) ==
+        GUEST_MEMFD_IO_MUST_KEEP) {
+        return -EOPNOTSUPP;
+    }
     section_range(&whole, &start, &end);
 
     QEMU_LOCK_GUARD(&gm->lock);
@@ -391,6 +399,14 @@ static void unblock_others(GuestMemfd *gm)
     ram_block_coordinated_discard_require(false);
 }
 
+static GuestMemfdPlatform machine_platform(void)
+{
+    ConfidentialGuestSupport *cgs = current_machine ? current_machine->cgs :
+                                                      NULL;
+
+    return guest_memfd_platform(cgs ? object_get_typename(OBJECT(cgs)) : NULL);
+}
+
 GuestMemfd *guest_memfd_new(RAMBlock *rb, const char *id,
                             const GuestMemfdOps *ops, bool private,
                             Error **errp)
@@ -400,9 +416,11 @@ GuestMemfd *guest_memfd_new(RAMBlock *rb, const char *id,
 
     assert(bql_locked());
     gm->id = g_strdup(id);
+    gm->rb = rb;
     gm->mr = rb->mr;
     gm->ops = ops;
     gm->init_private = private;
+    gm->platform = machine_platform();
     gm->page_size = qemu_ram_pagesize(rb);
     gm->map = guest_memfd_map_new(qemu_ram_get_max_length(rb), &geometry,
                                   private);

@@ -25,6 +25,7 @@
 #include "qemu/main-loop.h"
 #include "qemu/range.h"
 #include "qemu/rcu.h"
+#include "hw/boards.h"
 #include "system/address-spaces.h"
 #include "system/guest-memfd.h"
 #include "system/kvm.h"
@@ -331,12 +332,23 @@ const GuestMemfdOps *guest_memfd_kvm_choose(GuestMemfdConversion wish,
     }
 }
 
+bool guest_memfd_kvm_starts_shared(const GuestMemfdOps *ops, bool private)
+{
+    return private && ops == &guest_memfd_in_place_ops &&
+           machine_require_guest_memfd(current_machine) &&
+           !guest_memfd_launched();
+}
+
 int guest_memfd_kvm_create(const GuestMemfdOps *ops, uint64_t size,
                            bool private, Error **errp)
 {
-    uint64_t flags = ops == &two_copy_ops ? 0 :
-                     private ? GUEST_MEMFD_FLAG_MMAP : SHARED_FILE_FLAGS;
+    uint64_t flags = SHARED_FILE_FLAGS;
 
+    if (ops == &two_copy_ops) {
+        flags = 0;
+    } else if (private && !guest_memfd_kvm_starts_shared(ops, private)) {
+        flags = GUEST_MEMFD_FLAG_MMAP;
+    }
     return create_file(size, flags, errp);
 }
 
@@ -376,13 +388,71 @@ bool guest_memfd_kvm_honours_policy(void)
 }
 #endif
 
+/* All of the machine's memory must be able to be private. */
+static const GuestMemfdOps *choose_for_launch(Error **errp)
+{
+    KVMGuestMemfdCaps caps;
+
+    if (!probe(&caps, errp)) {
+        return NULL;
+    }
+    return caps.in_place ? need_in_place(&caps, errp) :
+                           need_two_copy(&caps, errp);
+}
+
+/*
+ * The memory is in the guest_memfd alone.  @rb->fd keeps its number, for those
+ * who know it.
+ */
+static bool replace_mapping(RAMBlock *rb, Error **errp)
+{
+    const char *name = memory_region_name(rb->mr);
+
+    if (qemu_ram_pagesize(rb) != qemu_real_host_page_size()) {
+        error_setg(errp, "'%s' has huge pages, which the guest_memfd of this "
+                   "kernel, converted in place, has not; leave them out", name);
+        return false;
+    }
+    if (rb->flags & (RAM_NAMED_FILE | RAM_PMEM | RAM_READONLY)) {
+        error_setg(errp, "'%s' is a file, but this kernel converts memory in "
+                   "place, so that it must be in a guest_memfd; use "
+                   "memory-backend-guest-memfd", name);
+        return false;
+    }
+    if (mmap(rb->host, qemu_ram_get_max_length(rb), PROT_READ | PROT_WRITE,
+             MAP_SHARED | MAP_FIXED, rb->guest_memfd, 0) != rb->host ||
+        (rb->fd >= 0 && dup3(rb->guest_memfd, rb->fd, O_CLOEXEC) < 0)) {
+        error_setg_errno(errp, errno, "cannot map the guest_memfd of '%s'",
+                         name);
+        return false;
+    }
+    rb->fd_offset = 0;
+    return true;
+}
+
 GuestMemfd *guest_memfd_new_kvm(RAMBlock *rb, Error **errp)
 {
-    const GuestMemfdOps *ops =
-        guest_memfd_kvm_choose(GUEST_MEMFD_CONVERSION_TWO_COPY, errp);
+    const GuestMemfdOps *ops = choose_for_launch(errp);
+    GuestMemfd *gm = NULL;
 
-    return ops ? guest_memfd_new(rb, memory_region_name(rb->mr), ops, true,
-                                 errp) : NULL;
+    if (!ops) {
+        return NULL;
+    }
+    rb->guest_memfd = guest_memfd_kvm_create(ops, qemu_ram_get_max_length(rb),
+                                             true, errp);
+    if (rb->guest_memfd < 0) {
+        return NULL;
+    }
+    if (!guest_memfd_is_mapped(ops) || replace_mapping(rb, errp)) {
+        gm = guest_memfd_new(rb, memory_region_name(rb->mr), ops, true, errp);
+    }
+    if (!gm) {
+        close(rb->guest_memfd);
+        rb->guest_memfd = -1;
+    } else if (guest_memfd_kvm_starts_shared(ops, true)) {
+        guest_memfd_begin_launch(gm);
+    }
+    return gm;
 }
 
 bool guest_memfd_kvm_may_bind(const KVMMemoryListener *kml,

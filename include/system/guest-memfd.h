@@ -133,6 +133,8 @@ typedef struct GuestMemfdListenerOps {
 /** struct GuestMemfdListener - embedded by whoever listens */
 struct GuestMemfdListener {
     const GuestMemfdListenerOps *ops;
+    /* The guest has accepted the device: it is to reach private pages. */
+    bool confidential_io;
     /* For the block only: */
     MemoryRegionSection *section;
     uint64_t resync_start;      /* shared, but a rollback could not map it: */
@@ -239,9 +241,42 @@ int guest_memfd_convert_block(GuestMemfd *gm, uint64_t offset, uint64_t size,
 int guest_memfd_reset(GuestMemfd *gm, Error **errp);
 
 /**
+ * guest_memfd_begin_launch - the file of a private block is still shared
+ *
+ * For drivers that convert in place, in machines that launch from private
+ * memory.  The pages are private to everybody but QEMU, which fills them, until
+ * guest_memfd_finish_launch().  Called with the BQL held, for a new block,
+ * before that.
+ */
+void guest_memfd_begin_launch(GuestMemfd *gm);
+
+/**
+ * guest_memfd_launch - make memory private that the kernel is about to fill
+ *
+ * @gpa, @size: where it is to go, in bytes, multiples of the host's page size
+ * @source: in: what the kernel is to copy, @size bytes; out: the same, or a copy
+ *          of it if it would become private itself.  The copy lasts until
+ *          guest_memfd_finish_launch().  NULL if there is none
+ *
+ * Returns: 0 or a negative errno.  Called with the BQL held.
+ */
+int guest_memfd_launch(hwaddr gpa, uint64_t size, void **source, Error **errp);
+
+/**
+ * guest_memfd_finish_launch - all that the map calls private is private now
+ *
+ * Returns: false on error: the machine cannot run.  Called with the BQL held,
+ * before a vCPU runs.
+ */
+bool guest_memfd_finish_launch(Error **errp);
+
+/** guest_memfd_launched - has guest_memfd_finish_launch() been called? */
+bool guest_memfd_launched(void);
+
+/**
  * guest_memfd_register_listener - tell @l about the shared part of @section
  *
- * @l: with ops set and the rest zero; belongs to the caller
+ * @l: with ops and confidential_io set and the rest zero; belongs to the caller
  * @section: in the memory region of @gm; copied
  * @keep: register @l even if it refuses.  It is stale then: nothing is
  *        populated, and the next conversion to shared tries again first
@@ -250,7 +285,9 @@ int guest_memfd_reset(GuestMemfd *gm, Error **errp);
  * large as they are.
  *
  * Returns: 0; or the errno of @l, which then has nothing populated and, without
- * @keep, is not registered.  Called with the BQL held.
+ * @keep, is not registered; -EOPNOTSUPP, and it is not registered in any case,
+ * if private pages must stay mapped for it (guest_memfd_io_policy()).  Called
+ * with the BQL held.
  */
 int guest_memfd_register_listener(GuestMemfd *gm, GuestMemfdListener *l,
                                   const MemoryRegionSection *section,
@@ -417,10 +454,25 @@ int guest_memfd_kvm_create(const GuestMemfdOps *ops, uint64_t size,
 bool guest_memfd_kvm_honours_policy(void);
 
 /**
- * guest_memfd_new_kvm - the manager of a RAM_GUEST_MEMFD block
+ * guest_memfd_kvm_starts_shared - does a file begin shared, for the launch?
  *
- * For blocks whose guest_memfd QEMU made itself (TDX, SEV-SNP): everything
- * starts private.  Without KVM this is an error.
+ * @ops: from guest_memfd_kvm_choose()
+ * @private: the initial state of the block
+ *
+ * If so, guest_memfd_begin_launch() is to be called.
+ */
+bool guest_memfd_kvm_starts_shared(const GuestMemfdOps *ops, bool private);
+
+/**
+ * guest_memfd_new_kvm - create the guest_memfd of a RAM_GUEST_MEMFD block
+ *
+ * For blocks that are no memory-backend-guest-memfd (all memory of TDX and
+ * SEV-SNP machines, ROMs included): everything starts private.  Where the kernel
+ * converts in place, the file replaces what @rb->host shows, and what @rb->fd is
+ * if that is a memfd.
+ *
+ * Returns: the manager, with @rb->guest_memfd created, or NULL on error.
+ * Without KVM this is an error.
  */
 GuestMemfd *guest_memfd_new_kvm(RAMBlock *rb, Error **errp);
 

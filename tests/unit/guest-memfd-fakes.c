@@ -10,6 +10,7 @@
 #include "qemu/module.h"
 #include "qemu/thread.h"
 #include "qapi/error.h"
+#include "hw/boards.h"
 #include "system/accel-blocker.h"
 #include "system/address-spaces.h"
 #include "system/kvm.h"
@@ -188,6 +189,7 @@ ram_addr_t qemu_ram_get_max_length(RAMBlock *rb)
 }
 
 bool kvm_allowed;
+MachineState *current_machine;
 __thread CPUState *current_cpu;
 
 void accel_ioctl_begin(void)

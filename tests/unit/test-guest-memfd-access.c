@@ -57,6 +57,7 @@ static void setup_cut(void)
     b->rb.page_size = PAGE;
     b->rb.max_length = SIZE;
     b->rb.fd = qemu_memfd_create("test", SIZE, false, 0, 0, &error_abort);
+    b->rb.guest_memfd = b->rb.fd;
     b->rb.host = mmap(NULL, SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, b->rb.fd,
                       0);
     g_assert_true(b->rb.host != MAP_FAILED);

@@ -18,7 +18,9 @@
 #include "qom/object_interfaces.h"
 #include "hw/boards.h"
 #include "hw/i386/x86.h"
+#include "system/guest-memfd.h"
 #include "system/kvm.h"
+#include "system/system.h"
 #include "kvm_i386.h"
 #include "../confidential-guest.h"
 
@@ -27,12 +29,38 @@ OBJECT_DECLARE_SIMPLE_TYPE(SwProtectedGuest, SW_PROTECTED_GUEST)
 
 struct SwProtectedGuest {
     X86ConfidentialGuest parent_obj;
+    Notifier machine_done;
 };
 
 OBJECT_DEFINE_SIMPLE_TYPE_WITH_INTERFACES(SwProtectedGuest, sw_protected_guest,
                                           SW_PROTECTED_GUEST,
                                           X86_CONFIDENTIAL_GUEST,
                                           { TYPE_USER_CREATABLE }, { })
+
+static bool launches_private(ConfidentialGuestSupport *cgs)
+{
+    return cgs->require_guest_memfd;
+}
+
+static void finish_launch(Notifier *notifier, void *unused)
+{
+    guest_memfd_finish_launch(&error_fatal);
+}
+
+/*
+ * Nothing but a conversion in place brings firmware into private memory here:
+ * KVM fills it from outside for TDX and SEV-SNP only.
+ */
+static bool prepare_launch(SwProtectedGuest *sp, Error **errp)
+{
+    if (!guest_memfd_kvm_choose(GUEST_MEMFD_CONVERSION_IN_PLACE, errp)) {
+        error_prepend(errp, "private-launch=on: ");
+        return false;
+    }
+    sp->machine_done.notify = finish_launch;
+    qemu_add_machine_init_done_notifier(&sp->machine_done);
+    return true;
+}
 
 static int sw_protected_kvm_init(ConfidentialGuestSupport *cgs, Error **errp)
 {
@@ -53,6 +81,11 @@ static int sw_protected_kvm_init(ConfidentialGuestSupport *cgs, Error **errp)
         return -EOPNOTSUPP;
     }
 
+    if (launches_private(cgs) &&
+        !prepare_launch(SW_PROTECTED_GUEST(cgs), errp)) {
+        return -EOPNOTSUPP;
+    }
+
     cgs->ready = true;
     return 0;
 }
@@ -70,10 +103,20 @@ static int sw_protected_kvm_type(X86ConfidentialGuest *cg)
 
 /*
  * Other confidential machines require a guest_memfd for all of their memory, ROM
- * included, and start from firmware that is measured into it.  Here firmware is
- * ordinary and shared, and private memory is what memory-backend-guest-memfd
- * has: require_guest_memfd stays off.
+ * included, and start from firmware that is measured into it.  Here that is
+ * private-launch=on.  Else firmware is ordinary and shared, and private memory
+ * is what memory-backend-guest-memfd has.
  */
+static bool get_private_launch(Object *obj, Error **errp)
+{
+    return launches_private(CONFIDENTIAL_GUEST_SUPPORT(obj));
+}
+
+static void set_private_launch(Object *obj, bool value, Error **errp)
+{
+    CONFIDENTIAL_GUEST_SUPPORT(obj)->require_guest_memfd = value;
+}
+
 static void sw_protected_guest_init(Object *obj)
 {
 }
@@ -86,4 +129,8 @@ static void sw_protected_guest_class_init(ObjectClass *oc, const void *data)
 {
     CONFIDENTIAL_GUEST_SUPPORT_CLASS(oc)->kvm_init = sw_protected_kvm_init;
     X86_CONFIDENTIAL_GUEST_CLASS(oc)->kvm_type = sw_protected_kvm_type;
+    object_class_property_add_bool(oc, "private-launch", get_private_launch,
+                                   set_private_launch);
+    object_class_property_set_description(oc, "private-launch",
+        "Start from private memory, firmware included");
 }

@@ -1,0 +1,139 @@
+/*
+ * guest_memfd blocks: the launch of a confidential machine
+ *
+ * Before such a machine runs, QEMU writes its firmware, and the kernel copies
+ * that into private memory and measures it (KVM_TDX_INIT_MEM_REGION,
+ * KVM_SEV_SNP_LAUNCH_UPDATE).  With two copies QEMU writes to the shared one.
+ * A kernel that converts in place has one copy, which QEMU cannot reach once it
+ * is private.  So its files begin shared, while the map says private from the
+ * start, and no device gets to see any of it.  What is measured becomes private
+ * before, all the rest in the end.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#include "qemu/osdep.h"
+#include "qemu/lockable.h"
+#include "qemu/main-loop.h"
+#include "qemu/memalign.h"
+#include "qapi/error.h"
+#include "system/ramblock.h"
+#include "guest-memfd-internal.h"
+#include "trace.h"
+
+static bool launched;
+static GPtrArray *copies;
+
+bool guest_memfd_launched(void)
+{
+    return launched;
+}
+
+void guest_memfd_begin_launch(GuestMemfd *gm)
+{
+    assert(bql_locked() && gm->init_private && !launched);
+    qatomic_set(&gm->launching, true);
+}
+
+static bool is_guest_memory(const uint8_t *addr)
+{
+    for (GuestMemfd *gm = guest_memfd_next(NULL); gm;
+         gm = guest_memfd_next(gm)) {
+        const uint8_t *host = gm->rb->host;
+
+        if (addr >= host && addr < host + guest_memfd_size(gm)) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* The kernel wants a whole number of pages, and may write to them. */
+static void *copy_source(const void *source, uint64_t size)
+{
+    void *copy = qemu_memalign(qemu_real_host_page_size(), size);
+
+    memcpy(copy, source, size);
+    if (!copies) {
+        copies = g_ptr_array_new_with_free_func(qemu_vfree);
+    }
+    g_ptr_array_add(copies, copy);
+    return copy;
+}
+
+/* Make all of @p private that is not. */
+static int launch_piece(const GuestMemfdPiece *p, Error **errp)
+{
+    GuestMemfdStop stop;
+    int ret;
+
+    if (!p->gm->launching) {
+        return guest_memfd_convert_block(p->gm, p->start, p->end - p->start,
+                                         true, errp);
+    }
+    QEMU_LOCK_GUARD(&p->gm->lock);
+    ret = guest_memfd_drive(p->gm, p->start, p->end, true, &stop);
+    if (ret) {
+        error_setg_errno(errp, -ret, "cannot make '%s' offset 0x%" PRIx64
+                         " size 0x%" PRIx64 " private for the launch",
+                         p->gm->id, p->start, p->end - p->start);
+    }
+    return ret;
+}
+
+int guest_memfd_launch(hwaddr gpa, uint64_t size, void **source, Error **errp)
+{
+    g_autoptr(GArray) pieces = g_array_new(false, false,
+                                           sizeof(GuestMemfdPiece));
+    g_autoptr(GPtrArray) regions = g_ptr_array_new_with_free_func(
+        (GDestroyNotify)memory_region_unref);
+    int ret = guest_memfd_collect(pieces, regions, gpa, size, true);
+
+    assert(bql_locked() && !launched);
+    if (ret) {
+        error_setg(errp, "guest physical address 0x%" HWADDR_PRIx " size 0x%"
+                   PRIx64 " is not all memory that can be private", gpa, size);
+        return ret;
+    }
+    if (source && is_guest_memory(*source)) {
+        *source = copy_source(*source, size);
+    }
+    for (guint i = 0; !ret && i < pieces->len; i++) {
+        ret = launch_piece(&g_array_index(pieces, GuestMemfdPiece, i), errp);
+    }
+    return ret;
+}
+
+static int launch_rest(uint64_t offset, uint64_t size, bool private,
+                       void *opaque)
+{
+    GuestMemfdStop stop;
+
+    return private ? guest_memfd_drive(opaque, offset, offset + size, true,
+                                       &stop) : 0;
+}
+
+bool guest_memfd_finish_launch(Error **errp)
+{
+    assert(bql_locked());
+    for (GuestMemfd *gm = guest_memfd_next(NULL); gm;
+         gm = guest_memfd_next(gm)) {
+        int ret;
+
+        if (!gm->launching) {
+            continue;
+        }
+        ret = guest_memfd_foreach_run(gm, 0, guest_memfd_size(gm), launch_rest,
+                                      gm);
+        trace_guest_memfd_launch(gm->id, ret);
+        if (ret) {
+            error_setg_errno(errp, -ret, "cannot make the memory of '%s' "
+                             "private for the launch", gm->id);
+            return false;
+        }
+        qatomic_set(&gm->launching, false);
+    }
+    g_clear_pointer(&copies, g_ptr_array_unref);
+    launched = true;
+    return true;
+}
