@@ -129,7 +129,7 @@ def main():
     try:
         rig.prepare()
         archive = os.path.join(rig.VM, 'bench.cpio')
-        initramfs.build(archive, TOP, rig.QEMU, rig.GUEST)
+        initramfs.build(archive, TOP, rig.QEMU, rig.GUESTS_DIR)
         with L1('intel', rig.QEMU, find_firmware(rig.QEMU), rig.KERNEL, archive,
                 os.path.join(rig.VM, 'bench.log'),
                 KERNEL_WORDS) as l1, l1.bounded(LIMIT):

@@ -18,6 +18,8 @@ FIRMWARE_FILES = ('bios-256k.bin', 'bios.bin', 'kvmvapic.bin',
                   'multiboot.bin', 'multiboot_dma.bin', 'linuxboot.bin',
                   'linuxboot_dma.bin')
 
+GUESTS = ('guest.elf', 'launch.bin')
+
 # Test programs of several C files; every other C file here is one of its own
 PROGRAMS = {
     'inplace-test': ('inplace-test.c', 'inplace-guest.c', 'result.c'),
@@ -97,8 +99,8 @@ def compile_program(sources, output, top):
         raise HarnessError(f'{name} does not compile:\n{done.stdout}')
 
 
-def build(path, top, qemu, guest):
-    """Write the archive to @path."""
+def build(path, top, qemu, guests):
+    """Write the archive to @path; @guests is where tests/guest is built."""
     work = os.path.dirname(path)
     busybox = shutil.which('busybox')
     if not busybox:
@@ -113,7 +115,8 @@ def build(path, top, qemu, guest):
     archive.add_file('init', os.path.join(HERE, 'init'))
     archive.add_file('bin/busybox', busybox)
     archive.add_file('rig/qemu', stripped)
-    archive.add_file('rig/guest.elf', guest, 0o644)
+    for name in GUESTS:
+        archive.add_file(f'rig/{name}', os.path.join(guests, name), 0o644)
     for name, library in sorted(set(libraries(stripped))):
         archive.add_file(name, library)
     for name, sources in programs():

@@ -26,6 +26,7 @@ sys.path[:0] = [HERE, os.path.join(TOP, 'tests/guest')]
 import initramfs
 import inplace
 import iommu
+import launch
 import memory
 import refusals
 from harness import (EXIT_PASS, MIB, HarnessError, QmpError, exit_on_signals,
@@ -37,7 +38,7 @@ from machines import (EMULATED, IN_PLACE, PAGES_1G, PAGES_2M, PROTECTED,
 BUILD = os.path.join(TOP, 'build')
 VM = os.path.join(BUILD, 'vm')
 QEMU = os.path.join(BUILD, 'qemu-system-x86_64')
-GUEST = os.path.join(BUILD, 'tests/guest/guest.elf')
+GUESTS_DIR = os.path.join(BUILD, 'tests/guest')
 KERNEL = os.path.join(BUILD, 'kernel/arch/x86/boot/bzImage')
 
 # Against hangs, in seconds: these are no measure of anything
@@ -253,6 +254,7 @@ def scenarios(config):
     if config == 'in-place':
         yield from inplace.scenarios()
         yield from refusals.in_place_scenarios()
+    yield from launch.scenarios(config)
 
 
 class Named:
@@ -353,7 +355,8 @@ def prepare():
             raise HarnessError(
                 f'the rig has no kernel: tests/vm/{command} failed, see above '
                 '(CHECK_VM=skip leaves the rig out)')
-    for path in (QEMU, GUEST):
+    for path in [QEMU] + [os.path.join(GUESTS_DIR, name)
+                            for name in initramfs.GUESTS]:
         if not os.path.isfile(path):
             raise HarnessError(f'{os.path.relpath(path)} does not exist: run '
                                '"make build" first')
@@ -376,7 +379,7 @@ def main():
     try:
         prepare()
         rig = Rig(tap, find_firmware(QEMU))
-        initramfs.build(rig.initramfs, TOP, QEMU, GUEST)
+        initramfs.build(rig.initramfs, TOP, QEMU, GUESTS_DIR)
         for config in ('intel', 'in-place', 'amd'):
             rig.run(config, args.words)
     except (HarnessError, OSError, subprocess.CalledProcessError) as err:
