@@ -1,9 +1,12 @@
 /*
  * Hold a page of another process's guest_memfd, as DMA or I/O would
  *
- * hold PID OFFSET: takes the mapped guest_memfd of the process, puts the page
- * at OFFSET into a pipe, says "held", and ends, letting go, when killed or when
- * its standard input ends.
+ * hold PID OFFSET HOW: takes the mapped guest_memfd of the process and holds
+ * the page at OFFSET
+ *   vmsplice     in a pipe;
+ *   io_uring     as a registered buffer;
+ *   a path       mapped for DMA of this VFIO device, by an iommufd of its own.
+ * Then it says "held".  It lets go and ends when its standard input ends.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -13,15 +16,22 @@
 #include <err.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <linux/io_uring.h>
+#include <linux/iommufd.h>
+#include <linux/vfio.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
 #define PAGE 4096
+
+static int ring = -1;
 
 /* The page, through a file descriptor of the process; NULL if it is none. */
 static void *map_page(int pidfd, const char *dir, const char *name,
@@ -45,34 +55,101 @@ static void *map_page(int pidfd, const char *dir, const char *name,
     return page == MAP_FAILED ? NULL : page;
 }
 
-int main(int argc, char **argv)
+static void *find_page(const char *pid, off_t offset)
 {
-    struct iovec iov = { .iov_len = PAGE };
+    int pidfd = syscall(SYS_pidfd_open, atoi(pid), 0);
     struct dirent *entry;
-    int pidfd, pipes[2];
-    char dir[64], c;
+    void *page = NULL;
+    char dir[64];
     DIR *fds;
 
-    if (argc != 3) {
-        errx(1, "usage: hold PID OFFSET");
-    }
-    snprintf(dir, sizeof(dir), "/proc/%s/fd", argv[1]);
-    pidfd = syscall(SYS_pidfd_open, atoi(argv[1]), 0);
+    snprintf(dir, sizeof(dir), "/proc/%s/fd", pid);
     fds = opendir(dir);
     if (pidfd < 0 || !fds) {
-        err(1, "process %s", argv[1]);
+        err(1, "process %s", pid);
     }
-    while (!iov.iov_base && (entry = readdir(fds))) {
-        iov.iov_base = map_page(pidfd, dir, entry->d_name, atoll(argv[2]));
+    while (!page && (entry = readdir(fds))) {
+        page = map_page(pidfd, dir, entry->d_name, offset);
     }
-    if (!iov.iov_base) {
-        errx(1, "process %s has no guest_memfd that can be mapped", argv[1]);
+    if (!page) {
+        errx(1, "process %s has no guest_memfd that can be mapped", pid);
     }
+    return page;
+}
+
+static void hold_by_pipe(void *page)
+{
+    struct iovec iov = { .iov_base = page, .iov_len = PAGE };
+    int pipes[2];
+
     if (pipe(pipes) || vmsplice(pipes[1], &iov, 1, 0) != PAGE) {
         err(1, "vmsplice");
     }
-    munmap(iov.iov_base, PAGE);
+}
+
+static void hold_by_io_uring(void *page)
+{
+    struct iovec iov = { .iov_base = page, .iov_len = PAGE };
+    struct io_uring_params params = { 0 };
+
+    ring = syscall(SYS_io_uring_setup, 1, &params);
+    if (ring < 0 || syscall(SYS_io_uring_register, ring,
+                            IORING_REGISTER_BUFFERS, &iov, 1)) {
+        err(1, "io_uring");
+    }
+}
+
+static void hold_by_iommufd(void *page, const char *device)
+{
+    int iommufd = open("/dev/iommu", O_RDWR);
+    int vfio = open(device, O_RDWR);
+    struct vfio_device_bind_iommufd bind = {
+        .argsz = sizeof(bind), .iommufd = iommufd,
+    };
+    struct iommu_ioas_alloc alloc = { .size = sizeof(alloc) };
+    struct vfio_device_attach_iommufd_pt attach = { .argsz = sizeof(attach) };
+    struct iommu_ioas_map map = {
+        .size = sizeof(map),
+        .flags = IOMMU_IOAS_MAP_READABLE | IOMMU_IOAS_MAP_WRITEABLE,
+        .user_va = (uintptr_t)page,
+        .length = PAGE,
+    };
+
+    if (iommufd < 0 || vfio < 0 ||
+        ioctl(vfio, VFIO_DEVICE_BIND_IOMMUFD, &bind) ||
+        ioctl(iommufd, IOMMU_IOAS_ALLOC, &alloc)) {
+        err(1, "%s", device);
+    }
+    attach.pt_id = map.ioas_id = alloc.out_ioas_id;
+    if (ioctl(vfio, VFIO_DEVICE_ATTACH_IOMMUFD_PT, &attach) ||
+        ioctl(iommufd, IOMMU_IOAS_MAP, &map)) {
+        err(1, "mapping for %s", device);
+    }
+}
+
+int main(int argc, char **argv)
+{
+    void *page;
+    char c;
+
+    if (argc != 4) {
+        errx(1, "usage: hold PID OFFSET vmsplice|io_uring|/dev/vfio/...");
+    }
+    page = find_page(argv[1], atoll(argv[2]));
+    if (!strcmp(argv[3], "vmsplice")) {
+        hold_by_pipe(page);
+    } else if (!strcmp(argv[3], "io_uring")) {
+        hold_by_io_uring(page);
+    } else {
+        hold_by_iommufd(page, argv[3]);
+    }
+    munmap(page, PAGE);
     printf("held\n");
     fflush(stdout);
-    return read(0, &c, 1) < 0;
+    if (read(0, &c, 1) < 0) {
+        return 1;
+    }
+    /* A ring that is closed lets go some time later. */
+    return ring >= 0 && syscall(SYS_io_uring_register, ring,
+                                IORING_UNREGISTER_BUFFERS, NULL, 0);
 }

@@ -15,7 +15,7 @@ sys.path[:0] = [HERE, os.path.join(os.path.dirname(HERE), 'guest')]
 import iommu
 import memory
 from harness import EXIT_PASS, MIB, QmpError, key_values, query_map
-from l1 import EDU, L2
+from l1 import EDU, L2, SECOND_EDU
 from machines import IN_PLACE, PROTECTED, TWO_COPY, Row
 from refusals import Machine, missing, refused
 
@@ -27,8 +27,11 @@ BATCHES, BATCH = 10, 500
 MOST = 1.02
 RETRIES = 10
 
-HOLDING = [Row(vfio, IN_PLACE, vfio, ram=64 * MIB, **PROTECTED)
+HOLDERS = [Row(vfio, IN_PLACE, vfio, ram=64 * MIB, **PROTECTED)
            for vfio in ('iommufd', 'type1')]
+# What holds a page: see hold.c
+HOLDING = ((HOLDERS[0], 'io_uring'), (HOLDERS[1], 'vmsplice'),
+           (HOLDERS[1], 'another iommufd'))
 MIXED = [Row(f'{vfio}, {split}', f'{IN_PLACE},prealloc=on,x-dma-split={split}',
              vfio, ram=64 * MIB, **PROTECTED)
          for vfio, split in (('iommufd', 'log'), ('type1', 'staged'))]
@@ -69,10 +72,13 @@ def kernel_works(l1, tap, how):
 
 
 @contextlib.contextmanager
-def held(l1, pid, offset):
+def held(l1, pid, offset, how='vmsplice'):
     """A process of L1 holds a page of the machine's memory."""
+    if how == 'another iommufd':
+        devices = l1.run(f'ls /sys/bus/pci/devices/{SECOND_EDU}/vfio-dev')
+        how = f'/dev/vfio/devices/{devices[0]}'
     l1.run('rm -f /tmp/go /tmp/held; mkfifo /tmp/go /tmp/held')
-    l1.run(f'/rig/hold {pid} {offset} </tmp/go >/tmp/held 2>&1 3>&- &')
+    l1.run(f'/rig/hold {pid} {offset} {how} </tmp/go >/tmp/held 2>&1 3>&- &')
     l1.run('exec 9>/tmp/go; read line </tmp/held; [ "$line" = held ] || '
            '{ echo "$line"; false; }')
     try:
@@ -81,11 +87,12 @@ def held(l1, pid, offset):
         l1.run('exec 9>&-; wait $!')
 
 
-def page_is_held(l1, tap, row):
+def page_is_held(l1, tap, row_and_how):
     """Nothing changes while somebody holds a page; then it works."""
+    row, how = row_and_how
     with L2(l1, row) as l2:
         machine = Machine(l1, l2, row)
-        with held(l1, machine.pid, HELD):
+        with held(l1, machine.pid, HELD, how):
             answer, problems = machine.attempt(*PIECE, True)
             tap.result('to private fails and says which page', problems +
                        missing(answer, [f'{HELD:#x}', 'in use']))
@@ -251,9 +258,9 @@ def scenarios():
     yield 'the kernel converts in place', kernel_works, 'on'
     for row, words in REFUSED:
         yield f'refused, {row.name}', not_possible, (row, words)
-    for row in HOLDING:
-        yield f'a page is held, {row.name}', page_is_held, row
-    yield 'the guest is told', guest_is_told, HOLDING[0]
+    for row, how in HOLDING:
+        yield f'a page is held by {how}, {row.name}', page_is_held, (row, how)
+    yield 'the guest is told', guest_is_told, HOLDERS[0]
     for row in MIXED:
         yield f'random, {row.name}', random_mix, row
     yield 'reset', reset, RESET

@@ -27,6 +27,7 @@ from harness import HarnessError, Qmp, die_with_parent, key_values
 L1_MIB = 7168
 PORTS = ('agent', 'qmp', 'console', 'com1')     # /dev/vport0p1 and following
 EDU = '0000:00:03.0'
+SECOND_EDU = '0000:00:05.0'    # not for L2
 
 # -device, and words for the kernel. AMD, in QEMU 10.2.2: fetch_pte() takes an
 # entry of 2 MiB for one of 4 KiB, so the kernel is to make none; its ACPI table
@@ -125,6 +126,7 @@ class L1:
             '-accel', 'tcg,thread=multi', '-cpu', 'EPYC,+svm,+npt,+x2apic',
             '-machine', 'q35,kernel-irqchip=split', '-smp', '2',
             '-m', str(L1_MIB), '-device', device, '-device', 'edu,addr=3',
+            '-device', 'edu,addr=5',
             '-kernel', kernel, '-initrd', initramfs,
             '-append', f'{APPEND} {words} {more_words}']
         self._path = log
