@@ -62,6 +62,8 @@ GUESTS = (
         faults=0),
     Row('in-place, iommufd', IN_PLACE, 'iommufd', configs=('in-place',),
         **PROTECTED),
+    Row('in-place, staged, iommufd', IN_PLACE + ',x-dma-split=staged',
+        'iommufd', ram=64 * MIB, configs=('in-place',), **PROTECTED),
     Row('in-place, flat, type1', IN_PLACE + ',x-dma-split=flat', 'type1',
         configs=('in-place',), **PROTECTED),
     Row('in-place, page, type1', IN_PLACE + ',x-dma-split=page', 'type1',
