@@ -6,7 +6,7 @@
 .DEFAULT_GOAL := help
 .PHONY: help build run check check-vm bench export clean distclean
 
-export QEMU_SRC QEMU_DL_DIR KERNEL_SRC ACCEL JOBS SUITE CHECK_VM
+export QEMU_SRC QEMU_DL_DIR KERNEL_SRC ACCEL JOBS SUITE CHECK_VM CONVERSIONS
 
 help:
 	@echo "make build      fetch QEMU, apply patches/, add our files, compile"
@@ -22,6 +22,7 @@ help:
 	@echo
 	@echo "QEMU_SRC=DIR    build with your own QEMU tree of the same release"
 	@echo "KERNEL_SRC=DIR  build the kernel of check-vm from your own Linux 7.3 tree"
+	@echo "CONVERSIONS=N   random conversions in place of check-vm (100000)"
 	@echo "QEMU_DL_DIR=DIR keep downloads there instead of build/dl"
 	@echo "ACCEL=kvm|tcg   accelerator of make run"
 	@echo "JOBS=N          compile N files at a time"

@@ -168,7 +168,6 @@ void run_rounds(void);
 /* main.c */
 /* Pages of the window; the guest fails if that does */
 void convert(uint32_t first, uint32_t pages, bool shared);
-void random_range(uint32_t *first, uint32_t *pages);
 typedef struct MultibootInfo MultibootInfo;
 
 void guest_main(uint32_t magic, const MultibootInfo *info);

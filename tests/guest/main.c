@@ -282,7 +282,7 @@ static void phase_take_back(void)
     progress("take-back", 1, 1);
 }
 
-void random_range(uint32_t *first, uint32_t *pages)
+static void random_range(uint32_t *first, uint32_t *pages)
 {
     uint32_t total = model_pages();
     uint32_t order;

@@ -11,6 +11,8 @@
 
 #include "guest.h"
 
+#define MAX_MIX_ORDER 10
+
 static uint32_t written;        /* to the first word of each page */
 
 static void convert_all(bool shared)
@@ -23,12 +25,29 @@ static void convert_all(bool shared)
     }
 }
 
+/*
+ * Each order of magnitude half as often as the one before it: it is the number
+ * of requests that finds errors, and that of pages that takes time.
+ */
+static void mix_range(uint32_t *first, uint32_t *pages)
+{
+    uint32_t order = __builtin_ctz(rng() | 1u << MAX_MIX_ORDER);
+
+    *pages = 1 + rng_below(1u << order);
+    if (order == MAX_MIX_ORDER) {
+        *pages = HUGE_PAGE_PAGES;
+        *first = rng_below(model_pages() / *pages) * *pages;
+    } else {
+        *first = rng_below(model_pages() - *pages + 1);
+    }
+}
+
 static void convert_mix(void)
 {
     uint32_t i, first, pages;
 
     for (i = 0; i < opt.mix; i++) {
-        random_range(&first, &pages);
+        mix_range(&first, &pages);
         convert(first, pages, rng() & 1);
     }
 }

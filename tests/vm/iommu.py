@@ -48,6 +48,8 @@ def compare_pages(entries, runs, ram):
                        for run in runs if not run['private']), LEGACY))
     mapped = join(cut(((iova, min(iova + size, ram))
                        for iova, size in entries if iova < ram), LEGACY))
+    if mapped == shared:
+        return []
     problems = []
     for start, end in subtract(mapped, shared)[:5]:
         problems.append(f'private, but in the IOMMU: [{start:#x}, {end:#x})')

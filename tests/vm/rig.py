@@ -6,7 +6,8 @@ Boots Linux 7.3 (L1) under TCG with an emulated IOMMU, and in it runs QEMU (L2)
 under KVM with the edu device passed through. Prints TAP; the last line is
 "N passed, N failed, N skipped". Logs are build/vm/*.log.
 
-Environment: CHECK_VM=skip (do nothing), KERNEL_SRC, QEMU_DL_DIR, JOBS.
+Environment: CHECK_VM=skip (do nothing), CONVERSIONS (random ones, in place),
+KERNEL_SRC, QEMU_DL_DIR, JOBS.
 """
 
 import argparse
@@ -43,7 +44,7 @@ KERNEL = os.path.join(BUILD, 'kernel/arch/x86/boot/bzImage')
 
 # Against hangs, in seconds: these are no measure of anything
 BOOT_LIMIT = 300
-SCENARIO_LIMIT = 600
+SCENARIO_LIMIT = 1800
 
 # Each runs the guest of tests/guest
 GUESTS = (
@@ -269,6 +270,10 @@ class Named:
     def result(self, name, problems=()):
         """One test."""
         self._tap.result(f'{self._prefix}: {name}', problems)
+
+    def note(self, text):
+        """Progress."""
+        self._tap.note(text)
 
 
 class Rig:
