@@ -38,6 +38,7 @@ typedef struct Options {
     uint32_t mix;               /* requests of a round, anywhere, of any size */
     bool touch;                 /* write to all pages in each round */
     bool keep;                  /* what was written survives conversions */
+    bool reboot;                /* once, at the end */
     char conv[16];              /* how to convert memory */
 } Options;
 
@@ -164,6 +165,10 @@ void verify_blocked(uint32_t page, uint32_t other, bool to_ram);
 
 /* rounds.c */
 void run_rounds(void);
+
+/* reboot.c */
+void reboot_begin(void);
+void reboot_once(void);
 
 /* main.c */
 /* Pages of the window; the guest fails if that does */

@@ -98,6 +98,10 @@ static void parse_word(const char *word)
     if (value) {
         opt.keep = parse_number("keep", value);
     }
+    value = option(word, "reboot");
+    if (value) {
+        opt.reboot = parse_number("reboot", value);
+    }
     value = option(word, "touch");
     if (value) {
         opt.touch = parse_number("touch", value);
@@ -149,7 +153,8 @@ static void check_memory(const MultibootInfo *info)
              SMALLEST_WINDOW_MIB);
     }
     if (opt.window > DMA_LIMIT_MIB ||
-        (!opt.rounds && opt.base > DMA_LIMIT_MIB - opt.window)) {
+        ((!opt.rounds || opt.reboot) &&
+         opt.base > DMA_LIMIT_MIB - opt.window)) {
         fail("the window must end at %u MiB or before: edu's DMA mask",
              DMA_LIMIT_MIB);
     }
@@ -450,6 +455,14 @@ static void phase_bad_requests(void)
     progress("bad-requests", count.refused, count.refused);
 }
 
+static void __attribute__((noreturn)) finish(void)
+{
+    if (opt.reboot) {
+        reboot_once();
+    }
+    pass();
+}
+
 void guest_main(uint32_t magic, const MultibootInfo *info)
 {
     if (magic != MULTIBOOT_BOOT_MAGIC) {
@@ -465,9 +478,13 @@ void guest_main(uint32_t magic, const MultibootInfo *info)
 
     convert_init(opt.conv);
     model_init(opt.window * (MIB / PAGE_SIZE), !convert_possible());
+    if (opt.reboot) {
+        edu_init();
+        reboot_begin();
+    }
     if (opt.rounds) {
         run_rounds();
-        pass();
+        finish();
     }
     edu_init();
 
@@ -493,5 +510,5 @@ void guest_main(uint32_t magic, const MultibootInfo *info)
     if (opt.hold) {
         wait_for_host();
     }
-    pass();
+    finish();
 }

@@ -42,12 +42,17 @@ def read_amd(l1, device):
 READ = {'intel': read_intel, 'amd': read_amd, 'in-place': read_intel}
 
 
-def compare_pages(entries, runs, ram):
-    """Problems if not exactly the shared pages have an entry."""
-    shared = join(cut(((run['offset'], run['offset'] + run['size'])
+def compare_pages(entries, runs, ram, base=0):
+    """Problems if not exactly the shared pages have an entry.
+
+    The block of these runs has @ram bytes and starts at @base.
+    """
+    end = base + ram
+    shared = join(cut(((base + run['offset'], base + run['offset'] + run['size'])
                        for run in runs if not run['private']), LEGACY))
-    mapped = join(cut(((iova, min(iova + size, ram))
-                       for iova, size in entries if iova < ram), LEGACY))
+    mapped = join(cut(((max(iova, base), min(iova + size, end))
+                       for iova, size in entries
+                       if iova < end and iova + size > base), LEGACY))
     if mapped == shared:
         return []
     problems = []

@@ -71,18 +71,23 @@ FAILING = [Row('mapped', SHARED + ',prealloc=on', None, ram=RAM, conv='none',
 
 
 class Machine:
-    """A running L2, whose map is compared with the IOMMU."""
+    """A running L2: the map of a block is compared with the IOMMU.
 
-    def __init__(self, l1, l2, row):
+    The block has @size bytes, and starts at guest physical address @base.
+    """
+
+    def __init__(self, l1, l2, row, block='m0', base=0, size=0):
         self._l1 = l1
-        self._row = row
+        self._block = block
+        self.base = base
+        self._size = size or row.ram
         self.l2 = l2
         self.pid = l1.run('pidof qemu')[0]
 
     def convert(self, offset, size, private):
         """None, or what QEMU answered to a conversion that failed."""
         try:
-            self.l2.qmp.command('x-guest-memfd-convert', id='m0',
+            self.l2.qmp.command('x-guest-memfd-convert', id=self._block,
                                 offset=offset, size=size, private=private)
         except QmpError as err:
             return str(err)
@@ -90,12 +95,12 @@ class Machine:
 
     def runs(self):
         """The map."""
-        return query_map(self.l2.qmp, 'm0')
+        return query_map(self.l2.qmp, self._block)
 
     def problems(self):
         """Not exactly the shared pages are in the IOMMU."""
         return iommu.compare_pages(iommu.READ[self._l1.config](self._l1, EDU),
-                                   self.runs(), self._row.ram)
+                                   self.runs(), self._size, self.base)
 
     def attempt(self, offset, size, private):
         """Convert: what QEMU answered, problems of either outcome."""

@@ -26,6 +26,7 @@ sys.path[:0] = [HERE, os.path.join(TOP, 'tests/guest')]
 # pylint: disable=wrong-import-position
 import initramfs
 import inplace
+import inplace_life
 import iommu
 import launch
 import memory
@@ -256,6 +257,7 @@ def scenarios(config):
         yield 'no conversion in place', inplace.kernel_works, 'off'
     if config == 'in-place':
         yield from inplace.scenarios()
+        yield from inplace_life.scenarios()
         yield from refusals.in_place_scenarios()
     yield from launch.scenarios(config)
 
