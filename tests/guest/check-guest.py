@@ -208,8 +208,34 @@ CASES = (
     ('kvm', True, 'emulated', 'testdev'),
     ('kvm', False, 'kvm', 'none'),
 )
+# With a virtio balloon: whether there is the peer, for which memory has to stay
+# where it is; and how many of the pages that the guest gives away are empty then
+BALLOONS = ((False, 8), (True, 0))
+BALLOON = 'virtio-balloon-pci,disable-legacy=on,free-page-reporting=on'
 GUEST_MEMFD_FLAG_MMAP = 1
 GUEST_MEMFD_FLAG_INIT_SHARED = 2
+
+
+def run_balloon(tap, paths, peer, empty):
+    """A guest that gives pages away, shared ones and private ones."""
+    name = f"tcg, virtio-balloon, {'with a' if peer else 'no'} DMA peer"
+    problems = []
+    try:
+        with Machine(paths, ram=64 * MIB, timeout=TIMEOUT, peer=peer,
+                     devices=['guest-memfd-testdev', BALLOON],
+                     guest='base=16 window=16 virtio=balloon') as machine:
+            problems += check_exit(machine)
+            given = [key_values(line) for line in machine.console
+                     if line.startswith('summary ')]
+            wanted = {'shared-empty': empty, 'private-empty': empty,
+                      'mixed-empty': 2 * empty}
+            if not given or not wanted.items() <= given[0].items():
+                problems.append(f'expected {wanted}')
+            if problems:
+                diagnose(machine)
+    except (HarnessError, QmpError, EOFError, OSError) as err:
+        problems = [f'{type(err).__name__}: {err}']
+    tap.result(f'{name}: {empty} of the given pages are empty', problems)
 
 
 def main():
@@ -217,7 +243,7 @@ def main():
     exit_on_signals()
     tap = Tap()
     print('TAP version 13')
-    print(f'1..{len(CASES) * len(STEPS)}')
+    print(f'1..{len(CASES) * len(STEPS) + len(BALLOONS)}')
     try:
         paths = Paths()
     except HarnessError as err:
@@ -240,6 +266,8 @@ def main():
                 run_case(tap, paths, name, accel, conv, huge=huge,
                          driver=driver, smp=2 if accel == 'kvm' else 1,
                          init='private' if conv != 'none' else 'shared')
+    for peer, empty in BALLOONS:
+        run_balloon(tap, paths, peer, empty)
     return 1 if tap.failed else 0
 
 

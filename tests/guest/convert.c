@@ -26,37 +26,40 @@ typedef struct ConvertOps {
 #define TESTDEV_TO_PRIVATE      1
 #define TESTDEV_TO_SHARED       2
 
-static PciDevice testdev;
+static uint32_t testdev;
 
 static const char *testdev_init(void)
 {
-    if (!pci_find(TESTDEV_VENDOR_ID, TESTDEV_DEVICE_ID, &testdev)) {
+    PciDevice dev;
+
+    if (!pci_find(TESTDEV_VENDOR_ID, TESTDEV_DEVICE_ID, &dev)) {
         return "no testdev (guest-memfd-testdev, PCI 1234:11f0)";
     }
-    print("testdev: at 0x%x\n", testdev.bar0);
+    testdev = pci_bar(&dev, 0);
+    print("testdev: at 0x%x\n", testdev);
     return NULL;
 }
 
 static int32_t testdev_command(uint32_t command)
 {
     asm volatile("" : : : "memory");
-    mmio_write(testdev.bar0, TESTDEV_REG_COMMAND, command);
+    mmio_write(testdev, TESTDEV_REG_COMMAND, command);
     asm volatile("" : : : "memory");
-    return mmio_read(testdev.bar0, TESTDEV_REG_STATUS);
+    return mmio_read(testdev, TESTDEV_REG_STATUS);
 }
 
 static int32_t testdev_convert(uint64_t addr, uint64_t size, bool shared)
 {
-    mmio_write(testdev.bar0, TESTDEV_REG_ADDR, addr);
-    mmio_write(testdev.bar0, TESTDEV_REG_ADDR + 4, addr >> 32);
-    mmio_write(testdev.bar0, TESTDEV_REG_SIZE, size);
-    mmio_write(testdev.bar0, TESTDEV_REG_SIZE + 4, size >> 32);
+    mmio_write(testdev, TESTDEV_REG_ADDR, addr);
+    mmio_write(testdev, TESTDEV_REG_ADDR + 4, addr >> 32);
+    mmio_write(testdev, TESTDEV_REG_SIZE, size);
+    mmio_write(testdev, TESTDEV_REG_SIZE + 4, size >> 32);
     return testdev_command(shared ? TESTDEV_TO_SHARED : TESTDEV_TO_PRIVATE);
 }
 
 static uint32_t testdev_mmio_address(void)
 {
-    return testdev.bar0 & ~(PAGE_SIZE - 1);
+    return testdev & ~(PAGE_SIZE - 1);
 }
 
 /*

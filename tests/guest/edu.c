@@ -36,9 +36,9 @@ void edu_init(void)
     PciDevice dev;
 
     if (!pci_find(EDU_VENDOR_ID, EDU_DEVICE_ID, &dev)) {
-        fail("no edu device (PCI 1234:11e8), or its BAR 0 is not placed");
+        fail("no edu device (PCI 1234:11e8)");
     }
-    bar = dev.bar0;
+    bar = pci_bar(&dev, 0);
     if (mmio_read(bar, EDU_REG_ID) != EDU_ID) {
         fail("edu: identification is 0x%x", mmio_read(bar, EDU_REG_ID));
     }

@@ -40,6 +40,7 @@ typedef struct Options {
     bool keep;                  /* what was written survives conversions */
     bool reboot;                /* once, at the end */
     char conv[16];              /* how to convert memory */
+    char virtio[16];            /* no DMA of edu: see virtio.h */
 } Options;
 
 extern Options opt;
@@ -83,10 +84,12 @@ uint32_t rng_below(uint32_t n);
 /* pci.c */
 typedef struct PciDevice {
     uint32_t address;           /* as configuration mechanism #1 wants it */
-    uint32_t bar0;
 } PciDevice;
 
 bool pci_find(uint16_t vendor, uint16_t device, PciDevice *dev);
+uint32_t pci_read(const PciDevice *dev, uint32_t reg);
+/* The guest fails if that is no memory */
+uint32_t pci_bar(const PciDevice *dev, uint32_t n);
 
 static inline uint32_t mmio_read(uint32_t base, uint32_t reg)
 {

@@ -256,13 +256,15 @@ class Control:
 class Machine:
     """The server, QEMU and the guest; a context manager that ends them all.
 
-    Lines of the guest arrive in .lines, a queue that ends with None.
+    Lines of the guest arrive in .lines, a queue that ends with None. Without
+    @peer there is no server.
     """
 
     def __init__(self, paths, accel='tcg', huge=False, ram=512 * MIB,
                  driver='emulated', init='private', memory=None,
-                 devices=None, guest='', smp=1, timeout=None):
+                 devices=None, guest='', smp=1, timeout=None, peer=True):
         self.paths = paths
+        self.peer = peer
         self.accel = accel
         self.ram = ram
         self.smp = smp
@@ -285,8 +287,11 @@ class Machine:
 
     def __enter__(self):
         self._dir = tempfile.mkdtemp(prefix='guest-memfd-')
+        self._errors = open(os.path.join(self._dir, 'errors'), 'w+',
+                            encoding='utf-8', errors='replace')
         try:
-            self._start_server()
+            if self.peer:
+                self._start_server()
             self._start_qemu()
         except BaseException:
             self.close()
@@ -296,15 +301,10 @@ class Machine:
     def __exit__(self, *exc):
         self.close()
 
-    def _open_errors(self, name):
-        return open(os.path.join(self._dir, name), 'w+', encoding='utf-8',
-                    errors='replace')
-
     def _start_server(self):
         path = os.path.join(self._dir, 'edu')
         control = os.path.join(self._dir, 'control')
         ready, ready_write = os.pipe()
-        self._errors = self._open_errors('errors')
         try:
             self.server = subprocess.Popen(
                 [self.paths.server, '--once', '--control', control,
@@ -337,10 +337,11 @@ class Machine:
                  '-device', 'isa-debug-exit,iobase=0xf4,iosize=4']
         for device in self.devices:
             args += ['-device', device]
-        args += ['-device', json.dumps({
-            'driver': 'vfio-user-pci', 'id': 'edu0',
-            'socket': {'type': 'unix',
-                       'path': os.path.join(self._dir, 'edu')}})]
+        if self.peer:
+            args += ['-device', json.dumps({
+                'driver': 'vfio-user-pci', 'id': 'edu0',
+                'socket': {'type': 'unix',
+                           'path': os.path.join(self._dir, 'edu')}})]
         return args + ['-kernel', self.paths.guest,
                        '-append', self.guest_options]
 
@@ -402,7 +403,7 @@ class Machine:
         """The exit codes of QEMU and of the server, which follows it."""
         qemu = self.qemu.wait()
         self._reader.join()
-        return qemu, self.server.wait()
+        return qemu, self.server.wait() if self.server else 0
 
     def close(self):
         """End whatever still runs."""

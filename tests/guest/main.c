@@ -10,6 +10,7 @@
  */
 
 #include "guest.h"
+#include "virtio.h"
 
 #define MULTIBOOT_BOOT_MAGIC    0x2badb002
 #define MULTIBOOT_HAS_MEMORY    0x001
@@ -49,10 +50,19 @@ uint32_t page_address(uint32_t page)
     return opt.base * MIB + page * PAGE_SIZE;
 }
 
+static void copy_name(char *dst, size_t size, const char *value)
+{
+    size_t i;
+
+    for (i = 0; value[i] && i < size - 1; i++) {
+        dst[i] = value[i];
+    }
+    dst[i] = '\0';
+}
+
 static void parse_word(const char *word)
 {
     const char *value;
-    uint32_t i;
 
     value = option(word, "window");
     if (value) {
@@ -108,10 +118,11 @@ static void parse_word(const char *word)
     }
     value = option(word, "conv");
     if (value) {
-        for (i = 0; value[i] && i < sizeof(opt.conv) - 1; i++) {
-            opt.conv[i] = value[i];
-        }
-        opt.conv[i] = '\0';
+        copy_name(opt.conv, sizeof(opt.conv), value);
+    }
+    value = option(word, "virtio");
+    if (value) {
+        copy_name(opt.virtio, sizeof(opt.virtio), value);
     }
 }
 
@@ -463,6 +474,22 @@ static void __attribute__((noreturn)) finish(void)
     pass();
 }
 
+static void run_virtio(void)
+{
+    /* where memory begins as private */
+    if (convert_possible()) {
+        convert(0, model_pages(), true);
+    }
+    if (!strcmp(opt.virtio, "balloon")) {
+        run_balloon();
+    } else {
+        fail("virtio=%s is unknown", opt.virtio);
+    }
+    if (opt.hold) {
+        wait_for_host();
+    }
+}
+
 void guest_main(uint32_t magic, const MultibootInfo *info)
 {
     if (magic != MULTIBOOT_BOOT_MAGIC) {
@@ -485,6 +512,10 @@ void guest_main(uint32_t magic, const MultibootInfo *info)
     if (opt.rounds) {
         run_rounds();
         finish();
+    }
+    if (opt.virtio[0]) {
+        run_virtio();
+        pass();
     }
     edu_init();
 

@@ -22,36 +22,37 @@
 #define PCI_BAR_64              0x4u
 #define PCI_BAR_MEM_MASK        0xfffffff0u
 
-static uint32_t pci_read(uint32_t address, uint32_t reg)
+uint32_t pci_read(const PciDevice *dev, uint32_t reg)
 {
-    outl(PORT_PCI_ADDRESS, address | reg);
+    outl(PORT_PCI_ADDRESS, dev->address | reg);
     return inl(PORT_PCI_DATA);
 }
 
-static void pci_write(uint32_t address, uint32_t reg, uint32_t val)
+static void pci_write(const PciDevice *dev, uint32_t reg, uint32_t val)
 {
-    outl(PORT_PCI_ADDRESS, address | reg);
+    outl(PORT_PCI_ADDRESS, dev->address | reg);
     outl(PORT_PCI_DATA, val);
 }
 
-static bool pci_enable(PciDevice *dev)
+uint32_t pci_bar(const PciDevice *dev, uint32_t n)
 {
-    uint32_t bar = pci_read(dev->address, PCI_BAR0);
-    uint32_t command;
+    uint32_t bar = pci_read(dev, PCI_BAR0 + 4 * n);
 
-    if ((bar & PCI_BAR_IO) || !(bar & PCI_BAR_MEM_MASK)) {
-        return false;
+    if ((bar & PCI_BAR_IO) || !(bar & PCI_BAR_MEM_MASK) ||
+        ((bar & PCI_BAR_64) && pci_read(dev, PCI_BAR0 + 4 * n + 4))) {
+        fail("PCI 0x%08x: BAR %u is not placed below 4 GiB",
+             pci_read(dev, PCI_ID), n);
     }
-    if ((bar & PCI_BAR_64) && pci_read(dev->address, PCI_BAR0 + 4)) {
-        return false;
-    }
-    dev->bar0 = bar & PCI_BAR_MEM_MASK;
+    return bar & PCI_BAR_MEM_MASK;
+}
 
+static void pci_enable(const PciDevice *dev)
+{
     /* the status bits of the upper half are cleared by writing ones: don't */
-    command = pci_read(dev->address, PCI_COMMAND) & 0xffff;
-    pci_write(dev->address, PCI_COMMAND,
+    uint32_t command = pci_read(dev, PCI_COMMAND) & 0xffff;
+
+    pci_write(dev, PCI_COMMAND,
               command | PCI_COMMAND_MEMORY | PCI_COMMAND_MASTER);
-    return true;
 }
 
 bool pci_find(uint16_t vendor, uint16_t device, PciDevice *dev)
@@ -63,12 +64,13 @@ bool pci_find(uint16_t vendor, uint16_t device, PciDevice *dev)
     for (slot = 0; slot < 256 * 32; slot++) {
         for (fn = 0; fn < 8; fn++) {
             dev->address = PCI_ENABLE | slot << 11 | fn << 8;
-            found = pci_read(dev->address, PCI_ID);
+            found = pci_read(dev, PCI_ID);
             if (found == id) {
-                return pci_enable(dev);
+                pci_enable(dev);
+                return true;
             }
             if (fn == 0 && (found == PCI_NONE ||
-                            !(pci_read(dev->address, PCI_HEADER) &
+                            !(pci_read(dev, PCI_HEADER) &
                               PCI_HEADER_MULTI))) {
                 break;
             }

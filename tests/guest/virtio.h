@@ -1,0 +1,74 @@
+/*
+ * virtio devices: a driver, and what is done with each
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#ifndef TESTS_GUEST_VIRTIO_H
+#define TESTS_GUEST_VIRTIO_H
+
+#include "guest.h"
+
+#define VIRTIO_ID_RNG           4
+#define VIRTIO_ID_BALLOON       5
+#define VIRTIO_ID_VSOCK         19
+
+/* A queue has three pages of the window, each for a part of it */
+#define VIRTQUEUE_PAGES         3
+#define VIRTQUEUE_SIZE          8u
+
+typedef struct VirtioDevice {
+    uint32_t common;            /* addresses of registers */
+    uint32_t notify;
+    uint32_t notify_multiplier;
+    uint32_t config;            /* 0: there is none */
+} VirtioDevice;
+
+/* For one request at a time */
+typedef struct Virtqueue {
+    VirtioDevice *dev;
+    uint16_t index;
+    uint16_t requests;
+    uint32_t page;              /* its descriptors; then available, used */
+    uint32_t notify;
+} Virtqueue;
+
+typedef struct VirtioBuffer {
+    uint32_t addr;
+    uint32_t size;
+} VirtioBuffer;
+
+/* What became of a request */
+typedef enum VirtioOutcome {
+    VIRTIO_DONE,
+    VIRTIO_NOTHING,
+    VIRTIO_NEEDS_RESET,
+    VIRTIO_ANY,
+} VirtioOutcome;
+
+/* virtio.c */
+/* The guest fails if there is none */
+void virtio_find(VirtioDevice *dev, uint16_t id);
+/* Reset it and accept of @features, the lower 32, those that it has */
+uint32_t virtio_start(VirtioDevice *dev, uint32_t features);
+void virtio_queue_init(Virtqueue *vq, VirtioDevice *dev, uint16_t index,
+                       uint32_t page);
+void virtio_driver_ok(VirtioDevice *dev);
+/* Make buffers available, which the device reads, or else writes */
+void virtio_add(Virtqueue *vq, const VirtioBuffer *buf, uint32_t n,
+                bool device_writes);
+void virtio_kick(Virtqueue *vq);
+/* What becomes of what was added; @expect says how long that may take */
+VirtioOutcome virtio_wait(Virtqueue *vq, VirtioOutcome expect);
+/* The guest fails if it is something else */
+void virtio_expect(Virtqueue *vq, VirtioOutcome expect, const char *what);
+/* All of that, for a request that is done */
+void virtio_request(Virtqueue *vq, const VirtioBuffer *buf, uint32_t n,
+                    bool device_writes);
+/* Bytes that the device has written, of a request that is done */
+uint32_t virtio_written(Virtqueue *vq);
+
+/* balloon.c */
+void run_balloon(void);
+
+#endif
