@@ -482,6 +482,8 @@ static void run_virtio(void)
     }
     if (!strcmp(opt.virtio, "balloon")) {
         run_balloon();
+    } else if (!strcmp(opt.virtio, "queues")) {
+        run_queues();
     } else {
         fail("virtio=%s is unknown", opt.virtio);
     }

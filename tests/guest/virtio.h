@@ -71,4 +71,28 @@ uint32_t virtio_written(Virtqueue *vq);
 /* balloon.c */
 void run_balloon(void);
 
+/* virtqueue.c */
+/* Pages that become private; the first of a queue is that of descriptors */
+enum { PART_DESC, PART_AVAIL, PART_USED, PART_BUFFER, PARTS };
+
+typedef struct QueueTest {
+    const char *name;
+    VirtioDevice *dev;
+    Virtqueue *vq;
+    uint32_t buffer;            /* its page */
+    /* Reset the device, set up its queues */
+    void (*prepare)(void);
+    /* A request that is done */
+    void (*request)(void);
+    /* What is still to be kicked */
+    void (*add)(void);
+    /* What becomes of a request if that page became private before */
+    VirtioOutcome running[PARTS];
+    /* ... before the queue was set up */
+    VirtioOutcome starting[PARTS];
+} QueueTest;
+
+void run_queue_test(const QueueTest *test);
+void run_queues(void);
+
 #endif

@@ -31,6 +31,7 @@ import iommu
 import launch
 import memory
 import refusals
+import virtio
 from harness import (EXIT_PASS, MIB, HarnessError, QmpError, exit_on_signals,
                      find_firmware, query_map)
 from l1 import EDU, L1, L2, L1Error
@@ -254,10 +255,12 @@ def scenarios(config):
             yield f'shapes, {row.name}', shapes, row
         yield from memory.scenarios()
         yield from refusals.scenarios()
+        yield from virtio.scenarios(config)
         yield 'no conversion in place', inplace.kernel_works, 'off'
     if config == 'in-place':
         yield from inplace.scenarios()
         yield from inplace_life.scenarios()
+        yield from virtio.scenarios(config)
         yield from refusals.in_place_scenarios()
     yield from launch.scenarios(config)
 
