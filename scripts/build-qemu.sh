@@ -28,7 +28,8 @@ FLAGS="--target-list=x86_64-softmmu --python=$python
     --disable-docs --disable-user --disable-guest-agent --disable-download
     --without-default-features --enable-system --enable-kvm --enable-tcg
     --enable-numa --enable-slirp --enable-pixman --enable-fdt=system
-    --enable-vfio-user-server --disable-install-blobs --enable-werror
+    --enable-vfio-user-server --enable-vhost-kernel
+    --disable-install-blobs --enable-werror
     --firmwarepath=/usr/share/qemu:/usr/share/seabios"
 
 die() {

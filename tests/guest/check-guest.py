@@ -209,7 +209,7 @@ CASES = (
     ('kvm', False, 'kvm', 'none'),
 )
 # With a virtio balloon: whether there is the peer, for which memory has to stay
-# where it is; and how many of the pages that the guest gives away are empty then
+# where it is; how many of the pages that the guest gives away are empty then
 BALLOONS = ((False, 8), (True, 0))
 BALLOON = 'virtio-balloon-pci,disable-legacy=on,free-page-reporting=on'
 GUEST_MEMFD_FLAG_MMAP = 1

@@ -484,6 +484,8 @@ static void run_virtio(void)
         run_balloon();
     } else if (!strcmp(opt.virtio, "queues")) {
         run_queues();
+    } else if (!strcmp(opt.virtio, "vsock")) {
+        run_vsock();
     } else {
         fail("virtio=%s is unknown", opt.virtio);
     }

@@ -79,7 +79,8 @@ typedef struct QueueTest {
     const char *name;
     VirtioDevice *dev;
     Virtqueue *vq;
-    uint32_t buffer;            /* its page */
+    uint32_t page;              /* the queue's first one, that of a buffer */
+    uint32_t buffer;
     /* Reset the device, set up its queues */
     void (*prepare)(void);
     /* A request that is done */
@@ -94,5 +95,8 @@ typedef struct QueueTest {
 
 void run_queue_test(const QueueTest *test);
 void run_queues(void);
+
+/* vsock.c */
+void run_vsock(void);
 
 #endif

@@ -28,7 +28,7 @@ static uint32_t checksum(uint32_t page)
 
 static void test_part(const QueueTest *test, uint32_t part, bool running)
 {
-    uint32_t page = part == PART_BUFFER ? test->buffer : test->vq->page + part;
+    uint32_t page = part == PART_BUFFER ? test->buffer : test->page + part;
     uint32_t sum;
 
     if (!running) {
@@ -65,8 +65,7 @@ void run_queue_test(const QueueTest *test)
     /* also the first access to each page */
     memset((void *)(uintptr_t)page_address(test->buffer), 0, PAGE_SIZE);
     for (part = 0; part < PARTS; part++) {
-        print("%s, queue %u: %s\n", test->name, test->vq->index,
-              part_name[part]);
+        print("%s: %s\n", test->name, part_name[part]);
         test_part(test, part, true);
         test_part(test, part, false);
     }

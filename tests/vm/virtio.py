@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Emulated virtio devices over memory that converts.
+"""Emulated virtio devices, and one of the kernel's, over memory that converts.
 
 Where that is in place, a page that is private is gone for them. The guest says
 what became of its requests, and has looked at its data (tests/guest).
@@ -15,9 +15,11 @@ sys.path[:0] = [HERE, os.path.join(os.path.dirname(HERE), 'guest')]
 from harness import EXIT_PASS, MIB
 from l1 import L2
 from machines import IN_PLACE, PROTECTED, TWO_COPY, Row
+from refusals import missing
 
 # What the guest gives to the balloon, of either state
 GIVEN = 8
+VHOST_ERROR = 'vhost vring error in virtqueue'
 
 
 def machine(name, memory, *devices):
@@ -50,6 +52,7 @@ EMPTY = {
                'all-private-done': 1, 'all-private-empty': 0}),
 }
 QUEUES = machine('queues', IN_PLACE, 'virtio-rng-pci', BALLOON)
+VSOCK = machine('vsock', IN_PLACE, 'vhost-vsock-pci,guest-cid=3')
 
 
 def differences(summary, wanted):
@@ -105,9 +108,22 @@ def queues(l1, tap, row):
             end(l1, tap, l2)
 
 
+def vsock(l1, tap, row):
+    """The kernel works on the queues."""
+    with L2(l1, row, words(row, 'vsock')) as l2:
+        summary, problems = l2.run_until_hold()
+        tap.result('private queues and buffers are not touched',
+                   problems or differences(summary, {'queues': 2}))
+        if not problems:
+            end(l1, tap, l2)
+            tap.result('the kernel had EFAULT',
+                       missing('\n'.join(l2.errors), [VHOST_ERROR]))
+
+
 def scenarios(config):
     """(name, function, row)"""
     row = BALLOONS[config]
     yield f'virtio-balloon, {row.name}', balloon, row
     if config == 'in-place':
         yield 'virtio queues', queues, QUEUES
+        yield 'vhost-vsock', vsock, VSOCK
