@@ -133,12 +133,11 @@ def guest_is_told(l1, tap, row):
 
 def run_batch(l1):
     """Read what the guest says up to HOLD: its figures, seconds, problems."""
-    end, said = {}, []
-    start = time.monotonic()
+    end, seconds, said = {}, 0, []
     while not said or said[-1] != 'HOLD':
         said.append(l1.console.readline().rstrip('\r\n'))
         if said[-1].startswith('FAIL') or l1.console.ended:
-            return end, 0, said[-10:]
+            return end, seconds, said[-10:]
         if said[-1].startswith('begin '):
             start = time.monotonic()
         elif said[-1].startswith('end '):
@@ -169,7 +168,7 @@ def random_mix(l1, tap, row):
     words = (f'conv={row.conv} base=16 window={WINDOW // MIB} rounds={BATCHES} '
              f'mix={batch} seed={1 + MIXED.index(row)} touch=1 keep=1 hold=1')
     before = memory.held(l1)
-    problems, ratios, seconds, retries = [], [0], 0, 0
+    problems, ratios, seconds, retries = [], [], 0, 0
     with L2(l1, row, words) as l2:
         for _batch in range(BATCHES):
             end, took, problems = run_batch(l1)
@@ -185,11 +184,12 @@ def random_mix(l1, tap, row):
         if code != EXIT_PASS:
             problems = [f'exit code {code}'] + l2.errors
     tap.result(f'{BATCHES * batch} conversions', problems)
-    tap.note(f'{BATCHES * batch / max(seconds, 1):.0f} a second, '
-             f'{retries} retries')
+    if problems:
+        return
+    tap.note(f'{BATCHES * batch / seconds:.0f} a second, {retries} retries')
     tap.result(f'{max(ratios):.3f} of its size is held',
-               [f'at most {MOST} expected'] if max(ratios) > MOST or
-               not max(ratios) else [])
+               [] if 0 < max(ratios) <= MOST else
+               [f'at most {MOST} expected'])
 
 
 def reset(l1, tap, row):

@@ -46,7 +46,7 @@ KERNEL = os.path.join(BUILD, 'kernel/arch/x86/boot/bzImage')
 
 # Against hangs, in seconds: these are no measure of anything
 BOOT_LIMIT = 300
-SCENARIO_LIMIT = 1800
+SCENARIO_LIMIT = 1200
 
 # Each runs the guest of tests/guest
 GUESTS = (
