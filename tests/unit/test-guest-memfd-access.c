@@ -41,7 +41,7 @@ static void on_sigbus(int n, siginfo_t *siginfo, void *context)
     }
 }
 
-static void setup_cut(void)
+static void setup_cut(bool private)
 {
     struct sigaction action = {
         .sa_sigaction = on_sigbus,
@@ -61,7 +61,7 @@ static void setup_cut(void)
     b->rb.host = mmap(NULL, SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, b->rb.fd,
                       0);
     g_assert_true(b->rb.host != MAP_FAILED);
-    b->gm = guest_memfd_new(&b->rb, "b0", &cut_ops, false, &error_abort);
+    b->gm = guest_memfd_new(&b->rb, "b0", &cut_ops, private, &error_abort);
 }
 
 static void teardown_cut(void)
@@ -76,7 +76,7 @@ static void test_stand_in(void)
 {
     uint8_t *page;
 
-    setup_cut();
+    setup_cut(false);
     page = b->rb.host + 6 * PAGE;
     for (int round = 0; round < 2; round++) {
         page[0] = 1;
@@ -100,7 +100,7 @@ static void test_comes_back(void)
 {
     uint8_t *other;
 
-    setup_cut();
+    setup_cut(false);
     other = mmap(NULL, SIZE, PROT_READ, MAP_SHARED, b->rb.fd, 0);
     g_assert_cmpint(convert(b, 6, 2, true), ==, 0);
     comes_back = true;
@@ -116,7 +116,7 @@ static void test_not_ours(void)
     if (g_test_subprocess()) {
         uint8_t *host;
 
-        setup_cut();
+        setup_cut(false);
         g_assert_cmpint(convert(b, 6, 2, true), ==, 0);
         host = mmap(NULL, SIZE, PROT_READ, MAP_SHARED, b->rb.fd, 0);
         _exit(host[7 * PAGE]);
@@ -136,7 +136,7 @@ static void check_access(uint64_t offset, uint64_t len, bool may,
 
 static void test_host_access(void)
 {
-    setup_cut();
+    setup_cut(false);
     check_access(0, SIZE, true, SIZE);
     g_assert_cmpint(convert(b, 6, 1, true), ==, 0);
     check_access(0, SIZE, true, 6 * PAGE);
@@ -153,6 +153,18 @@ static void test_host_access(void)
     setup(true);
     check_access(0, PAGES * PAGE, true, PAGES * PAGE);
     teardown();
+}
+
+/* QEMU fills private memory until the machine is launched, once. */
+static void test_launch(void)
+{
+    setup_cut(true);
+    guest_memfd_begin_launch(b->gm);
+    check_access(0, SIZE, true, SIZE);
+    memset(b->rb.host, 1, SIZE);
+    g_assert_true(guest_memfd_finish_launch(&error_abort));
+    check_access(0, SIZE, false, SIZE);
+    teardown_cut();
 }
 
 static void test_save(void)
@@ -181,6 +193,7 @@ int main(int argc, char **argv)
     g_test_add_func("/guest-memfd-access/comes-back", test_comes_back);
     g_test_add_func("/guest-memfd-access/not-ours", test_not_ours);
     g_test_add_func("/guest-memfd-access/host-access", test_host_access);
+    g_test_add_func("/guest-memfd-access/launch", test_launch);
     g_test_add_func("/guest-memfd-access/save", test_save);
     return g_test_run();
 }

@@ -74,6 +74,12 @@ def show(l2, address):
         'command-line': f'xp /1xw {address:#x}'})
 
 
+def page_is_private(l1):
+    """Problems if somebody else can get hold of a page of QEMU's memory."""
+    code, lines = l1.shell('/rig/hold $(pidof qemu) 0 vmsplice </dev/null')
+    return missing('\n'.join(lines) if code else 'held', ['Bad address'])
+
+
 def launch(l1, tap, row):
     """All is private; firmware, which was, runs, and shares a page of RAM.
 
@@ -82,7 +88,8 @@ def launch(l1, tap, row):
     """
     with L2(l1, row) as l2:
         tap.result('all is private', only_shared(l2, row, {}) +
-                   missing(show(l2, FIRMWARE[0]), ['Cannot access memory']))
+                   missing(show(l2, FIRMWARE[0]), ['Cannot access memory']) +
+                   page_is_private(l1))
         l2.qmp.command('x-guest-memfd-convert', id='pc.bios', offset=0,
                        size=FIRMWARE[1], private=False)
         tap.result('the firmware is there',
