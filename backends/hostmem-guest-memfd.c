@@ -252,16 +252,6 @@ static const GuestMemfdOps *choose_driver(HostMemoryBackendGuestMemfd *m,
     return kvm ? choose_kvm(m, errp) : choose_emulated(m, errp);
 }
 
-static bool check_dma_split(HostMemoryBackendGuestMemfd *m, Error **errp)
-{
-    if (m->dma_split == GUEST_MEMFD_DMA_SPLIT_CUT) {
-        error_setg(errp, "x-dma-split=cut is not there yet; use auto, log, "
-                   "staged or flat");
-        return false;
-    }
-    return true;
-}
-
 static void guest_memfd_backend_reset(void *opaque)
 {
     HostMemoryBackendGuestMemfd *m = opaque;
@@ -410,8 +400,7 @@ static bool guest_memfd_backend_alloc(HostMemoryBackend *backend, Error **errp)
         return false;
     }
     ops = choose_driver(m, &private, errp);
-    if (!ops || !check_dma_split(m, errp) ||
-        !check_huge_page_pool(backend, page_size, errp)) {
+    if (!ops || !check_huge_page_pool(backend, page_size, errp)) {
         return false;
     }
 

@@ -6,7 +6,8 @@
  * the pieces in which it asked for it: unmapping whole extents is exact, and
  * no IOMMU can unmap a part of a mapping (type1: EINVAL, iommufd: ENOENT).
  * Where a part is all that goes, the extent is unmapped and the rest mapped
- * again in pieces (hw/vfio/guest-memfd-plan.c).
+ * again in pieces (hw/vfio/guest-memfd-plan.c), or cut, by an iommufd that was
+ * told before that it has to.
  *
  * The extents of a section are what the container holds, no more and no less:
  * one is added after its map succeeded and removed after its unmap did.  They
@@ -55,6 +56,7 @@ typedef struct VFIOGuestMemfd {
     VFIOGuestMemfdPlan plan;
     bool readonly;
     bool arriving;              /* being registered: the reserve is for it */
+    bool cannot_cut;            /* the container, but it should */
     IntervalTreeRoot extents;
     unsigned nr_extents;        /* read by others: atomic */
     size_t mapped_bytes;        /* likewise */
@@ -205,9 +207,28 @@ static int container_request(VFIOGuestMemfd *v, uint64_t start, uint64_t end,
     return ret;
 }
 
+static void add_extent(VFIOGuestMemfd *v, uint64_t start, uint64_t end)
+{
+    Extent *e = g_new0(Extent, 1);
+
+    e->node.start = start;
+    e->node.last = end - 1;
+    interval_tree_insert(&e->node, &v->extents);
+    qatomic_set(&v->nr_extents, v->nr_extents + 1);
+    qatomic_set(&v->mapped_bytes, v->mapped_bytes + end - start);
+}
+
+static void remove_extent(VFIOGuestMemfd *v, Extent *e)
+{
+    qatomic_set(&v->nr_extents, v->nr_extents - 1);
+    qatomic_set(&v->mapped_bytes,
+                v->mapped_bytes - (extent_end(e) - extent_start(e)));
+    interval_tree_remove(&e->node, &v->extents);
+    g_free(e);
+}
+
 static int map_extent(VFIOGuestMemfd *v, uint64_t start, uint64_t end)
 {
-    Extent *e;
     int ret;
 
     if (!budget_left(v)) {
@@ -218,16 +239,10 @@ static int map_extent(VFIOGuestMemfd *v, uint64_t start, uint64_t end)
     }
     trace_vfio_guest_memfd_map(v->bcontainer, start + v->to_iova, end - start,
                                ret);
-    if (ret) {
-        return ret;
+    if (!ret) {
+        add_extent(v, start, end);
     }
-    e = g_new0(Extent, 1);
-    e->node.start = start;
-    e->node.last = end - 1;
-    interval_tree_insert(&e->node, &v->extents);
-    qatomic_set(&v->nr_extents, v->nr_extents + 1);
-    qatomic_set(&v->mapped_bytes, v->mapped_bytes + end - start);
-    return 0;
+    return ret;
 }
 
 static int unmap_extent(VFIOGuestMemfd *v, Extent *e)
@@ -238,14 +253,10 @@ static int unmap_extent(VFIOGuestMemfd *v, Extent *e)
     v->unmap_calls++;
     ret = container_request(v, start, start + size, false);
     trace_vfio_guest_memfd_unmap(v->bcontainer, start + v->to_iova, size, ret);
-    if (ret) {
-        return ret;
+    if (!ret) {
+        remove_extent(v, e);
     }
-    interval_tree_remove(&e->node, &v->extents);
-    qatomic_set(&v->nr_extents, v->nr_extents - 1);
-    qatomic_set(&v->mapped_bytes, v->mapped_bytes - size);
-    g_free(e);
-    return 0;
+    return ret;
 }
 
 static int unmap_extents(VFIOGuestMemfd *v, uint64_t start, uint64_t end)
@@ -313,6 +324,45 @@ static int split_extent(VFIOGuestMemfd *v, Extent *e, uint64_t start,
     return ret;
 }
 
+static int container_cut(VFIOGuestMemfd *v, hwaddr iova, uint64_t size)
+{
+#ifdef CONFIG_IOMMUFD
+    return vfio_guest_memfd_iommufd_cut(v->bcontainer, iova, size);
+#else
+    g_assert_not_reached();
+#endif
+}
+
+/* Take [@start, @end) out of @e; what is left is mapped all the time. */
+static int cut_extent(VFIOGuestMemfd *v, Extent *e, uint64_t start,
+                      uint64_t end)
+{
+    uint64_t old_start = extent_start(e), old_end = extent_end(e);
+    int ret;
+
+    start = MAX(start, old_start);
+    end = MIN(end, old_end);
+    v->unmap_calls++;
+    ret = container_cut(v, start + v->to_iova, end - start);
+    trace_vfio_guest_memfd_unmap(v->bcontainer, start + v->to_iova,
+                                 end - start, ret);
+    if (ret) {
+        return ret;
+    }
+    v->splits++;
+    trace_vfio_guest_memfd_split(v->bcontainer, old_start + v->to_iova,
+                                 old_end - old_start, start + v->to_iova,
+                                 end - start);
+    remove_extent(v, e);
+    if (old_start < start) {
+        add_extent(v, old_start, start);
+    }
+    if (end < old_end) {
+        add_extent(v, end, old_end);
+    }
+    return 0;
+}
+
 static void section_range(const MemoryRegionSection *section, uint64_t *start,
                           uint64_t *end)
 {
@@ -329,9 +379,15 @@ static int dma_discard(GuestMemfdListener *l,
 
     section_range(section, &start, &end);
     while ((e = extent_first(v, start, end))) {
-        bool whole = extent_start(e) >= start && extent_end(e) <= end;
-        int ret = whole ? unmap_extent(v, e) : split_extent(v, e, start, end);
+        int ret;
 
+        if (extent_start(e) >= start && extent_end(e) <= end) {
+            ret = unmap_extent(v, e);
+        } else if (v->plan.split == GUEST_MEMFD_DMA_SPLIT_CUT) {
+            ret = cut_extent(v, e, start, end);
+        } else {
+            ret = split_extent(v, e, start, end);
+        }
         if (ret) {
             return ret;
         }
@@ -345,6 +401,9 @@ static int dma_populate(GuestMemfdListener *l,
     VFIOGuestMemfd *v = container_of(l, VFIOGuestMemfd, listener);
     uint64_t start, end;
 
+    if (v->cannot_cut) {
+        return -EOPNOTSUPP;
+    }
     section_range(section, &start, &end);
     while (start < end) {
         Extent *e = extent_first(v, start, end);
@@ -461,6 +520,20 @@ bool vfio_guest_memfd_region_add(VFIOContainer *bcontainer,
     v->to_iova = v->iova - section->offset_within_region;
     v->readonly = section->readonly;
     v->plan = make_plan(v->gm, v->mr);
+    v->cannot_cut = v->plan.split == GUEST_MEMFD_DMA_SPLIT_CUT &&
+                    !bcontainer->dma_cut;
+    if (v->cannot_cut) {
+        error_setg(&local_err, "x-dma-split=cut of '%s' needs iommufd, and "
+                   "memory that is there before the first device; use "
+                   "x-dma-split=log", guest_memfd_id(v->gm));
+        if (!running) {
+            error_propagate(errp, local_err);
+            g_free(v);
+            return false;
+        }
+        error_report_err(local_err);
+        local_err = NULL;
+    }
 
     QLIST_INSERT_HEAD_RCU(&sections, v, next);
     v->arriving = true;

@@ -7,9 +7,56 @@
 #include "qemu/osdep.h"
 #include <sys/ioctl.h>
 #include <linux/iommufd.h>
+#include <linux/vfio.h>
+#include "qemu/lockable.h"
+#include "qapi/error.h"
 #include "hw/vfio/guest-memfd-dma.h"
+#include "system/guest-memfd.h"
 #include "system/iommufd.h"
 #include "vfio-iommufd.h"
+
+/* Which address space the compatible ioctls act on is up to all users of a fd. */
+static QemuMutex compat_lock;
+
+static void __attribute__((constructor)) init_compat_lock(void)
+{
+    qemu_mutex_init(&compat_lock);
+}
+
+static bool cut_wanted(void)
+{
+    for (GuestMemfd *gm = guest_memfd_next(NULL); gm;
+         gm = guest_memfd_next(gm)) {
+        if (guest_memfd_dma_split(gm) == GUEST_MEMFD_DMA_SPLIT_CUT) {
+            return true;
+        }
+    }
+    return false;
+}
+
+bool vfio_guest_memfd_iommufd_prepare(VFIOContainer *bcontainer, Error **errp)
+{
+    VFIOIOMMUFDContainer *container = VFIO_IOMMU_IOMMUFD(bcontainer);
+    struct iommu_option option = {
+        .size = sizeof(option),
+        .option_id = IOMMU_OPTION_HUGE_PAGES,
+        .op = IOMMU_OPTION_OP_SET,
+        .object_id = container->ioas_id,
+        .val64 = 0,
+    };
+
+    if (!cut_wanted()) {
+        return true;
+    }
+    if (ioctl(container->be->fd, IOMMU_OPTION, &option)) {
+        error_setg_errno(errp, errno, "x-dma-split=cut: this kernel's iommufd "
+                         "cannot map in small pages only "
+                         "(IOMMU_OPTION_HUGE_PAGES); use x-dma-split=log");
+        return false;
+    }
+    bcontainer->dma_cut = true;
+    return true;
+}
 
 int vfio_guest_memfd_iommufd_unmap(VFIOContainer *bcontainer, hwaddr iova,
                                    uint64_t size)
@@ -26,4 +73,27 @@ int vfio_guest_memfd_iommufd_unmap(VFIOContainer *bcontainer, hwaddr iova,
         return -errno;
     }
     return unmap.length == size ? 0 : -EIO;
+}
+
+int vfio_guest_memfd_iommufd_cut(VFIOContainer *bcontainer, hwaddr iova,
+                                 uint64_t size)
+{
+    VFIOIOMMUFDContainer *container = VFIO_IOMMU_IOMMUFD(bcontainer);
+    struct iommu_vfio_ioas select = {
+        .size = sizeof(select),
+        .ioas_id = container->ioas_id,
+        .op = IOMMU_VFIO_IOAS_SET,
+    };
+    struct vfio_iommu_type1_dma_unmap unmap = {
+        .argsz = sizeof(unmap),
+        .iova = iova,
+        .size = size,
+    };
+
+    QEMU_LOCK_GUARD(&compat_lock);
+    if (ioctl(container->be->fd, IOMMU_VFIO_IOAS, &select) ||
+        ioctl(container->be->fd, VFIO_IOMMU_UNMAP_DMA, &unmap)) {
+        return -errno;
+    }
+    return unmap.size == size ? 0 : -EIO;
 }

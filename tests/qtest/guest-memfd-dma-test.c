@@ -235,12 +235,13 @@ static void check_unmapped(Server *s, uint64_t gpa, uint64_t size)
     g_assert_cmpuint(mapped_bytes(s, gpa, size), ==, 0);
 }
 
+#define DEVICE_ADD "{ 'execute': 'device_add', 'arguments': {" \
+                   " 'driver': 'vfio-user-pci', 'id': 'dev', 'bus': 'rp'," \
+                   " 'socket': { 'type': 'unix', 'path': %s } } }"
+
 static void device_add(QTestState *qts, Server *s)
 {
-    qtest_qmp_assert_success(qts, "{ 'execute': 'device_add', 'arguments': {"
-                             " 'driver': 'vfio-user-pci', 'id': 'dev',"
-                             " 'bus': 'rp', 'socket': { 'type': 'unix',"
-                             " 'path': %s } } }", s->socket);
+    qtest_qmp_assert_success(qts, DEVICE_ADD, s->socket);
 }
 
 typedef struct DmaTest {
@@ -525,11 +526,38 @@ static void test_policies(QTestState *qts, Server *s)
     }
 }
 
+/* Nothing but an iommufd cuts mappings, and memory is not mapped otherwise. */
+static void test_cut(QTestState *qts, Server *s)
+{
+    const uint64_t gpa = 0x100000000;
+
+    qtest_qmp_assert_success(qts, "{ 'execute': 'object-add', 'arguments':"
+                             " { 'qom-type': '" BACKEND "', 'id': 'm1',"
+                             " 'x-dma-split': 'cut', 'driver': 'emulated',"
+                             " 'size': %" PRIu64 " } }", 128 * MiB);
+    qtest_qmp_device_add(qts, "pc-dimm", "dimm1", "{ 'memdev': 'm1' }");
+    check_maps(s, gpa, 128 * MiB, "");
+    gm_convert(qts, "m1", 0, 4096, true);
+    gm_convert_fails(qts, "m1", 0, 4096, false, "cannot map");
+    gm_convert(qts, "m0", 16 * MiB, 4096, false);
+    check_exact(qts, s, "m0", 0);
+
+    qtest_qmp_device_del(qts, "dev");
+    gm_assert_failure(qts, qtest_qmp(qts, DEVICE_ADD, s->socket),
+                      "x-dma-split=cut of 'm1' needs iommufd");
+    gm_convert(qts, "m1", 0, 4096, false);
+    gm_eject_dimm(qts, "dimm1", 0);
+    gm_object_del(qts, "m1");
+    device_add(qts, s);
+    check_exact(qts, s, "m0", 0);
+}
+
 static const DmaTest tests[] = {
     { "guest-memfd-dma/convert", test_convert },
     { "guest-memfd-dma/random", test_random },
     { "guest-memfd-dma/thousands", test_thousands },
     { "guest-memfd-dma/policies", test_policies },
+    { "guest-memfd-dma/cut", test_cut },
     { "guest-memfd-dma/device-hotplug", test_device_hotplug },
     { "guest-memfd-dma/dimm-hotplug", test_dimm_hotplug },
     { "guest-memfd-dma/two-dimms", test_two_dimms },

@@ -195,7 +195,6 @@ static void test_bad_options(void)
         { "size=1M,conversion=none", "conversion=none: driver=emulated" },
         { "size=1M,conversion=bogus", "bogus" },
         { "size=1M,init=bogus", "bogus" },
-        { "size=1M,x-dma-split=cut", "x-dma-split=cut is not there yet" },
         { "size=1M,x-dma-split=bogus", "bogus" },
         { "size=1M,bogus=1", "bogus" },
         { "size=1M,prealloc-threads=0", "prealloc-threads" },

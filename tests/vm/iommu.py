@@ -112,6 +112,16 @@ class Extents:
         return found
 
 
+class CutExtents(Extents):
+    """The policy "cut": what is left stays as it is, in entries of 4 KiB."""
+
+    def take(self, start, end):
+        self.extents = subtract(self.extents, [(start, end)])
+
+    def entries(self, page_size):
+        return super().entries(PAGE)
+
+
 def pieces(start, end):
     """Naturally aligned powers of two, the largest that fit, from the start."""
     while start < end:

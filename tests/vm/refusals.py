@@ -20,7 +20,7 @@ sys.path[:0] = [HERE, os.path.join(os.path.dirname(HERE), 'guest')]
 import iommu
 from harness import EXIT_PASS, MIB, HarnessError, QmpError, query_map
 from l1 import EDU, L2
-from machines import EMULATED, IN_PLACE, PROTECTED, SHARED, TWO_COPY, Row
+from machines import CUT, EMULATED, IN_PLACE, PROTECTED, SHARED, TWO_COPY, Row
 
 K = 1024
 NO_MEMORY = 'Cannot allocate memory'
@@ -62,6 +62,8 @@ LOCKING = [Row(vfio, EMULATED, vfio, ram=RAM, prefix=limited(LIMIT))
 FILES = [Row('mapped', SHARED, None, ram=RAM),
          Row('two-copy', TWO_COPY, None, ram=RAM, **PROTECTED)]
 MAPPINGS = [Row(vfio, EMULATED, vfio, ram=RAM) for vfio in VFIO]
+CUTS = [Row('cut', EMULATED + CUT, 'iommufd', ram=RAM)]
+NO_CUTS = [Row('cut by type1', EMULATED + CUT, 'type1', ram=RAM)]
 ATTRIBUTES = [Row(f'two-copy, {vfio}', TWO_COPY, vfio, ram=RAM, **PROTECTED)
               for vfio in VFIO]
 IN_PLACES = [Row(f'in-place, {vfio}', IN_PLACE, vfio, ram=RAM, **PROTECTED)
@@ -285,6 +287,14 @@ def mappings(l1, tap, row):
                        problems)
 
 
+def no_cuts(l1, tap, row):
+    """A container that cannot do what was asked for."""
+    problems = refused(l1, row, ["x-dma-split=cut of 'm0' needs iommufd",
+                                 'use x-dma-split=log'])
+    tap.result('refused with the reason',
+               ['QEMU started'] if problems is None else problems)
+
+
 def attributes(l1, tap, row):
     """All allocations fail from one on, when KVM is told of private pages."""
     offset, size = 16 * MIB, 2 * MIB
@@ -386,9 +396,10 @@ def scenarios():
             ('memlock at the start', memlock_at_start, LOCKED),
             ('memlock and conversions', memlock_conversion, LOCKING),
             ('creation', creation, FILES),
-            ('mappings', mappings, MAPPINGS),
+            ('mappings', mappings, MAPPINGS + CUTS),
+            ('policy', no_cuts, NO_CUTS),
             ('attributes', attributes, ATTRIBUTES),
-            ('random failures', random_failures, MAPPINGS + ATTRIBUTES),
+            ('random failures', random_failures, MAPPINGS + CUTS + ATTRIBUTES),
             ('memory failure', memory_failure, FAILING)):
         for row in rows:
             yield f'refusals: {what}, {row.name}', function, row

@@ -35,7 +35,7 @@ import virtio
 from harness import (EXIT_PASS, MIB, HarnessError, QmpError, exit_on_signals,
                      find_firmware, query_map)
 from l1 import EDU, L1, L2, L1Error
-from machines import (EMULATED, IN_PLACE, PAGES_1G, PAGES_2M, PROTECTED,
+from machines import (CUT, EMULATED, IN_PLACE, PAGES_1G, PAGES_2M, PROTECTED,
                       SHARED, TWO_COPY, Row)
 
 BUILD = os.path.join(TOP, 'build')
@@ -69,6 +69,8 @@ GUESTS = (
         'iommufd', ram=64 * MIB, configs=('in-place',), **PROTECTED),
     Row('in-place, flat, type1', IN_PLACE + ',x-dma-split=flat', 'type1',
         configs=('in-place',), **PROTECTED),
+    Row('in-place, cut, iommufd', IN_PLACE + CUT, 'iommufd',
+        configs=('in-place',), **PROTECTED),
     Row('in-place, page, type1', IN_PLACE + ',x-dma-split=page', 'type1',
         ram=64 * MIB, configs=('in-place',), **PROTECTED),
 )
@@ -81,6 +83,8 @@ SHAPES = (
     Row('2M pages, type1', EMULATED + PAGES_2M, 'type1', page_size=2 * MIB),
     Row('1G pages, iommufd', EMULATED + PAGES_1G, 'iommufd',
         page_size=1024 * MIB, ram=2048 * MIB),
+    Row('cut, 2M pages, iommufd', EMULATED + PAGES_2M + CUT, 'iommufd',
+        page_size=2 * MIB),
     Row('1G pages, type1', EMULATED + PAGES_1G, 'type1',
         page_size=1024 * MIB, ram=2048 * MIB),
 )
@@ -219,7 +223,7 @@ def compare_extents(l2, model):
 
 def shapes(l1, tap, row):
     """Conversions of all shapes: pages and sizes of entries in the IOMMU."""
-    model = iommu.Extents()
+    model = iommu.CutExtents() if CUT in row.memory else iommu.Extents()
     with L2(l1, row) as l2:
         for offset, size, private in STEPS:
             offset %= row.ram

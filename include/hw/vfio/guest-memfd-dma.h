@@ -67,9 +67,34 @@ int vfio_guest_memfd_iommufd_unmap(VFIOContainer *bcontainer, hwaddr iova,
                                    uint64_t size);
 
 /**
+ * vfio_guest_memfd_iommufd_prepare - let a new container cut mappings
+ *
+ * If any memory has x-dma-split=cut, and before the first device: iommufd can
+ * only cut what it has mapped in small pages (IOMMU_OPTION_HUGE_PAGES).
+ *
+ * @bcontainer: a TYPE_VFIO_IOMMU_IOMMUFD, new; dma_cut is set if it can
+ *
+ * Called with the BQL held.
+ */
+bool vfio_guest_memfd_iommufd_prepare(VFIOContainer *bcontainer, Error **errp);
+
+/**
+ * vfio_guest_memfd_iommufd_cut - unmap a part; the rest stays mapped meanwhile
+ *
+ * Only the ioctl that is compatible with type1 can do it.
+ *
+ * @bcontainer: with dma_cut
+ * @iova, @size: in bytes; within one mapping
+ *
+ * Returns: 0; or a negative errno, with nothing unmapped.
+ */
+int vfio_guest_memfd_iommufd_cut(VFIOContainer *bcontainer, hwaddr iova,
+                                 uint64_t size);
+
+/**
  * struct VFIOGuestMemfdPlan - how a container maps a section
  *
- * @split: the policy; neither auto nor cut
+ * @split: the policy; not auto
  * @host: the page sizes of the host
  * @huge: what the memory is made of, in bytes; one of the host's page sizes
  */
