@@ -65,29 +65,33 @@ bool edu_reports_errors(void)
     return reports_errors;
 }
 
-static uint32_t edu_run(uint32_t src, uint32_t dst, uint32_t size, uint32_t cmd)
+void edu_start(uint32_t addr, uint32_t size, bool to_ram)
 {
-    mmio_write(bar, EDU_REG_DMA_SRC, src);
-    mmio_write(bar, EDU_REG_DMA_DST, dst);
+    mmio_write(bar, EDU_REG_DMA_SRC, to_ram ? EDU_BUF_START : addr);
+    mmio_write(bar, EDU_REG_DMA_DST, to_ram ? addr : EDU_BUF_START);
     mmio_write(bar, EDU_REG_DMA_COUNT, size);
     asm volatile("" : : : "memory");
-    mmio_write(bar, EDU_REG_DMA_CMD, cmd | EDU_DMA_RUN);
-    while (mmio_read(bar, EDU_REG_DMA_CMD) & EDU_DMA_RUN) {
-        asm volatile("pause");
-    }
+    mmio_write(bar, EDU_REG_DMA_CMD,
+               (to_ram ? EDU_DMA_TO_RAM : 0) | EDU_DMA_RUN);
+}
+
+bool edu_busy(void)
+{
+    bool busy = mmio_read(bar, EDU_REG_DMA_CMD) & EDU_DMA_RUN;
+
     asm volatile("" : : : "memory");
-    return reports_errors ? mmio_read(bar, EDU_REG_DMA_ERROR) : 0;
+    return busy;
 }
 
 uint32_t edu_dma(uint32_t addr, uint32_t size, bool to_ram)
 {
     uint32_t error;
 
-    if (to_ram) {
-        error = edu_run(EDU_BUF_START, addr, size, EDU_DMA_TO_RAM);
-    } else {
-        error = edu_run(addr, EDU_BUF_START, size, 0);
+    edu_start(addr, size, to_ram);
+    while (edu_busy()) {
+        asm volatile("pause");
     }
+    error = reports_errors ? mmio_read(bar, EDU_REG_DMA_ERROR) : 0;
     if (error) {
         count.dma_failed++;
     } else {

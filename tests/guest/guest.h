@@ -33,6 +33,7 @@ typedef struct Options {
     uint32_t faults;            /* DMA attempts at private memory */
     bool progress;              /* print machine-readable progress */
     bool hold;                  /* wait for a byte on COM1 at the end */
+    uint32_t gap;               /* conversions: see gap.c */
     uint32_t rounds;            /* no DMA: see rounds.c */
     uint32_t chunk;             /* KiB: of one request in a round */
     uint32_t mix;               /* requests of a round, anywhere, of any size */
@@ -137,6 +138,9 @@ void edu_init(void);
 bool edu_reports_errors(void);
 /* Up to 4096 bytes between its buffer and @addr; 0 or the device's error */
 uint32_t edu_dma(uint32_t addr, uint32_t size, bool to_ram);
+/* The same in two halves; nobody says whether it failed */
+void edu_start(uint32_t addr, uint32_t size, bool to_ram);
+bool edu_busy(void);
 
 /* convert.c */
 void convert_init(const char *name);
@@ -165,6 +169,9 @@ void verify_straddle(uint32_t page);
  * one access that it must refuse.
  */
 void verify_blocked(uint32_t page, uint32_t other, bool to_ram);
+
+/* gap.c */
+void run_gap(void);
 
 /* rounds.c */
 void run_rounds(void);

@@ -92,6 +92,10 @@ static void parse_word(const char *word)
     if (value) {
         opt.hold = parse_number("hold", value);
     }
+    value = option(word, "gap");
+    if (value) {
+        opt.gap = parse_number("gap", value);
+    }
     value = option(word, "rounds");
     if (value) {
         opt.rounds = parse_number("rounds", value);
@@ -522,6 +526,10 @@ void guest_main(uint32_t magic, const MultibootInfo *info)
         pass();
     }
     edu_init();
+    if (opt.gap) {
+        run_gap();
+        pass();
+    }
 
     if (convert_possible()) {
         phase_private();

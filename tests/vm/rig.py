@@ -24,6 +24,7 @@ TOP = os.path.dirname(os.path.dirname(HERE))
 sys.path[:0] = [HERE, os.path.join(TOP, 'tests/guest')]
 
 # pylint: disable=wrong-import-position
+import gap
 import initramfs
 import inplace
 import inplace_life
@@ -257,6 +258,7 @@ def scenarios(config):
     if config == 'intel':
         for row in SHAPES:
             yield f'shapes, {row.name}', shapes, row
+        yield from gap.scenarios()
         yield from memory.scenarios()
         yield from refusals.scenarios()
         yield from virtio.scenarios(config)

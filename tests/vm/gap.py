@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What a split costs a device that works on a neighbour of the page.
+
+Conversions of all pages but one of an extent, while DMA to that one goes on. A
+policy without a gap loses no transfer; of the others, the figures are shown.
+"""
+
+import os
+import sys
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+sys.path[:0] = [HERE, os.path.join(os.path.dirname(HERE), 'guest')]
+
+# pylint: disable=wrong-import-position
+from harness import EXIT_PASS, MIB
+from l1 import L2
+from machines import EMULATED, PAGES_2M, Row
+
+# As many as have to pass without harm; of policies with a gap fewer, all the more
+# of those that take it all apart
+CONVERSIONS = {'cut': 10000, 'log': 2000, 'staged': 300, 'flat': 300}
+ROWS = [Row(split, f'{EMULATED}{PAGES_2M},x-dma-split={split}', 'iommufd',
+            ram=64 * MIB) for split in CONVERSIONS]
+
+
+def gap(l1, tap, row):
+    """DMA to one page, while its neighbours convert."""
+    conversions = CONVERSIONS[row.name]
+    words = f'conv={row.conv} base=16 window=16 gap={conversions} hold=1'
+    if row.name != 'cut':
+        l1.mark('expect-any-faults')
+    with L2(l1, row, words) as l2:
+        summary, problems = l2.run_until_hold()
+        if not problems:
+            lost, transfers = summary['lost'], summary['transfers']
+            listeners = l2.qmp.command('query-guest-memfd')[0]['listeners']
+            splits = sum(listener['splits'] for listener in listeners)
+            if not transfers or not splits:
+                problems.append(f'nothing was tested: {summary}, {splits}')
+            if row.name == 'cut' and lost:
+                problems.append(f'{lost} transfers were lost')
+            tap.result(f'{conversions} conversions, {splits} splits, {lost} of '
+                       f'{transfers} transfers were lost', problems)
+            l1.release()
+            if l2.wait() != EXIT_PASS:
+                problems = l2.errors
+        tap.result('QEMU ended well', problems)
+
+
+def scenarios():
+    """(name, function, row)"""
+    for row in ROWS:
+        yield f'gap, {row.name}', gap, row
