@@ -17,7 +17,7 @@ import memory
 from harness import EXIT_PASS, MIB, QmpError, key_values
 from l1 import EDU, L2, SECOND_EDU
 from machines import IN_PLACE, PROTECTED, TWO_COPY, Row
-from refusals import Machine, missing, refused
+from refusals import Machine, missing, not_possible
 
 PAGE = 4096
 HELD = 32 * MIB + 5 * PAGE
@@ -272,14 +272,6 @@ def emulated_device(l1, tap, row):
         if not problems and l2.wait() != EXIT_PASS:
             problems = l2.errors
     tap.result('the guest verified DMA', problems)
-
-
-def not_possible(l1, tap, row_and_words):
-    """Refused at the start, with the reason."""
-    row, words = row_and_words
-    problems = refused(l1, row, words)
-    tap.result('refused with the reason',
-               ['it was not refused'] if problems is None else problems)
 
 
 def scenarios():

@@ -16,7 +16,7 @@ import iommu
 from harness import EXIT_PASS, MIB, query_map
 from l1 import EDU, L2
 from machines import IN_PLACE, PAGES_2M, Row
-from refusals import missing, refused
+from refusals import missing, not_possible
 
 FIRMWARE = 0xffff0000, 65536            # tests/guest/launch.S
 FIRST_WORD = '0x662efcfa'               # of it
@@ -110,16 +110,6 @@ def launch(l1, tap, row):
         code = l2.wait()
         tap.result('the firmware got its page back', l2.errors
                    if code != EXIT_PASS else [])
-
-
-def not_possible(l1, tap, row_and_words):
-    """Refused at the start, with the reason."""
-    row, words = row_and_words
-    l1.run('truncate -s 64M /tmp/memory')
-    problems = refused(l1, row, words)
-    tap.result('refused with the reason',
-               ['it was not refused'] if problems is None else problems)
-    l1.run('rm /tmp/memory')
 
 
 def scenarios(config):
