@@ -427,10 +427,6 @@ static bool guest_memfd_backend_alloc(HostMemoryBackend *backend, Error **errp)
     if (!m->gm) {
         return false;
     }
-    if (ops->driver == GUEST_MEMFD_DRIVER_KVM &&
-        guest_memfd_kvm_starts_shared(ops, private)) {
-        guest_memfd_begin_launch(m->gm);
-    }
     guest_memfd_set_dma_split(m->gm, m->dma_split);
     qemu_register_reset(guest_memfd_backend_reset, m);
     return true;

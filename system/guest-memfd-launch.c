@@ -17,6 +17,7 @@
 #include "qemu/main-loop.h"
 #include "qemu/memalign.h"
 #include "qapi/error.h"
+#include "hw/boards.h"
 #include "system/ramblock.h"
 #include "guest-memfd-internal.h"
 #include "trace.h"
@@ -24,15 +25,12 @@
 static bool launched;
 static GPtrArray *copies;
 
-bool guest_memfd_launched(void)
+bool guest_memfd_starts_shared(const GuestMemfdOps *ops)
 {
-    return launched;
-}
-
-void guest_memfd_begin_launch(GuestMemfd *gm)
-{
-    assert(bql_locked() && gm->init_private && !launched);
-    qatomic_set(&gm->launching, true);
+    assert(bql_locked());
+    return ops->conversion == GUEST_MEMFD_CONVERSION_IN_PLACE &&
+           current_machine && machine_require_guest_memfd(current_machine) &&
+           !launched;
 }
 
 static bool is_guest_memory(const uint8_t *addr)

@@ -198,7 +198,8 @@ int guest_memfd_register_listener(GuestMemfd *gm, GuestMemfdListener *l,
 
     QEMU_LOCK_GUARD(&gm->lock);
     l->section = memory_region_section_new_copy(&whole);
-    ret = guest_memfd_listener_populate_runs(gm, l, start, end);
+    ret = l->lazy ? 0 :
+          guest_memfd_listener_populate_runs(gm, l, start, end);
     if (ret && !keep) {
         memory_region_section_free_copy(l->section);
         l->section = NULL;
@@ -219,10 +220,26 @@ int guest_memfd_unregister_listener(GuestMemfd *gm, GuestMemfdListener *l)
     QEMU_LOCK_GUARD(&gm->lock);
     g_ptr_array_remove(gm->listeners, l);
     section_range(l->section, &start, &end);
-    ret = guest_memfd_listener_discard_runs(gm, l, start, end);
+    ret = l->lazy ? 0 :
+          guest_memfd_listener_discard_runs(gm, l, start, end);
     memory_region_section_free_copy(l->section);
     l->section = NULL;
     return ret;
+}
+
+void guest_memfd_lock(GuestMemfd *gm)
+{
+    qemu_mutex_lock(&gm->lock);
+}
+
+void guest_memfd_unlock(GuestMemfd *gm)
+{
+    qemu_mutex_unlock(&gm->lock);
+}
+
+uint64_t guest_memfd_next_shared(GuestMemfd *gm, uint64_t *start, uint64_t end)
+{
+    return guest_memfd_map_next(gm->map, false, start, end);
 }
 
 static uint64_t rdm_get_min_granularity(const RamDiscardManager *rdm,
@@ -444,6 +461,7 @@ GuestMemfd *guest_memfd_new(RAMBlock *rb, const char *id,
         object_unref(OBJECT(gm));
         return NULL;
     }
+    gm->launching = private && guest_memfd_starts_shared(ops);
     rb->gmem = gm;
     QTAILQ_INSERT_TAIL(&blocks, gm, next);
     trace_guest_memfd_new(gm->id, guest_memfd_size(gm),

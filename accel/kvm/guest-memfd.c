@@ -308,6 +308,14 @@ static const GuestMemfdOps *need_none(const KVMGuestMemfdCaps *caps,
     return &none_ops;
 }
 
+/* Memory that can be private. */
+static const GuestMemfdOps *need_private(const KVMGuestMemfdCaps *caps,
+                                         Error **errp)
+{
+    return caps->in_place ? need_in_place(caps, errp) :
+                            need_two_copy(caps, errp);
+}
+
 const GuestMemfdOps *guest_memfd_kvm_choose(GuestMemfdConversion wish,
                                             Error **errp)
 {
@@ -318,9 +326,8 @@ const GuestMemfdOps *guest_memfd_kvm_choose(GuestMemfdConversion wish,
     }
     switch (wish) {
     case GUEST_MEMFD_CONVERSION_AUTO:
-        return caps.in_place ? need_in_place(&caps, errp) :
-               caps.private_attribute ? need_two_copy(&caps, errp) :
-                                        need_none(&caps, errp);
+        return caps.in_place || caps.private_attribute ?
+               need_private(&caps, errp) : need_none(&caps, errp);
     case GUEST_MEMFD_CONVERSION_TWO_COPY:
         return need_two_copy(&caps, errp);
     case GUEST_MEMFD_CONVERSION_NONE:
@@ -332,13 +339,6 @@ const GuestMemfdOps *guest_memfd_kvm_choose(GuestMemfdConversion wish,
     }
 }
 
-bool guest_memfd_kvm_starts_shared(const GuestMemfdOps *ops, bool private)
-{
-    return private && ops == &guest_memfd_in_place_ops &&
-           machine_require_guest_memfd(current_machine) &&
-           !guest_memfd_launched();
-}
-
 int guest_memfd_kvm_create(const GuestMemfdOps *ops, uint64_t size,
                            bool private, Error **errp)
 {
@@ -346,7 +346,7 @@ int guest_memfd_kvm_create(const GuestMemfdOps *ops, uint64_t size,
 
     if (ops == &two_copy_ops) {
         flags = 0;
-    } else if (private && !guest_memfd_kvm_starts_shared(ops, private)) {
+    } else if (private && !guest_memfd_starts_shared(ops)) {
         flags = GUEST_MEMFD_FLAG_MMAP;
     }
     return create_file(size, flags, errp);
@@ -388,18 +388,6 @@ bool guest_memfd_kvm_honours_policy(void)
 }
 #endif
 
-/* All of the machine's memory must be able to be private. */
-static const GuestMemfdOps *choose_for_launch(Error **errp)
-{
-    KVMGuestMemfdCaps caps;
-
-    if (!probe(&caps, errp)) {
-        return NULL;
-    }
-    return caps.in_place ? need_in_place(&caps, errp) :
-                           need_two_copy(&caps, errp);
-}
-
 /*
  * The memory is in the guest_memfd alone.  @rb->fd keeps its number, for those
  * who know it.
@@ -432,9 +420,14 @@ static bool replace_mapping(RAMBlock *rb, Error **errp)
 
 GuestMemfd *guest_memfd_new_kvm(RAMBlock *rb, Error **errp)
 {
-    const GuestMemfdOps *ops = choose_for_launch(errp);
+    const GuestMemfdOps *ops;
+    KVMGuestMemfdCaps caps;
     GuestMemfd *gm = NULL;
 
+    if (!probe(&caps, errp)) {
+        return NULL;
+    }
+    ops = need_private(&caps, errp);
     if (!ops) {
         return NULL;
     }
@@ -449,8 +442,6 @@ GuestMemfd *guest_memfd_new_kvm(RAMBlock *rb, Error **errp)
     if (!gm) {
         close(rb->guest_memfd);
         rb->guest_memfd = -1;
-    } else if (guest_memfd_kvm_starts_shared(ops, true)) {
-        guest_memfd_begin_launch(gm);
     }
     return gm;
 }

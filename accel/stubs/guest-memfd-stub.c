@@ -28,11 +28,6 @@ int guest_memfd_kvm_create(const GuestMemfdOps *ops, uint64_t size,
     g_assert_not_reached();
 }
 
-bool guest_memfd_kvm_starts_shared(const GuestMemfdOps *ops, bool private)
-{
-    g_assert_not_reached();
-}
-
 bool guest_memfd_kvm_honours_policy(void)
 {
     g_assert_not_reached();

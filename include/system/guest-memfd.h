@@ -135,6 +135,8 @@ struct GuestMemfdListener {
     const GuestMemfdListenerOps *ops;
     /* The guest has accepted the device: it is to reach private pages. */
     bool confidential_io;
+    /* Covers nothing but what it asks for by itself, see guest_memfd_lock(). */
+    bool lazy;
     /* For the block only: */
     MemoryRegionSection *section;
     uint64_t resync_start;      /* shared, but a rollback could not map it: */
@@ -150,7 +152,7 @@ struct GuestMemfdListener {
  * @id: the name that QMP uses
  * @ops: what converts
  * @private: the state every page starts in, and returns to with
- *           guest_memfd_reset()
+ *           guest_memfd_reset(); see also guest_memfd_starts_shared()
  * @errp: set when discarding of RAM is blocked by another device, when there
  *        is a manager already, or when migration cannot be blocked
  *
@@ -241,14 +243,13 @@ int guest_memfd_convert_block(GuestMemfd *gm, uint64_t offset, uint64_t size,
 int guest_memfd_reset(GuestMemfd *gm, Error **errp);
 
 /**
- * guest_memfd_begin_launch - the file of a private block is still shared
+ * guest_memfd_starts_shared - is the file of a private block shared at first?
  *
- * For drivers that convert in place, in machines that launch from private
+ * So with drivers that convert in place, in machines that launch from private
  * memory.  The pages are private to everybody but QEMU, which fills them, until
- * guest_memfd_finish_launch().  Called with the BQL held, for a new block,
- * before that.
+ * guest_memfd_finish_launch().  Called with the BQL held.
  */
-void guest_memfd_begin_launch(GuestMemfd *gm);
+bool guest_memfd_starts_shared(const GuestMemfdOps *ops);
 
 /**
  * guest_memfd_launch - make memory private that the kernel is about to fill
@@ -270,19 +271,17 @@ int guest_memfd_launch(hwaddr gpa, uint64_t size, void **source, Error **errp);
  */
 bool guest_memfd_finish_launch(Error **errp);
 
-/** guest_memfd_launched - has guest_memfd_finish_launch() been called? */
-bool guest_memfd_launched(void);
-
 /**
  * guest_memfd_register_listener - tell @l about the shared part of @section
  *
- * @l: with ops and confidential_io set and the rest zero; belongs to the caller
+ * @l: with ops, confidential_io and lazy set and the rest zero; belongs to the
+ *     caller
  * @section: in the memory region of @gm; copied
  * @keep: register @l even if it refuses.  It is stale then: nothing is
  *        populated, and the next conversion to shared tries again first
  *
  * Everything shared in @section is populated before this returns, in runs as
- * large as they are.
+ * large as they are; but nothing for a listener that is lazy.
  *
  * Returns: 0; or the errno of @l, which then has nothing populated and, without
  * @keep, is not registered; -EOPNOTSUPP, and it is not registered in any case,
@@ -300,6 +299,25 @@ int guest_memfd_register_listener(GuestMemfd *gm, GuestMemfdListener *l,
  * with the BQL held.
  */
 int guest_memfd_unregister_listener(GuestMemfd *gm, GuestMemfdListener *l);
+
+/**
+ * guest_memfd_lock - no conversions of a block, until guest_memfd_unlock()
+ *
+ * For listeners that begin or cease to cover a part of their section.  The order
+ * of locks is at the top of system/guest-memfd.c.
+ */
+void guest_memfd_lock(GuestMemfd *gm);
+void guest_memfd_unlock(GuestMemfd *gm);
+
+/**
+ * guest_memfd_next_shared - the next run of shared pages; the lock is held
+ *
+ * @start: in: offset to look from; out: where it starts
+ * @end: where to stop
+ *
+ * Returns: its end, not beyond @end, or 0 if there is none.
+ */
+uint64_t guest_memfd_next_shared(GuestMemfd *gm, uint64_t *start, uint64_t end);
 
 /**
  * guest_memfd_listener_stale - what is shared of a range is not reachable
@@ -452,16 +470,6 @@ int guest_memfd_kvm_create(const GuestMemfdOps *ops, uint64_t size,
  * guest_memfd_kvm_honours_policy - does a mapped guest_memfd follow mbind()?
  */
 bool guest_memfd_kvm_honours_policy(void);
-
-/**
- * guest_memfd_kvm_starts_shared - does a file begin shared, for the launch?
- *
- * @ops: from guest_memfd_kvm_choose()
- * @private: the initial state of the block
- *
- * If so, guest_memfd_begin_launch() is to be called.
- */
-bool guest_memfd_kvm_starts_shared(const GuestMemfdOps *ops, bool private);
 
 /**
  * guest_memfd_new_kvm - create the guest_memfd of a RAM_GUEST_MEMFD block

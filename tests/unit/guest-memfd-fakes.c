@@ -95,7 +95,7 @@ static void fake_converted(GuestMemfd *gm, uint64_t offset, uint64_t size,
     }
 }
 
-static const GuestMemfdOps fake_ops = {
+const GuestMemfdOps fake_ops = {
     .driver = GUEST_MEMFD_DRIVER_EMULATED,
     .conversion = GUEST_MEMFD_CONVERSION_IN_PLACE,
     .convert = fake_convert,
@@ -190,7 +190,13 @@ ram_addr_t qemu_ram_get_max_length(RAMBlock *rb)
 
 bool kvm_allowed;
 MachineState *current_machine;
+static bool require_guest_memfd;
 __thread CPUState *current_cpu;
+
+bool machine_require_guest_memfd(MachineState *machine)
+{
+    return require_guest_memfd;
+}
 
 void accel_ioctl_begin(void)
 {
@@ -313,6 +319,14 @@ static void setup_block(Block *b, const char *id, bool private)
         g_assert_cmpint(guest_memfd_register_listener(
                             b->gm, &b->listener[i].parent, &s, false), ==, 0);
     }
+}
+
+void fake_launching(bool launching)
+{
+    static MachineState machine;
+
+    require_guest_memfd = launching;
+    current_machine = launching ? &machine : NULL;
 }
 
 void setup(bool private)

@@ -66,6 +66,7 @@ typedef struct Fake {
 extern Block block[BLOCKS];
 extern Fake fake;
 extern int region_refs;         /* references held to memory regions */
+extern const GuestMemfdOps fake_ops;
 extern const GuestMemfdListenerOps fake_listener_ops;
 
 /* Once, before anything else */
@@ -73,6 +74,9 @@ void fake_init(void);
 
 /* No failures from now on */
 void fake_reset(void);
+
+/* Blocks that come now are in a machine that launches from private memory */
+void fake_launching(bool launching);
 
 /* Blocks with their listeners, all of them private or all shared */
 void setup(bool private);

@@ -12,13 +12,13 @@
 
 static Block *const b = &block[0];
 
-/* Both blocks private; the file of the first one is shared until the end. */
+/* Both blocks private; their files are shared until the end. */
 static void setup_launch(void)
 {
+    fake_launching(true);
     setup(true);
     b->rb.host = g_malloc0(PAGES * PAGE);
     bitmap_zero(b->private, PAGES);
-    guest_memfd_begin_launch(b->gm);
 }
 
 static void teardown_launch(void)
@@ -26,6 +26,7 @@ static void teardown_launch(void)
     g_free(b->rb.host);
     b->rb.host = NULL;
     teardown();
+    fake_launching(false);
 }
 
 static void check_private(unsigned long first, unsigned long nr)
@@ -182,11 +183,11 @@ static void test_finish(void)
     fake.fail[0] = 2;
     g_assert_false(guest_memfd_finish_launch(&err));
     error_free_or_abort(&err);
-    g_assert_false(guest_memfd_launched());
+    g_assert_true(guest_memfd_starts_shared(&fake_ops));
 
     fake_reset();
     g_assert_true(guest_memfd_finish_launch(&error_abort));
-    g_assert_true(guest_memfd_launched());
+    g_assert_false(guest_memfd_starts_shared(&fake_ops));
     check_exact();
     g_assert_false(test_bit(32, b->private));
     g_assert_true(test_bit(31, b->private));
