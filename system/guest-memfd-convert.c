@@ -432,7 +432,11 @@ static char *explain(const Transaction *t, int ret)
                                "by I/O or by a device that QEMU does not know "
                                "of", t->refused_by, t->held);
     }
-    return g_strdup_printf("%s: %s", t->refused_by, strerror(-ret));
+    return g_strdup_printf("%s: %s%s", t->refused_by, strerror(-ret),
+                           ret == -ENOSPC && t->refused_by == listeners_step.who
+                           ? " (a device has no DMA mapping left: convert "
+                             "memory in larger ranges, or raise its limit)"
+                           : "");
 }
 
 int guest_memfd_transact(GArray *pieces, bool to_private, Error **errp)

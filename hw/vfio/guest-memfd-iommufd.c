@@ -23,15 +23,27 @@ static void __attribute__((constructor)) init_compat_lock(void)
     qemu_mutex_init(&compat_lock);
 }
 
-static bool cut_wanted(void)
+/*
+ * Is a container to map in small pages only, so that it can cut what it has
+ * mapped?  Memory of huge pages would be mapped without these, so x-dma-split=
+ * auto has it so only where there are none.
+ *
+ * @must: out: it is what x-dma-split says
+ */
+static bool cut_wanted(bool *must)
 {
+    bool huge = qemu_ram_pagesize_largest() != qemu_real_host_page_size();
+    bool may = false;
+
+    *must = false;
     for (GuestMemfd *gm = guest_memfd_next(NULL); gm;
          gm = guest_memfd_next(gm)) {
-        if (guest_memfd_dma_split(gm) == GUEST_MEMFD_DMA_SPLIT_CUT) {
-            return true;
-        }
+        GuestMemfdDmaSplit split = guest_memfd_dma_split(gm);
+
+        *must |= split == GUEST_MEMFD_DMA_SPLIT_CUT;
+        may |= split == GUEST_MEMFD_DMA_SPLIT_AUTO;
     }
-    return false;
+    return *must || (may && !huge);
 }
 
 bool vfio_guest_memfd_iommufd_prepare(VFIOContainer *bcontainer, Error **errp)
@@ -44,11 +56,15 @@ bool vfio_guest_memfd_iommufd_prepare(VFIOContainer *bcontainer, Error **errp)
         .object_id = container->ioas_id,
         .val64 = 0,
     };
+    bool must;
 
-    if (!cut_wanted()) {
+    if (!cut_wanted(&must)) {
         return true;
     }
     if (ioctl(container->be->fd, IOMMU_OPTION, &option)) {
+        if (!must) {
+            return true;
+        }
         error_setg_errno(errp, errno, "x-dma-split=cut: this kernel's iommufd "
                          "cannot map in small pages only "
                          "(IOMMU_OPTION_HUGE_PAGES); use x-dma-split=log");

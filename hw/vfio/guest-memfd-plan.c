@@ -31,6 +31,18 @@ uint64_t vfio_guest_memfd_extent(const VFIOGuestMemfdPlan *plan,
     return start + MIN(end - start, size - start % size);
 }
 
+uint64_t vfio_guest_memfd_extents(const VFIOGuestMemfdPlan *plan,
+                                  uint64_t start, uint64_t end)
+{
+    uint64_t size = MAX_EXTENT;
+
+    if (plan->split == GUEST_MEMFD_DMA_SPLIT_PAGE) {
+        size = smallest_page(plan);
+    }
+    /* not of end: that may be 2^64 */
+    return DIV_ROUND_UP(start % size + (end - start), size);
+}
+
 /* Naturally aligned powers of two, as large as they can be. */
 static uint64_t log_piece(uint64_t start, uint64_t end)
 {
@@ -72,6 +84,9 @@ static uint64_t flat_piece(const VFIOGuestMemfdPlan *plan, uint64_t start,
 uint64_t vfio_guest_memfd_piece(const VFIOGuestMemfdPlan *plan, uint64_t start,
                                 uint64_t end, uint64_t border)
 {
+    if (plan->coarse) {
+        return end;
+    }
     switch (plan->split) {
     case GUEST_MEMFD_DMA_SPLIT_LOG:
         return log_piece(start, end);
@@ -84,4 +99,17 @@ uint64_t vfio_guest_memfd_piece(const VFIOGuestMemfdPlan *plan, uint64_t start,
     default:
         g_assert_not_reached();
     }
+}
+
+uint64_t vfio_guest_memfd_pieces(const VFIOGuestMemfdPlan *plan,
+                                 uint64_t start, uint64_t end, uint64_t border,
+                                 uint64_t max)
+{
+    uint64_t n = 0;
+
+    while (start != end && n <= max) {
+        start = vfio_guest_memfd_piece(plan, start, end, border);
+        n++;
+    }
+    return n;
 }

@@ -56,6 +56,7 @@ static bool may_be_piece(const VFIOGuestMemfdPlan *plan, uint64_t start,
 static unsigned check_pieces(const VFIOGuestMemfdPlan *plan, uint64_t start,
                              uint64_t end, uint64_t border)
 {
+    uint64_t first = start;
     unsigned n = 0;
 
     while (start < end) {
@@ -66,6 +67,12 @@ static unsigned check_pieces(const VFIOGuestMemfdPlan *plan, uint64_t start,
         g_assert_true(may_be_piece(plan, start, stop, border));
         start = stop;
         n++;
+    }
+    g_assert_cmpuint(vfio_guest_memfd_pieces(plan, first, end, border, n), ==,
+                     n);
+    if (n) {
+        g_assert_cmpuint(vfio_guest_memfd_pieces(plan, first, end, border,
+                                                 n - 1), ==, n);
     }
     return n;
 }
@@ -183,6 +190,34 @@ static void test_random(void)
     }
 }
 
+/* Where mappings are scarce, what is left on each side is one. */
+static void test_coarse(void)
+{
+    for (size_t p = 0; p < ARRAY_SIZE(policies); p++) {
+        VFIOGuestMemfdPlan plan = { policies[p], X86, 2 * MiB, true };
+
+        g_assert_cmphex(vfio_guest_memfd_piece(&plan, PAGE, 3 * PAGE, PAGE), ==,
+                        3 * PAGE);
+        g_assert_cmphex(vfio_guest_memfd_piece(&plan, PAGE, 1 * GiB, 1 * GiB),
+                        ==, 1 * GiB);
+        g_assert_cmpuint(vfio_guest_memfd_pieces(&plan, PAGE, 1 * GiB, PAGE, 9),
+                         ==, 1);
+        g_assert_cmpuint(vfio_guest_memfd_pieces(&plan, PAGE, PAGE, PAGE, 9),
+                         ==, 0);
+    }
+}
+
+static void check_extents(const VFIOGuestMemfdPlan *plan, uint64_t start,
+                          uint64_t end)
+{
+    uint64_t wanted = vfio_guest_memfd_extents(plan, start, end), n = 0;
+
+    for (; start != end; n++) {
+        start = vfio_guest_memfd_extent(plan, start, end);
+    }
+    g_assert_cmpuint(n, ==, wanted);
+}
+
 /* Extents end at 1 GiB, also at the end of the address space. */
 static void test_extent(void)
 {
@@ -195,7 +230,13 @@ static void test_extent(void)
                     4 * GiB);
     g_assert_cmphex(vfio_guest_memfd_extent(&plan, last - PAGE, last), ==,
                     last);
+    check_extents(&plan, 0, 2 * PAGE);
+    check_extents(&plan, PAGE, 8 * GiB);
+    check_extents(&plan, 1 * GiB - PAGE, 2 * GiB + PAGE);
+    check_extents(&plan, last - 3 * GiB, 0);
     plan.split = GUEST_MEMFD_DMA_SPLIT_PAGE;
+    check_extents(&plan, PAGE, 2 * MiB + PAGE);
+    check_extents(&plan, last - PAGE, 0);
     g_assert_cmphex(vfio_guest_memfd_extent(&plan, PAGE, 8 * GiB), ==,
                     2 * PAGE);
 }
@@ -207,6 +248,7 @@ int main(int argc, char **argv)
     g_test_add_func("/guest-memfd-split/one-page", test_one_page);
     g_test_add_func("/guest-memfd-split/log", test_log);
     g_test_add_func("/guest-memfd-split/random", test_random);
+    g_test_add_func("/guest-memfd-split/coarse", test_coarse);
     g_test_add_func("/guest-memfd-split/extent", test_extent);
     return g_test_run();
 }

@@ -36,12 +36,40 @@ void vfio_guest_memfd_region_del(VFIOContainer *bcontainer,
                                  MemoryRegionSection *section);
 
 /**
- * vfio_guest_memfd_may_translate - may a virtual IOMMU map pages of @mr?
+ * vfio_guest_memfd_mappings - how many mappings of such memory a container has
  *
- * Not those of guest_memfd memory: nobody would unmap them when they become
- * private.  Says so once.
+ * Callable from anywhere.
  */
-bool vfio_guest_memfd_may_translate(MemoryRegion *mr);
+uint64_t vfio_guest_memfd_mappings(VFIOContainer *bcontainer);
+
+/**
+ * vfio_guest_memfd_translate - a virtual IOMMU shows memory to a device
+ *
+ * @iova: where the device sees it, in bytes
+ * @iotlb: what it sees; its permissions are not IOMMU_NONE
+ *
+ * The shared pages of it are mapped, now and after each conversion.  Who cannot
+ * be served is told of once; the device cannot reach the memory then.
+ *
+ * Returns: false if that is not guest_memfd memory, and nothing was done.
+ * Called with the BQL held.
+ */
+bool vfio_guest_memfd_translate(VFIOContainer *bcontainer, hwaddr iova,
+                                const IOMMUTLBEntry *iotlb);
+
+/**
+ * vfio_guest_memfd_untranslate - a virtual IOMMU hides memory again
+ *
+ * @iova, @last: the first and the last byte; whatever was shown in there goes,
+ *               as a whole
+ * @final: the container is going, or unmaps all of the range: forget what could
+ *         not be unmapped
+ *
+ * Returns: true if all of the range was guest_memfd memory, so that there is
+ * nothing else to unmap.  Called with the BQL held.
+ */
+bool vfio_guest_memfd_untranslate(VFIOContainer *bcontainer, hwaddr iova,
+                                  hwaddr last, bool final);
 
 /**
  * vfio_guest_memfd_sync_dirty - fetch the dirty bitmap of what is mapped
@@ -69,10 +97,12 @@ int vfio_guest_memfd_iommufd_unmap(VFIOContainer *bcontainer, hwaddr iova,
 /**
  * vfio_guest_memfd_iommufd_prepare - let a new container cut mappings
  *
- * If any memory has x-dma-split=cut, and before the first device: iommufd can
- * only cut what it has mapped in small pages (IOMMU_OPTION_HUGE_PAGES).
+ * If any memory has x-dma-split=cut, or has auto and no memory has huge pages;
+ * and before the first device: iommufd can only cut what it has mapped in small
+ * pages (IOMMU_OPTION_HUGE_PAGES).
  *
  * @bcontainer: a TYPE_VFIO_IOMMU_IOMMUFD, new; dma_cut is set if it can
+ * @errp: set if it cannot, but x-dma-split=cut
  *
  * Called with the BQL held.
  */
@@ -97,11 +127,13 @@ int vfio_guest_memfd_iommufd_cut(VFIOContainer *bcontainer, hwaddr iova,
  * @split: the policy; not auto
  * @host: the page sizes of the host
  * @huge: what the memory is made of, in bytes; one of the host's page sizes
+ * @coarse: instead of what @split says of the rest of an extent, it is one piece
  */
 typedef struct VFIOGuestMemfdPlan {
     GuestMemfdDmaSplit split;
     GuestMemfdMapGeometry host;
     uint64_t huge;
+    bool coarse;
 } VFIOGuestMemfdPlan;
 
 /**
@@ -115,6 +147,14 @@ typedef struct VFIOGuestMemfdPlan {
  */
 uint64_t vfio_guest_memfd_extent(const VFIOGuestMemfdPlan *plan,
                                  uint64_t start, uint64_t end);
+
+/**
+ * vfio_guest_memfd_extents - how many of these a range becomes
+ *
+ * @start, @end: as above
+ */
+uint64_t vfio_guest_memfd_extents(const VFIOGuestMemfdPlan *plan,
+                                  uint64_t start, uint64_t end);
 
 /**
  * vfio_guest_memfd_piece - the first piece of what a split leaves
@@ -132,5 +172,16 @@ uint64_t vfio_guest_memfd_extent(const VFIOGuestMemfdPlan *plan,
  */
 uint64_t vfio_guest_memfd_piece(const VFIOGuestMemfdPlan *plan, uint64_t start,
                                 uint64_t end, uint64_t border);
+
+/**
+ * vfio_guest_memfd_pieces - how many pieces that are
+ *
+ * @start, @end, @border: as above; @start may be @end
+ *
+ * Returns: the number, or @max + 1 if there are more than @max.
+ */
+uint64_t vfio_guest_memfd_pieces(const VFIOGuestMemfdPlan *plan,
+                                 uint64_t start, uint64_t end, uint64_t border,
+                                 uint64_t max);
 
 #endif

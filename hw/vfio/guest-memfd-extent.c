@@ -1,0 +1,505 @@
+/*
+ * DMA mappings of guest_memfd memory: extents
+ *
+ * A container maps the shared part of a window as extents, one for each range
+ * that was populated, since a guest gives memory back in the pieces in which it
+ * asked for it: unmapping whole extents is exact, and no IOMMU can unmap a part
+ * of a mapping (type1: EINVAL, iommufd: ENOENT).  Where a part is all that goes,
+ * the extent is unmapped and the rest mapped again in pieces
+ * (hw/vfio/guest-memfd-plan.c), or cut, by an iommufd that was told before that
+ * it has to.
+ *
+ * The extents of a window are what the container holds, no more and no less:
+ * one is added after its map succeeded and removed after its unmap did.  They
+ * belong to the lock of the block (system/guest-memfd.c), under which all
+ * callbacks run; the list of those who follow is written under the BQL and read
+ * under RCU, since the limit of a container is for all blocks.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#include "qemu/osdep.h"
+#include CONFIG_DEVICES /* CONFIG_IOMMUFD */
+#include <sys/resource.h>
+#include "qemu/error-report.h"
+#include "qemu/main-loop.h"
+#include "qemu/rcu_queue.h"
+#include "qemu/units.h"
+#include "guest-memfd-internal.h"
+#include "trace.h"
+
+/* The largest errno (Linux include/linux/err.h). */
+#define MAX_ERRNO 4095
+
+/*
+ * Mappings of a limited container that conversions leave to sections that come
+ * later: at most this many, or an eighth.
+ */
+#define MAPPINGS_FOR_OTHERS 512
+
+typedef VFIOGuestMemfdWindow Window;
+
+typedef struct Extent {
+    IntervalTreeNode node;      /* offsets in the memory region, inclusive */
+} Extent;
+
+static QLIST_HEAD(, VFIOGuestMemfd) followers =
+    QLIST_HEAD_INITIALIZER(followers);
+
+static uint64_t extent_start(const Extent *e)
+{
+    return e->node.start;
+}
+
+static uint64_t extent_end(const Extent *e)
+{
+    return e->node.last + 1;
+}
+
+static Extent *extent_first(Window *w, uint64_t start, uint64_t end)
+{
+    IntervalTreeNode *node = interval_tree_iter_first(&w->extents, start,
+                                                      end - 1);
+
+    return node ? container_of(node, Extent, node) : NULL;
+}
+
+void vfio_guest_memfd_follow(VFIOGuestMemfd *v)
+{
+    QLIST_INSERT_HEAD_RCU(&followers, v, next);
+}
+
+void vfio_guest_memfd_unfollow(VFIOGuestMemfd *v)
+{
+    QLIST_REMOVE_RCU(v, next);
+    g_free_rcu(v, rcu);
+}
+
+VFIOGuestMemfd *vfio_guest_memfd_next(VFIOGuestMemfd *v)
+{
+    return v ? QLIST_NEXT_RCU(v, next) : QLIST_FIRST_RCU(&followers);
+}
+
+uint64_t vfio_guest_memfd_mappings(VFIOContainer *bcontainer)
+{
+    uint64_t mappings = 0;
+
+    RCU_READ_LOCK_GUARD();
+    for (VFIOGuestMemfd *v = vfio_guest_memfd_next(NULL); v;
+         v = vfio_guest_memfd_next(v)) {
+        if (v->bcontainer == bcontainer) {
+            mappings += qatomic_read(&v->nr_extents);
+        }
+    }
+    return mappings;
+}
+
+uint64_t vfio_guest_memfd_room(VFIOGuestMemfd *v)
+{
+    uint64_t limit = v->bcontainer->dma_max_mappings;
+    uint64_t used = v->arriving ? 0 : MIN(MAPPINGS_FOR_OTHERS, limit / 8);
+
+    if (!limit) {
+        return UINT64_MAX;
+    }
+    used += vfio_guest_memfd_mappings(v->bcontainer);
+    return used < limit ? limit - used : 0;
+}
+
+static bool remote_peer(VFIOGuestMemfd *v)
+{
+    return object_dynamic_cast(OBJECT(v->bcontainer), TYPE_VFIO_IOMMU_USER);
+}
+
+/*
+ * ENOMEM is how kernels answer when RLIMIT_MEMLOCK is too low, but also when
+ * there is no memory; so the limit is only named if this memory exceeds it by
+ * itself.
+ */
+char *vfio_guest_memfd_advice(VFIOGuestMemfd *v, int ret, uint64_t more)
+{
+    struct rlimit limit;
+
+    WITH_RCU_READ_LOCK_GUARD() {
+        for (VFIOGuestMemfd *other = vfio_guest_memfd_next(NULL); other;
+             other = vfio_guest_memfd_next(other)) {
+            more += qatomic_read(&other->mapped_bytes);
+        }
+    }
+    if (ret != -ENOMEM || remote_peer(v) ||
+        getrlimit(RLIMIT_MEMLOCK, &limit) || more <= limit.rlim_cur) {
+        return g_strdup("");
+    }
+    return g_strdup_printf(" (RLIMIT_MEMLOCK is %" PRIu64 " KiB, this memory "
+                           "needs %" PRIu64 " KiB: without CAP_IPC_LOCK, raise "
+                           "the limit above the size of the guest's memory, "
+                           "with ulimit -l, LimitMEMLOCK= of systemd, or "
+                           "<memtune><hard_limit> of libvirt)",
+                           (uint64_t)limit.rlim_cur / KiB, more / KiB);
+}
+
+/* A guest can cause it as often as it likes, and needs no more than once. */
+static void report_memlock_once(VFIOGuestMemfd *v, int ret, uint64_t size)
+{
+    static bool reported;
+    g_autofree char *advice = vfio_guest_memfd_advice(v, ret, size);
+
+    if (*advice && !qatomic_xchg(&reported, true)) {
+        warn_report("cannot map a part of '%s' for DMA: %s%s",
+                    guest_memfd_id(v->gm), strerror(-ret), advice);
+    }
+}
+
+static int container_unmap(VFIOGuestMemfd *v, hwaddr iova, uint64_t size)
+{
+#ifdef CONFIG_IOMMUFD
+    if (object_dynamic_cast(OBJECT(v->bcontainer), TYPE_VFIO_IOMMU_IOMMUFD)) {
+        return vfio_guest_memfd_iommufd_unmap(v->bcontainer, iova, size);
+    }
+#endif
+    return vfio_container_dma_unmap(v->bcontainer, iova, size, NULL, false);
+}
+
+/*
+ * The calls to the container.  An answer counts, so nothing is sent ahead in a
+ * memory transaction.  What a remote peer says may be any number.
+ */
+static int container_call(VFIOGuestMemfd *v, Window *w, uint64_t start,
+                          uint64_t end, bool map)
+{
+    void *vaddr = memory_region_get_ram_ptr(v->mr) + start;
+    bool bql = bql_locked();
+    int ret;
+
+    if (bql) {
+        v->bcontainer->dma_sync = true;
+    }
+    if (map) {
+        ret = vfio_container_dma_map(v->bcontainer, start + w->to_iova,
+                                     end - start, vaddr, w->readonly, v->mr);
+    } else {
+        ret = container_unmap(v, start + w->to_iova, end - start);
+    }
+    if (bql) {
+        v->bcontainer->dma_sync = false;
+    }
+    return ret > 0 || ret < -MAX_ERRNO ? -EIO : ret;
+}
+
+/*
+ * A remote peer that has not answered in time may still do what it was asked,
+ * after us.  It works in order, so the opposite, sent behind it, settles that;
+ * where nothing happened it changes nothing.
+ */
+static int container_request(VFIOGuestMemfd *v, Window *w, uint64_t start,
+                             uint64_t end, bool map)
+{
+    int ret = container_call(v, w, start, end, map);
+
+    if (ret && remote_peer(v)) {
+        container_call(v, w, start, end, !map);
+    }
+    if (ret && map && !v->arriving) {
+        report_memlock_once(v, ret, end - start);
+    }
+    return ret;
+}
+
+static void add_extent(VFIOGuestMemfd *v, Window *w, uint64_t start,
+                       uint64_t end)
+{
+    Extent *e = g_new0(Extent, 1);
+
+    e->node.start = start;
+    e->node.last = end - 1;
+    interval_tree_insert(&e->node, &w->extents);
+    qatomic_set(&v->nr_extents, v->nr_extents + 1);
+    qatomic_set(&v->mapped_bytes, v->mapped_bytes + end - start);
+}
+
+static void remove_extent(VFIOGuestMemfd *v, Window *w, Extent *e)
+{
+    qatomic_set(&v->nr_extents, v->nr_extents - 1);
+    qatomic_set(&v->mapped_bytes,
+                v->mapped_bytes - (extent_end(e) - extent_start(e)));
+    interval_tree_remove(&e->node, &w->extents);
+    g_free(e);
+}
+
+static int map_extent(VFIOGuestMemfd *v, Window *w, uint64_t start,
+                      uint64_t end)
+{
+    int ret;
+
+    v->map_calls++;
+    ret = container_request(v, w, start, end, true);
+    trace_vfio_guest_memfd_map(v->bcontainer, start + w->to_iova, end - start,
+                               ret);
+    if (!ret) {
+        add_extent(v, w, start, end);
+    }
+    return ret;
+}
+
+static int unmap_extent(VFIOGuestMemfd *v, Window *w, Extent *e)
+{
+    uint64_t start = extent_start(e), size = extent_end(e) - start;
+    int ret;
+
+    v->unmap_calls++;
+    ret = container_request(v, w, start, start + size, false);
+    trace_vfio_guest_memfd_unmap(v->bcontainer, start + w->to_iova, size, ret);
+    if (!ret) {
+        remove_extent(v, w, e);
+    }
+    return ret;
+}
+
+static int unmap_extents(VFIOGuestMemfd *v, Window *w, uint64_t start,
+                         uint64_t end)
+{
+    Extent *e;
+
+    while ((e = extent_first(w, start, end))) {
+        int ret = unmap_extent(v, w, e);
+
+        if (ret) {
+            return ret;
+        }
+    }
+    return 0;
+}
+
+/*
+ * Replacing an extent: what goes, and what stays on each side.  There is always
+ * something that goes, and something that stays.
+ */
+typedef struct Split {
+    VFIOGuestMemfdPlan plan;
+    uint64_t old_start, old_end;
+    uint64_t start, end;        /* to be dropped, inside */
+} Split;
+
+static Split split_of(VFIOGuestMemfd *v, Extent *e, uint64_t start,
+                      uint64_t end)
+{
+    return (Split) {
+        .plan = v->plan,
+        .old_start = extent_start(e),
+        .old_end = extent_end(e),
+        .start = MAX(start, extent_start(e)),
+        .end = MIN(end, extent_end(e)),
+    };
+}
+
+static void count_split(VFIOGuestMemfd *v, Window *w, const Split *s)
+{
+    v->splits++;
+    trace_vfio_guest_memfd_split(v->bcontainer, s->old_start + w->to_iova,
+                                 s->old_end - s->old_start,
+                                 s->start + w->to_iova, s->end - s->start);
+}
+
+/* The mappings that a split needs, counted up to @max + 1. */
+static uint64_t split_needs(const Split *s, Window *w, uint64_t max)
+{
+    uint64_t n = vfio_guest_memfd_pieces(&s->plan, s->old_start + w->to_iova,
+                                         s->start + w->to_iova,
+                                         s->start + w->to_iova, max);
+
+    return n > max ? n :
+           n + vfio_guest_memfd_pieces(&s->plan, s->end + w->to_iova,
+                                       s->old_end + w->to_iova,
+                                       s->end + w->to_iova, max - n);
+}
+
+/* The rest of an extent, which was dropped beyond @border. */
+static int map_pieces(VFIOGuestMemfd *v, Window *w,
+                      const VFIOGuestMemfdPlan *plan, uint64_t start,
+                      uint64_t end, uint64_t border)
+{
+    while (start < end) {
+        uint64_t stop = vfio_guest_memfd_piece(plan, start + w->to_iova,
+                                               end + w->to_iova,
+                                               border + w->to_iova) -
+                        w->to_iova;
+        int ret = map_extent(v, w, start, stop);
+
+        if (ret) {
+            return ret;
+        }
+        start = stop;
+    }
+    return 0;
+}
+
+/*
+ * Replace @e by what it has outside of [@start, @end).  Where the container has
+ * no room for that many pieces, in as few as possible; where it has not even
+ * room for these, nothing happens.
+ */
+static int split_extent(VFIOGuestMemfd *v, Window *w, Extent *e,
+                        uint64_t start, uint64_t end)
+{
+    Split s = split_of(v, e, start, end);
+    uint64_t room = vfio_guest_memfd_room(v);
+    int ret;
+
+    if (room != UINT64_MAX) {
+        room++;                 /* @e goes */
+        s.plan.coarse = split_needs(&s, w, room) > room;
+        if (s.plan.coarse && split_needs(&s, w, room) > room) {
+            return -ENOSPC;
+        }
+    }
+    ret = unmap_extent(v, w, e);
+    if (ret) {
+        return ret;
+    }
+    count_split(v, w, &s);
+
+    ret = map_pieces(v, w, &s.plan, s.old_start, s.start, s.start);
+    if (!ret) {
+        ret = map_pieces(v, w, &s.plan, s.end, s.old_end, s.end);
+    }
+    if (!ret) {
+        return 0;
+    }
+
+    /* Back to one extent, which needs fewer mappings than any split. */
+    if (unmap_extents(v, w, s.old_start, s.old_end) ||
+        map_extent(v, w, s.old_start, s.old_end)) {
+        guest_memfd_listener_stale(&v->listener, s.old_start, s.old_end);
+    }
+    return ret;
+}
+
+static int container_cut(VFIOGuestMemfd *v, hwaddr iova, uint64_t size)
+{
+#ifdef CONFIG_IOMMUFD
+    return vfio_guest_memfd_iommufd_cut(v->bcontainer, iova, size);
+#else
+    g_assert_not_reached();
+#endif
+}
+
+/* Take [@start, @end) out of @e; what is left is mapped all the time. */
+static int cut_extent(VFIOGuestMemfd *v, Window *w, Extent *e, uint64_t start,
+                      uint64_t end)
+{
+    Split s = split_of(v, e, start, end);
+    int ret;
+
+    v->unmap_calls++;
+    ret = container_cut(v, s.start + w->to_iova, s.end - s.start);
+    trace_vfio_guest_memfd_unmap(v->bcontainer, s.start + w->to_iova,
+                                 s.end - s.start, ret);
+    if (ret) {
+        return ret;
+    }
+    count_split(v, w, &s);
+    remove_extent(v, w, e);
+    if (s.old_start < s.start) {
+        add_extent(v, w, s.old_start, s.start);
+    }
+    if (s.end < s.old_end) {
+        add_extent(v, w, s.end, s.old_end);
+    }
+    return 0;
+}
+
+int vfio_guest_memfd_discard(VFIOGuestMemfd *v, Window *w, uint64_t start,
+                             uint64_t end)
+{
+    Extent *e;
+
+    while ((e = extent_first(w, start, end))) {
+        int ret;
+
+        if (extent_start(e) >= start && extent_end(e) <= end) {
+            ret = unmap_extent(v, w, e);
+        } else if (v->plan.split == GUEST_MEMFD_DMA_SPLIT_CUT) {
+            ret = cut_extent(v, w, e, start, end);
+        } else if (!v->cut || cut_extent(v, w, e, start, end)) {
+            ret = split_extent(v, w, e, start, end);
+        } else {
+            ret = 0;
+        }
+        if (ret) {
+            return ret;
+        }
+    }
+    return 0;
+}
+
+/* A range of which nothing is mapped. */
+static int map_hole(VFIOGuestMemfd *v, Window *w, uint64_t start, uint64_t end)
+{
+    if (vfio_guest_memfd_extents(&v->plan, start + w->to_iova,
+                                 end + w->to_iova) >
+        vfio_guest_memfd_room(v)) {
+        return -ENOSPC;
+    }
+    while (start < end) {
+        uint64_t stop = vfio_guest_memfd_extent(&v->plan, start + w->to_iova,
+                                                end + w->to_iova) - w->to_iova;
+        int ret = map_extent(v, w, start, stop);
+
+        if (ret) {
+            return ret;
+        }
+        start = stop;
+    }
+    return 0;
+}
+
+int vfio_guest_memfd_populate(VFIOGuestMemfd *v, Window *w, uint64_t start,
+                              uint64_t end)
+{
+    if (v->cannot_cut) {
+        return -EOPNOTSUPP;
+    }
+    while (start < end) {
+        Extent *e = extent_first(w, start, end);
+        uint64_t stop = e ? extent_start(e) : end;
+
+        if (stop > start) {
+            int ret = map_hole(v, w, start, stop);
+
+            if (ret) {
+                return ret;
+            }
+        }
+        start = e ? extent_end(e) : end;
+    }
+    return 0;
+}
+
+uint64_t vfio_guest_memfd_next_mapped(Window *w, uint64_t *start)
+{
+    Extent *e = extent_first(w, *start, UINT64_MAX);
+
+    if (!e) {
+        return 0;
+    }
+    *start = MAX(*start, extent_start(e));
+    return extent_end(e);
+}
+
+void vfio_guest_memfd_forget(VFIOGuestMemfd *v, Window *w)
+{
+    Extent *e;
+
+    while ((e = extent_first(w, 0, UINT64_MAX))) {
+        remove_extent(v, w, e);
+    }
+}
+
+void vfio_guest_memfd_query(VFIOGuestMemfd *v, GuestMemfdListenerInfo *info)
+{
+    info->extents = v->nr_extents;
+    info->mapped_bytes = v->mapped_bytes;
+    info->map_calls = v->map_calls;
+    info->unmap_calls = v->unmap_calls;
+    info->splits = v->splits;
+}

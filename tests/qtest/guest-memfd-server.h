@@ -1,0 +1,61 @@
+/*
+ * A device that does DMA, and what it has mapped (tests/vfio-user/edu-server.c)
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#ifndef GUEST_MEMFD_SERVER_H
+#define GUEST_MEMFD_SERVER_H
+
+#include "libqtest.h"
+
+/* Below, ROMs lie over the RAM, and are mapped like all that is no RAM. */
+#define FIRMWARE_END 0x100000
+
+typedef struct Server {
+    GPid pid;
+    char *dir;
+    char *socket;
+    char *control;
+} Server;
+
+/**
+ * server_start - start a server, and wait until it listens
+ *
+ * Returns NULL, with the test skipped, if there is none.
+ */
+Server *server_start(void);
+
+/** server_kill - kill it, its sockets stay */
+void server_kill(Server *s);
+
+/** server_stop - kill it, and free @s */
+void server_stop(Server *s);
+
+/** server_ask - the answer to a line on the control socket, without its "end" */
+char *server_ask(Server *s, const char *command);
+
+/** check_maps - the mappings in a range are @expected, "OFFSET+SIZE …" */
+void check_maps(Server *s, uint64_t gpa, uint64_t size, const char *expected);
+
+/**
+ * check_exact - every shared byte of block @id, which lies at @gpa, is mapped
+ * once, and no private byte is: neighbouring mappings joined, they are the
+ * shared runs
+ */
+void check_exact(QTestState *qts, Server *s, const char *id, uint64_t gpa);
+
+/** check_exact_maps - the same for @maps, lines like those of the server */
+void check_exact_maps(QTestState *qts, const char *maps, const char *id,
+                      uint64_t gpa);
+
+/** check_safe - no private byte of block @id is mapped (I1) */
+void check_safe(QTestState *qts, Server *s, const char *id, uint64_t gpa);
+
+/** check_mapped - all of a range is mapped */
+void check_mapped(Server *s, uint64_t gpa, uint64_t size);
+
+/** check_unmapped - nothing of a range is mapped */
+void check_unmapped(Server *s, uint64_t gpa, uint64_t size);
+
+#endif
