@@ -130,6 +130,9 @@ int guest_memfd_listener_discard_runs(GuestMemfd *gm, GuestMemfdListener *l,
         int r = guest_memfd_listener_notify(l, start, stop, false);
 
         ret = ret ?: r;
+        if (r == -EREMOTEIO) {
+            break;
+        }
     }
     return ret;
 }

@@ -189,15 +189,17 @@ static int container_call(VFIOGuestMemfd *v, Window *w, uint64_t start,
 /*
  * A remote peer that has not answered in time may still do what it was asked,
  * after us.  It works in order, so the opposite, sent behind it, settles that;
- * where nothing happened it changes nothing.
+ * where nothing happened it changes nothing.  One that neither unmaps nor maps
+ * is not to be asked for more.
  */
 static int container_request(VFIOGuestMemfd *v, Window *w, uint64_t start,
                              uint64_t end, bool map)
 {
     int ret = container_call(v, w, start, end, map);
 
-    if (ret && remote_peer(v)) {
-        container_call(v, w, start, end, !map);
+    if (ret && remote_peer(v) && container_call(v, w, start, end, !map) &&
+        !map) {
+        ret = -EREMOTEIO;
     }
     if (ret && map && !v->arriving) {
         report_memlock_once(v, ret, end - start);

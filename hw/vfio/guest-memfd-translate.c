@@ -241,11 +241,12 @@ static uint64_t remove_windows(VFIOGuestMemfd *v, hwaddr iova, hwaddr last,
 {
     uint64_t bytes = 0;
     Window *w, *next;
+    int ret = 0;
 
     guest_memfd_lock(v->gm);
     for (w = window_at_iova(v, iova, last); w; w = next) {
-        int ret = empty_window(v, w);
-
+        /* A peer that hangs is not asked about each. */
+        ret = ret == -EREMOTEIO ? ret : empty_window(v, w);
         next = window_next_iova(w, iova, last);
         bytes += MIN(last, w->iova_node.last) -
                  MAX(iova, w->iova_node.start) + 1;

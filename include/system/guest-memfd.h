@@ -112,7 +112,8 @@ typedef struct GuestMemfdListenerOps {
      * unreachable; the block calls @populate for all of it.  What lies outside
      * of @section stays reachable, see guest_memfd_listener_stale().
      *
-     * Returns: 0 or a negative errno.
+     * Returns: 0 or a negative errno; -EREMOTEIO if it is of no use to ask for
+     * other sections, since a peer may have to be waited for each time.
      */
     int (*discard)(GuestMemfdListener *l, const MemoryRegionSection *section);
 
