@@ -8,232 +8,16 @@
  */
 
 #include "qemu/osdep.h"
-#include "qemu/cutils.h"
 #include "qemu/units.h"
+#include "guest-memfd-evil.h"
+#include "guest-memfd-server.h"
 #include "guest-memfd-util.h"
 #include "qobject/qlist.h"
-
-#include <sys/prctl.h>
-#include <sys/socket.h>
-#include <sys/un.h>
 
 /* Native PCIe hotplug: a slot that no guest powered on is unplugged at once. */
 #define Q35 "-nodefaults -machine q35,memory-backend=m0 -m 128M,slots=2," \
             "maxmem=4G -global ICH9-LPC.acpi-pci-hotplug-with-bridge-support=off "
 #define M0 "-object " BACKEND ",id=m0,size=128M,driver=emulated,init=private "
-
-/* Below, ROMs lie over the RAM, and are mapped like all that is no RAM. */
-#define FIRMWARE_END 0x100000
-
-typedef struct Server {
-    GPid pid;
-    char *dir;
-    char *socket;
-    char *control;
-} Server;
-
-static char *server_path(void)
-{
-    const char *env = getenv("EDU_SERVER");
-    g_autofree char *qemu = realpath(qtest_qemu_binary(NULL), NULL);
-    g_autofree char *dir = NULL;
-
-    if (env) {
-        return g_strdup(env);
-    }
-    dir = g_path_get_dirname(qemu ?: ".");
-    return g_build_filename(dir, "tests", "vfio-user", "edu-server", NULL);
-}
-
-/* A test that fails must not leave its server behind. */
-static void die_with_parent(gpointer unused)
-{
-    prctl(PR_SET_PDEATHSIG, SIGKILL);
-}
-
-/* Start a server; returns when it listens.  NULL, and skipped, without one. */
-static Server *server_start(void)
-{
-    g_autofree char *path = server_path();
-    Server *s;
-    int out;
-    char c;
-
-    if (access(path, X_OK)) {
-        g_test_skip("edu-server is not built (no libvfio-user)");
-        return NULL;
-    }
-    s = g_new0(Server, 1);
-    s->dir = g_dir_make_tmp("guest-memfd-XXXXXX", NULL);
-    s->socket = g_build_filename(s->dir, "device", NULL);
-    s->control = g_build_filename(s->dir, "control", NULL);
-
-    const char *argv[] = { path, "--control", s->control, s->socket, NULL };
-
-    g_assert_true(g_spawn_async_with_pipes(NULL, (char **)argv, NULL,
-                                           G_SPAWN_DO_NOT_REAP_CHILD,
-                                           die_with_parent, NULL, &s->pid, NULL,
-                                           &out, NULL, NULL));
-    do {
-        g_assert_cmpint(read(out, &c, 1), ==, 1);
-    } while (c != '\n');
-    close(out);
-    return s;
-}
-
-static void server_kill(Server *s)
-{
-    if (s->pid) {
-        kill(s->pid, SIGKILL);
-        waitpid(s->pid, NULL, 0);
-        s->pid = 0;
-    }
-}
-
-static void server_stop(Server *s)
-{
-    server_kill(s);
-    unlink(s->socket);
-    unlink(s->control);
-    rmdir(s->dir);
-    g_free(s->dir);
-    g_free(s->socket);
-    g_free(s->control);
-    g_free(s);
-}
-
-/* The answer to a command on the control socket, without its "end". */
-static char *server_ask(Server *s, const char *command)
-{
-    struct sockaddr_un addr = { .sun_family = AF_UNIX };
-    GString *answer = g_string_new(NULL);
-    int fd = socket(AF_UNIX, SOCK_STREAM, 0);
-    char buf[4096];
-
-    pstrcpy(addr.sun_path, sizeof(addr.sun_path), s->control);
-    g_assert_cmpint(connect(fd, (struct sockaddr *)&addr, sizeof(addr)), ==, 0);
-    g_assert_cmpint(write(fd, command, strlen(command)), ==, strlen(command));
-    while (!g_str_has_suffix(answer->str, "end\n")) {
-        ssize_t n = read(fd, buf, sizeof(buf));
-
-        g_assert_cmpint(n, >, 0);
-        g_string_append_len(answer, buf, n);
-    }
-    close(fd);
-    g_string_truncate(answer, answer->len - strlen("end\n"));
-    return g_string_free(answer, false);
-}
-
-/*
- * What is mapped in [@gpa, @gpa + @size) as "OFFSET+SIZE …" from @gpa, one for
- * each mapping.
- */
-static char *server_maps(Server *s, uint64_t gpa, uint64_t size)
-{
-    g_autofree char *maps = server_ask(s, "maps\n");
-    g_auto(GStrv) lines = g_strsplit(maps, "\n", -1);
-    GString *str = g_string_new(NULL);
-
-    for (char **line = lines; *line && **line; line++) {
-        uint64_t start, len;
-
-        g_assert_cmpint(sscanf(*line, "0x%" SCNx64 " 0x%" SCNx64, &start, &len),
-                        ==, 2);
-        if (start >= gpa && start < gpa + size) {
-            g_string_append_printf(str, "%s%" PRIu64 "+%" PRIu64,
-                                   str->len ? " " : "", start - gpa, len);
-        }
-    }
-    return g_string_free(str, false);
-}
-
-static void check_maps(Server *s, uint64_t gpa, uint64_t size,
-                       const char *expected)
-{
-    g_autofree char *maps = server_maps(s, gpa, size);
-
-    g_assert_cmpstr(maps, ==, expected);
-}
-
-/*
- * Every shared byte of @id, which lies at @gpa, is mapped once, and no private
- * byte is: neighbouring mappings joined, they are the shared runs.
- */
-static void check_exact(QTestState *qts, Server *s, const char *id,
-                        uint64_t gpa)
-{
-    uint64_t size = gm_bytes(qts, id, "size");
-    g_autofree char *maps = server_maps(s, gpa, size);
-    g_autofree char *map = gm_map_string(qts, id, 1000);
-    g_auto(GStrv) extents = g_strsplit(maps, " ", -1);
-    g_auto(GStrv) runs = g_strsplit(map, " ", -1);
-    GString *got = g_string_new(NULL), *want = g_string_new(NULL);
-    uint64_t start = 0, end = 0, offset = 0;
-
-    for (char **e = extents; ; e++) {
-        uint64_t o = UINT64_MAX, len = 0;
-
-        if (*e && **e) {
-            sscanf(*e, "%" SCNu64 "+%" SCNu64, &o, &len);
-            g_assert_cmpuint(o, >=, end);
-            if (gpa + o < FIRMWARE_END) {
-                continue;
-            }
-        }
-        if (o != end) {
-            if (end > start) {
-                g_string_append_printf(got, "%" PRIu64 "-%" PRIu64 " ", start,
-                                       end);
-            }
-            start = o;
-        }
-        if (!len) {
-            break;
-        }
-        end = o + len;
-    }
-    for (char **r = runs; *r; r++) {
-        uint64_t len = g_ascii_strtoull(*r + 1, NULL, 10);
-
-        if (**r == 'S') {
-            g_string_append_printf(want, "%" PRIu64 "-%" PRIu64 " ", offset,
-                                   offset + len);
-        }
-        offset += len;
-    }
-    g_assert_cmpstr(got->str, ==, want->str);
-    g_string_free(got, true);
-    g_string_free(want, true);
-}
-
-/* The bytes of [@gpa, @gpa + @size) that are mapped. */
-static uint64_t mapped_bytes(Server *s, uint64_t gpa, uint64_t size)
-{
-    g_autofree char *maps = server_ask(s, "maps\n");
-    g_auto(GStrv) lines = g_strsplit(maps, "\n", -1);
-    uint64_t bytes = 0;
-
-    for (char **line = lines; *line && **line; line++) {
-        uint64_t start, len, from, to;
-
-        g_assert_cmpint(sscanf(*line, "0x%" SCNx64 " 0x%" SCNx64, &start, &len),
-                        ==, 2);
-        from = MAX(start, gpa);
-        to = MIN(start + len, gpa + size);
-        bytes += from < to ? to - from : 0;
-    }
-    return bytes;
-}
-
-static void check_mapped(Server *s, uint64_t gpa, uint64_t size)
-{
-    g_assert_cmpuint(mapped_bytes(s, gpa, size), ==, size);
-}
-
-static void check_unmapped(Server *s, uint64_t gpa, uint64_t size)
-{
-    g_assert_cmpuint(mapped_bytes(s, gpa, size), ==, 0);
-}
 
 #define DEVICE_ADD "{ 'execute': 'device_add', 'arguments': {" \
                    " 'driver': 'vfio-user-pci', 'id': 'dev', 'bus': 'rp'," \
@@ -266,27 +50,6 @@ static void run_test(const void *opaque)
     server_stop(s);
 }
 
-/* Counters of the listener whose section starts at @gpa. */
-static uint64_t listener(QTestState *qts, const char *id, uint64_t gpa,
-                         const char *counter)
-{
-    g_autofree char *at = g_strdup_printf("@0x%" PRIx64, gpa);
-    QDict *block = gm_block(qts, id);
-    uint64_t val = UINT64_MAX;
-    QListEntry *e;
-
-    QLIST_FOREACH_ENTRY(qdict_get_qlist(block, "listeners"), e) {
-        QDict *l = qobject_to(QDict, qlist_entry_obj(e));
-
-        if (g_str_has_suffix(qdict_get_str(l, "name"), at)) {
-            val = qdict_get_int(l, counter);
-        }
-    }
-    qobject_unref(block);
-    g_assert_cmpuint(val, !=, UINT64_MAX);
-    return val;
-}
-
 static void test_convert(QTestState *qts, Server *s)
 {
     const uint64_t gpa = FIRMWARE_END;
@@ -299,18 +62,18 @@ static void test_convert(QTestState *qts, Server *s)
     check_maps(s, 64 * MiB, 64 * MiB, "0+2097152 2097152+4194304");
     gm_convert(qts, "m0", 66 * MiB, 4 * MiB, true);
     check_maps(s, 64 * MiB, 64 * MiB, "0+2097152");
-    g_assert_cmpuint(listener(qts, "m0", gpa, "splits"), ==, 0);
-    g_assert_cmpuint(listener(qts, "m0", gpa, "map-calls"), ==, 2);
-    g_assert_cmpuint(listener(qts, "m0", gpa, "unmap-calls"), ==, 1);
+    g_assert_cmpuint(gm_listener(qts, "m0", gpa, "splits"), ==, 0);
+    g_assert_cmpuint(gm_listener(qts, "m0", gpa, "map-calls"), ==, 2);
+    g_assert_cmpuint(gm_listener(qts, "m0", gpa, "unmap-calls"), ==, 1);
 
     /* A part of one: the rest in naturally aligned powers of two. */
     gm_convert(qts, "m0", 64 * MiB + 20 * KiB, 4 * KiB, true);
     check_maps(s, 64 * MiB, 64 * MiB,
                "0+16384 16384+4096 24576+8192 32768+32768 65536+65536 "
                "131072+131072 262144+262144 524288+524288 1048576+1048576");
-    g_assert_cmpuint(listener(qts, "m0", gpa, "splits"), ==, 1);
-    g_assert_cmpuint(listener(qts, "m0", gpa, "extents"), ==, 9);
-    g_assert_cmpuint(listener(qts, "m0", gpa, "mapped-bytes"), ==,
+    g_assert_cmpuint(gm_listener(qts, "m0", gpa, "splits"), ==, 1);
+    g_assert_cmpuint(gm_listener(qts, "m0", gpa, "extents"), ==, 9);
+    g_assert_cmpuint(gm_listener(qts, "m0", gpa, "mapped-bytes"), ==,
                      2 * MiB - 4096);
     check_exact(qts, s, "m0", 0);
 
@@ -319,7 +82,7 @@ static void test_convert(QTestState *qts, Server *s)
     check_exact(qts, s, "m0", 0);
     gm_convert(qts, "m0", 0, 128 * MiB, true);
     check_exact(qts, s, "m0", 0);
-    g_assert_cmpuint(listener(qts, "m0", gpa, "extents"), ==, 0);
+    g_assert_cmpuint(gm_listener(qts, "m0", gpa, "extents"), ==, 0);
 
     /* Reset: private again, so nothing is mapped. */
     gm_convert(qts, "m0", 8 * MiB, 8 * MiB, false);
@@ -348,7 +111,7 @@ static void test_thousands(QTestState *qts, Server *s)
     for (int i = 0; i < 3000; i++) {
         gm_convert(qts, "m0", 16 * MiB + i * 8192, 4096, false);
     }
-    g_assert_cmpuint(listener(qts, "m0", FIRMWARE_END, "extents"), ==, 3000);
+    g_assert_cmpuint(gm_listener(qts, "m0", FIRMWARE_END, "extents"), ==, 3000);
     check_exact(qts, s, "m0", 0);
 }
 
@@ -478,7 +241,7 @@ static void test_server_dies(QTestState *qts, Server *s)
                              " 'driver': 'emulated', 'size': %" PRIu64 " } }",
                              128 * MiB);
     qtest_qmp_device_add(qts, "pc-dimm", "dimm1", "{ 'memdev': 'm1' }");
-    g_assert_cmpuint(listener(qts, "m1", 0x100000000, "mapped-bytes"), ==, 0);
+    g_assert_cmpuint(gm_listener(qts, "m1", 0x100000000, "mapped-bytes"), ==, 0);
     gm_convert_fails(qts, "m1", 0, 4096, false, "");
     gm_eject_dimm(qts, "dimm1", 0);
     gm_object_del(qts, "m1");
@@ -513,11 +276,11 @@ static void test_policies(QTestState *qts, Server *s)
         gm_convert(qts, "m1", 64 * MiB, 4 * MiB, false);
         gm_convert(qts, "m1", 64 * MiB + 20 * KiB, 4 * KiB, true);
         check_exact(qts, s, "m1", gpa);
-        g_assert_cmpuint(listener(qts, "m1", gpa, "extents"), ==,
+        g_assert_cmpuint(gm_listener(qts, "m1", gpa, "extents"), ==,
                          rows[i].extents);
-        g_assert_cmpuint(listener(qts, "m1", gpa, "splits"), ==,
+        g_assert_cmpuint(gm_listener(qts, "m1", gpa, "splits"), ==,
                          rows[i].splits);
-        g_assert_cmpuint(listener(qts, "m1", gpa, "unmap-calls"), ==,
+        g_assert_cmpuint(gm_listener(qts, "m1", gpa, "unmap-calls"), ==,
                          rows[i].unmaps);
         gm_convert(qts, "m1", 0, 128 * MiB, true);
         check_exact(qts, s, "m1", gpa);
@@ -552,6 +315,58 @@ static void test_cut(QTestState *qts, Server *s)
     check_exact(qts, s, "m0", 0);
 }
 
+/*
+ * The device arrives when there are more runs than it can have mappings, and
+ * when there are not.  The server would need an open file for each.
+ */
+static void test_limit(void)
+{
+    const uint64_t base = 16 * MiB;
+    const unsigned runs = g_test_slow() ? 100000 : 2000;
+    const unsigned limit = g_test_slow() ? 65535 : 1500;
+    const unsigned fit = g_test_slow() ? 60000 : 1400;
+    g_autofree char *caps = g_strdup_printf("{ \"capabilities\": {"
+                                            " \"max_dma_maps\": %u } }",
+                                            limit);
+    g_autofree char *needs = g_strdup_printf("at most %u mappings", limit);
+    g_autofree char *maps = NULL;
+    Evil *evil;
+    QTestState *qts;
+    Server *s = server_start();
+
+    if (!s) {
+        return;
+    }
+    evil = evil_start(s);
+    evil_local(evil);
+    evil_negotiate(evil, caps);
+    qts = qtest_init("-nodefaults -m 1G -machine q35,memory-backend=m0 "
+                       "-object " BACKEND ",id=m0,size=1G,driver=emulated,"
+                       "init=private -device pcie-root-port,id=rp,chassis=1");
+    for (unsigned i = 0; i < runs; i++) {
+        gm_convert(qts, "m0", base + i * 8192, 4096, false);
+    }
+    gm_assert_failure(qts, qtest_qmp(qts, DEVICE_ADD, evil_socket(evil)),
+                      needs);
+    evil_gone(evil);
+    gm_convert(qts, "m0", base, 4096, true);
+    gm_convert(qts, "m0", base, 4096, false);
+
+    gm_convert(qts, "m0", base + fit * 8192, (runs - fit) * 8192, true);
+    g_test_timer_start();
+    qtest_qmp_assert_success(qts, DEVICE_ADD, evil_socket(evil));
+    g_test_message("%u mappings in %.1f s", fit, g_test_timer_elapsed());
+    maps = evil_maps(evil);
+    check_exact_maps(qts, maps, "m0", 0);
+    gm_convert(qts, "m0", base, runs * 8192, true);
+    g_free(maps);
+    maps = evil_maps(evil);
+    check_exact_maps(qts, maps, "m0", 0);
+    qtest_quit(qts);
+    evil_stop(evil);
+    server_stop(s);
+}
+
 static const DmaTest tests[] = {
     { "guest-memfd-dma/convert", test_convert },
     { "guest-memfd-dma/random", test_random },
@@ -571,5 +386,6 @@ int main(int argc, char **argv)
     for (size_t i = 0; i < ARRAY_SIZE(tests); i++) {
         qtest_add_data_func(tests[i].name, &tests[i], run_test);
     }
+    qtest_add_func("guest-memfd-dma/limit", test_limit);
     return g_test_run();
 }

@@ -103,9 +103,7 @@ char *server_ask(Server *s, const char *command)
     return g_string_free(answer, false);
 }
 
-/*
- * The mappings of @maps in [@gpa, @gpa + @size), as "OFFSET+SIZE …" from @gpa.
- */
+/* What of @maps is in [@gpa, @gpa + @size), as "OFFSET+SIZE …" from @gpa. */
 static char *maps_of(const char *maps, uint64_t gpa, uint64_t size)
 {
     g_auto(GStrv) lines = g_strsplit(maps, "\n", -1);

@@ -32,7 +32,7 @@ void server_kill(Server *s);
 /** server_stop - kill it, and free @s */
 void server_stop(Server *s);
 
-/** server_ask - the answer to a line on the control socket, without its "end" */
+/** server_ask - the answer of the control socket, without its "end" */
 char *server_ask(Server *s, const char *command);
 
 /** check_maps - the mappings in a range are @expected, "OFFSET+SIZE …" */

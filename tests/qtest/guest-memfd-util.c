@@ -52,6 +52,26 @@ uint64_t gm_bytes(QTestState *qts, const char *id, const char *member)
     return val;
 }
 
+uint64_t gm_listener(QTestState *qts, const char *id, uint64_t gpa,
+                     const char *counter)
+{
+    g_autofree char *at = g_strdup_printf("@0x%" PRIx64, gpa);
+    QDict *block = gm_block(qts, id);
+    uint64_t val = UINT64_MAX;
+    QListEntry *e;
+
+    QLIST_FOREACH_ENTRY(qdict_get_qlist(block, "listeners"), e) {
+        QDict *l = qobject_to(QDict, qlist_entry_obj(e));
+
+        if (g_str_has_suffix(qdict_get_str(l, "name"), at)) {
+            val = qdict_get_int(l, counter);
+        }
+    }
+    qobject_unref(block);
+    g_assert_cmpuint(val, !=, UINT64_MAX);
+    return val;
+}
+
 static QDict *convert(QTestState *qts, const char *id, uint64_t offset,
                       uint64_t size, bool private)
 {

@@ -22,6 +22,13 @@ uint64_t gm_stat(QTestState *qts, const char *id, const char *direction,
 /** gm_bytes - a member of block @id, such as "shared-bytes" */
 uint64_t gm_bytes(QTestState *qts, const char *id, const char *member);
 
+/**
+ * gm_listener - a counter of the listener of block @id whose section starts at
+ * @gpa, "extents" for example
+ */
+uint64_t gm_listener(QTestState *qts, const char *id, uint64_t gpa,
+                     const char *counter);
+
 /** gm_convert - x-guest-memfd-convert, which must work */
 void gm_convert(QTestState *qts, const char *id, uint64_t offset, uint64_t size,
                 bool private);

@@ -1,0 +1,593 @@
+/*
+ * memory-backend-guest-memfd and devices that misbehave (vfio-user)
+ *
+ * A machine with two devices: "good" is served as it should be, "bad" by a
+ * server that answers late, wrong, twice, never, or dies (guest-memfd-evil.c),
+ * at one point of something that is done to the memory.  QEMU has to live, the
+ * mappings of the good device have to be exact, and private memory is mapped
+ * for neither.  When the bad one has become good again, or has been replaced,
+ * its mappings are exact too.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#include "qemu/osdep.h"
+#include "qemu/units.h"
+#include "standard-headers/linux/pci_regs.h"
+#include "guest-memfd-evil.h"
+#include "guest-memfd-server.h"
+#include "guest-memfd-util.h"
+#include "qobject/qlist.h"
+
+#define MACHINE "-nodefaults -machine q35,memory-backend=m0 " \
+                "-m 128M,slots=2,maxmem=4G " \
+                "-global ICH9-LPC.acpi-pci-hotplug-with-bridge-support=off " \
+                "-object " BACKEND ",id=m0,size=128M,driver=emulated," \
+                "init=private -device pcie-root-port,id=rp-good,chassis=1 " \
+                "-device ioh3420,id=rp-bad,chassis=2,addr=4"
+
+/* The slot of the bad device: slot control, and all lights and power off. */
+#define SLOT_CONTROL (0x80000000 | 4 << 11 | (0x90 + PCI_EXP_SLTCTL))
+#define SLOT_OFF (PCI_EXP_SLTCTL_PWR_IND_OFF | PCI_EXP_SLTCTL_PCC)
+
+#define BASE (16 * MiB)
+#define DIMM_GPA 0x100000000
+
+/*
+ * Where a time-out has to be waited for it is short, so that there may be one
+ * by accident: there, what must succeed may be tried again.
+ */
+#define SHORT_TIMEOUT_MS 100
+#define LONG_TIMEOUT_MS 20000
+#define TRIES 100
+
+/* A peer that does not answer is asked no more than so often in a row. */
+#define MAX_ASKED 8
+
+typedef enum Outcome {
+    FINE,               /* what is wrong does no harm */
+    REFUSED,            /* an error, for this once */
+    DEAD,               /* an error, until the device is replaced */
+} Outcome;
+
+typedef struct Case {
+    const char *name;
+    EvilDeed deed;
+    uint32_t arg;
+    Outcome outcome;
+    bool slow;          /* QEMU has to wait for its time-out */
+} Case;
+
+typedef struct World {
+    QTestState *qts;
+    Server *good, *bad;
+    Evil *evil;
+    const Case *c;
+} World;
+
+static const Case cases[] = {
+    { "error-0", EVIL_ERROR, 0, REFUSED },
+    { "error-enomem", EVIL_ERROR, ENOMEM, REFUSED },
+    { "error-4095", EVIL_ERROR, 4095, REFUSED },
+    { "error-4096", EVIL_ERROR, 4096, REFUSED },
+    { "error-int-min", EVIL_ERROR, 0x80000000, REFUSED },
+    { "error-minus-1", EVIL_ERROR, UINT32_MAX, REFUSED },
+    { "lie", EVIL_LIE, EBUSY, REFUSED },
+    { "twice", EVIL_TWICE, 0, FINE },
+    { "other-command", EVIL_COMMAND, 0, FINE },
+    { "requests", EVIL_REQUESTS, 0, FINE },
+    { "with-body", EVIL_SIZE, 32, FINE },
+    { "with-fd", EVIL_FDS, 0, DEAD },
+    { "size-huge", EVIL_SIZE, UINT32_MAX, DEAD },
+    { "size-too-large", EVIL_SIZE, 64, DEAD },
+    { "size-0", EVIL_SIZE, 0, DEAD },
+    { "size-short", EVIL_SIZE, 15, DEAD },
+    { "no-reply", EVIL_TYPE, 0, DEAD },
+    { "half-header-close", EVIL_HALF_CLOSE, 8, DEAD },
+    { "half-body-close", EVIL_HALF_CLOSE, 24, DEAD },
+    { "close-first", EVIL_CLOSE_FIRST, 0, DEAD },
+    { "close-unread", EVIL_CLOSE_UNREAD, 0, DEAD },
+    { "close-last", EVIL_CLOSE_LAST, 0, DEAD },
+    { "half-header", EVIL_HALF, 8, DEAD, true },
+    { "half-body", EVIL_HALF, 24, DEAD, true },
+    { "drop", EVIL_DROP, 0, REFUSED, true },
+    { "mute", EVIL_MUTE, 0, REFUSED, true },
+    { "late", EVIL_LATE, 0, REFUSED, true },
+    { "stall", EVIL_STALL, 0, REFUSED, true },
+    { "other-id", EVIL_ID, 0, REFUSED, true },
+};
+
+static QDict *device_add(QTestState *qts, const char *id, const char *socket,
+                         unsigned timeout)
+{
+    g_autofree char *bus = g_strdup_printf("rp-%s", id);
+
+    return qtest_qmp(qts, "{ 'execute': 'device_add', 'arguments': {"
+                     " 'driver': 'vfio-user-pci', 'id': %s, 'bus': %s,"
+                     " 'x-msg-timeout': %u,"
+                     " 'socket': { 'type': 'unix', 'path': %s } } }", id, bus,
+                     timeout, socket);
+}
+
+static bool succeeded(QDict *rsp)
+{
+    bool ok = qdict_haskey(rsp, "return");
+
+    g_assert_true(ok || qdict_haskey(rsp, "error"));
+    qobject_unref(rsp);
+    return ok;
+}
+
+static void plug(World *w, const char *id, const char *socket, bool slow)
+{
+    int tries = slow ? TRIES : 1;
+
+    while (!succeeded(device_add(w->qts, id, socket, slow ? SHORT_TIMEOUT_MS :
+                                 LONG_TIMEOUT_MS))) {
+        g_assert_cmpint(--tries, >, 0);
+    }
+}
+
+static bool convert(World *w, uint64_t offset, uint64_t size, bool private)
+{
+    return succeeded(qtest_qmp(w->qts, "{ 'execute': 'x-guest-memfd-convert',"
+                               " 'arguments': { 'id': 'm0', 'offset': %" PRIu64
+                               ", 'size': %" PRIu64 ", 'private': %i } }",
+                               offset, size, private));
+}
+
+/* With two good devices. */
+static void must_convert(World *w, uint64_t offset, uint64_t size, bool private)
+{
+    int tries = w->c && w->c->slow ? TRIES : 1;
+
+    while (!convert(w, offset, size, private)) {
+        g_assert_cmpint(--tries, >, 0);
+    }
+}
+
+/* With the bad device misbehaving. */
+static void try_convert(World *w, uint64_t offset, uint64_t size, bool private)
+{
+    bool ok = convert(w, offset, size, private);
+
+    g_assert_cmpint(ok, ==, w->c->outcome == FINE);
+}
+
+static void arm(World *w, unsigned command, unsigned skip, unsigned count)
+{
+    evil_arm(w->evil, w->c->deed, w->c->arg, command, skip, count);
+}
+
+/* The server has noticed that its client is gone. */
+static void wait_detached(World *w)
+{
+    evil_gone(w->evil);
+    for (int i = 0; ; i++) {
+        g_autofree char *maps = server_ask(w->bad, "maps\n");
+
+        if (!*maps) {
+            return;
+        }
+        g_assert_cmpint(i, <, 1000000);
+    }
+}
+
+/* A slot that was powered on, by a reset, waits for the guest. */
+static void unplug_bad(World *w)
+{
+    qtest_qmp_device_del_send(w->qts, "bad");
+    qtest_outl(w->qts, 0xcf8, SLOT_CONTROL & ~3);
+    qtest_outw(w->qts, 0xcfc, SLOT_OFF);
+    qtest_qmp_eventwait(w->qts, "DEVICE_DELETED");
+}
+
+static void replace_bad(World *w)
+{
+    unplug_bad(w);
+    must_convert(w, 64 * MiB, 4096, false);
+    must_convert(w, 64 * MiB, 4096, true);
+    check_exact(w->qts, w->good, "m0", 0);
+    plug(w, "bad", evil_socket(w->evil), w->c && w->c->slow);
+}
+
+/* All is well in the end: something works, and the mappings are exact. */
+static void check_settled(World *w)
+{
+    must_convert(w, BASE + 8 * MiB, 4096, false);
+    check_exact(w->qts, w->good, "m0", 0);
+    check_exact(w->qts, w->bad, "m0", 0);
+    must_convert(w, 0, 128 * MiB, true);
+    check_exact(w->qts, w->good, "m0", 0);
+    check_exact(w->qts, w->bad, "m0", 0);
+}
+
+/* What has to be true after each misbehaviour; the bad one is good again. */
+static void recover(World *w)
+{
+    check_exact(w->qts, w->good, "m0", 0);
+    if (w->c->outcome == DEAD) {
+        wait_detached(w);
+        g_assert_false(convert(w, 64 * MiB, 4096, false));
+        check_exact(w->qts, w->good, "m0", 0);
+        replace_bad(w);
+    } else {
+        check_safe(w->qts, w->bad, "m0", 0);
+    }
+    check_settled(w);
+}
+
+static void check_after(World *w)
+{
+    g_assert_cmpuint(evil_disarm(w->evil), >, 0);
+    recover(w);
+}
+
+static void scene_to_shared(World *w)
+{
+    arm(w, EVIL_MAP, 0, 1);
+    try_convert(w, BASE, 2 * MiB, false);
+    check_after(w);
+}
+
+static void scene_to_private(World *w)
+{
+    must_convert(w, BASE, 2 * MiB, false);
+    arm(w, EVIL_UNMAP, 0, 1);
+    try_convert(w, BASE, 2 * MiB, true);
+    check_after(w);
+}
+
+static void scene_split(World *w)
+{
+    must_convert(w, BASE, 2 * MiB, false);
+    arm(w, EVIL_UNMAP, 0, 1);
+    try_convert(w, BASE + 20 * KiB, 4096, true);
+    check_after(w);
+}
+
+/* In the middle of mapping the rest of an extent. */
+static void scene_split_rest(World *w)
+{
+    must_convert(w, BASE, 2 * MiB, false);
+    arm(w, EVIL_MAP, 3, 1);
+    try_convert(w, BASE + 20 * KiB, 4096, true);
+    check_after(w);
+}
+
+/* Every second page of the first 64 KiB is shared. */
+static void make_runs(World *w)
+{
+    for (int i = 0; i < 8; i++) {
+        must_convert(w, BASE + i * 8192, 4096, false);
+    }
+}
+
+/* Some runs are done, and are undone. */
+static void scene_rollback(World *w)
+{
+    make_runs(w);
+    arm(w, EVIL_MAP, 3, 1);
+    try_convert(w, BASE, 64 * KiB, false);
+    check_after(w);
+
+    make_runs(w);
+    arm(w, EVIL_UNMAP, 3, 1);
+    try_convert(w, BASE, 64 * KiB, true);
+    check_after(w);
+}
+
+/* The same, and undoing fails as well. */
+static void scene_no_rollback(World *w)
+{
+    make_runs(w);
+    arm(w, 0, 3, EVIL_FOR_EVER);
+    try_convert(w, BASE, 64 * KiB, false);
+    check_after(w);
+
+    make_runs(w);
+    arm(w, 0, 3, EVIL_FOR_EVER);
+    try_convert(w, BASE, 64 * KiB, true);
+    check_after(w);
+}
+
+static void scene_reset(World *w)
+{
+    make_runs(w);
+    arm(w, EVIL_UNMAP, 3, 1);
+    qtest_system_reset(w->qts);
+    check_after(w);
+}
+
+/* Nobody asks a peer that does not answer for each of its mappings. */
+static void check_bounded(World *w)
+{
+    unsigned asked = evil_disarm(w->evil);
+
+    g_assert_cmpuint(asked, >, 0);
+    if (w->c->slow) {
+        g_assert_cmpuint(asked, <=, MAX_ASKED);
+    }
+}
+
+static void scene_reset_for_ever(World *w)
+{
+    make_runs(w);
+    arm(w, 0, 0, EVIL_FOR_EVER);
+    qtest_system_reset(w->qts);
+    check_bounded(w);
+    recover(w);
+}
+
+static void scene_unplug(World *w)
+{
+    make_runs(w);
+    arm(w, 0, 0, EVIL_FOR_EVER);
+    unplug_bad(w);
+    check_bounded(w);
+    check_exact(w->qts, w->good, "m0", 0);
+    must_convert(w, BASE, 2 * MiB, false);
+    check_exact(w->qts, w->good, "m0", 0);
+    plug(w, "bad", evil_socket(w->evil), w->c->slow);
+    check_settled(w);
+}
+
+/* The device arrives, and misbehaves while it is given the memory. */
+static void scene_plug(World *w)
+{
+    make_runs(w);
+    unplug_bad(w);
+    arm(w, EVIL_MAP, 5, EVIL_FOR_EVER);
+    g_assert_cmpint(succeeded(device_add(w->qts, "bad", evil_socket(w->evil),
+                                         w->c->slow ? SHORT_TIMEOUT_MS :
+                                         LONG_TIMEOUT_MS)),
+                    ==, w->c->outcome == FINE);
+    check_bounded(w);
+    check_exact(w->qts, w->good, "m0", 0);
+    must_convert(w, BASE + 4 * MiB, 4096, false);
+    if (w->c->outcome != FINE) {
+        plug(w, "bad", evil_socket(w->evil), w->c->slow);
+    }
+    check_settled(w);
+}
+
+static void plug_dimm(World *w)
+{
+    qtest_qmp_assert_success(w->qts, "{ 'execute': 'object-add', 'arguments': {"
+                             " 'qom-type': '" BACKEND "', 'id': 'm1',"
+                             " 'driver': 'emulated', 'size': %" PRIu64 " } }",
+                             128 * MiB);
+    qtest_qmp_device_add(w->qts, "pc-dimm", "dimm1", "{ 'memdev': 'm1' }");
+}
+
+static void unplug_dimm(World *w)
+{
+    gm_eject_dimm(w->qts, "dimm1", 0);
+    gm_object_del(w->qts, "m1");
+    check_unmapped(w->good, DIMM_GPA, 128 * MiB);
+}
+
+static void scene_dimm(World *w)
+{
+    /* It comes */
+    arm(w, 0, 0, EVIL_FOR_EVER);
+    plug_dimm(w);
+    check_exact(w->qts, w->good, "m1", DIMM_GPA);
+    check_bounded(w);
+    if (w->c->outcome == DEAD) {
+        replace_bad(w);
+    }
+    gm_convert(w->qts, "m1", 0, 4096, true);
+    gm_convert(w->qts, "m1", 0, 4096, false);
+    check_exact(w->qts, w->bad, "m1", DIMM_GPA);
+
+    /* and goes, with the server in the dark or with a lie. */
+    arm(w, 0, 0, EVIL_FOR_EVER);
+    unplug_dimm(w);
+    check_bounded(w);
+    check_exact(w->qts, w->good, "m0", 0);
+    replace_bad(w);
+    check_settled(w);
+}
+
+static void (*const scenes[])(World *w) = {
+    scene_to_shared, scene_to_private, scene_split, scene_split_rest,
+    scene_rollback, scene_no_rollback, scene_reset, scene_reset_for_ever,
+    scene_unplug, scene_plug, scene_dimm,
+};
+
+static bool world_start(World *w)
+{
+    w->good = server_start();
+    if (!w->good) {
+        return false;
+    }
+    w->bad = server_start();
+    w->evil = evil_start(w->bad);
+    w->qts = qtest_init(MACHINE);
+    plug(w, "good", w->good->socket, false);
+    plug(w, "bad", evil_socket(w->evil), w->c && w->c->slow);
+    return true;
+}
+
+static void world_stop(World *w)
+{
+    qtest_quit(w->qts);
+    evil_stop(w->evil);
+    server_stop(w->bad);
+    server_stop(w->good);
+}
+
+static void test_case(const void *opaque)
+{
+    World w = { .c = opaque };
+
+    if (!world_start(&w)) {
+        return;
+    }
+    for (size_t i = 0; i < ARRAY_SIZE(scenes); i++) {
+        scenes[i](&w);
+    }
+    world_stop(&w);
+}
+
+/* The file descriptors that QEMU has open. */
+static unsigned nr_fds(QTestState *qts)
+{
+    g_autofree char *path = g_strdup_printf("/proc/%d/fd", qtest_pid(qts));
+    GDir *dir = g_dir_open(path, 0, NULL);
+    unsigned nr = 0;
+
+    while (g_dir_read_name(dir)) {
+        nr++;
+    }
+    g_dir_close(dir);
+    return nr;
+}
+
+/* What a server sends along does not stay open. */
+static void test_fds(void)
+{
+    static const Case c = { "requests", EVIL_REQUESTS, 0, FINE };
+    World w = { .c = &c };
+    unsigned before;
+
+    if (!world_start(&w)) {
+        return;
+    }
+    try_convert(&w, BASE, 4096, false);
+    before = nr_fds(w.qts);
+    arm(&w, 0, 0, EVIL_FOR_EVER);
+    for (int i = 0; i < 20; i++) {
+        try_convert(&w, BASE, 4096, i % 2 == 0);
+    }
+    /* QEMU has answered them all when it has answered what came after. */
+    evil_disarm(w.evil);
+    must_convert(&w, BASE, 4096, true);
+    qtest_system_reset(w.qts);
+    g_assert_cmpuint(nr_fds(w.qts), ==, before);
+    world_stop(&w);
+}
+
+static void pam_write(QTestState *qts, uint8_t reg, uint8_t val)
+{
+    qtest_outl(qts, 0xcf8, 0x80000000 | (reg & ~3));
+    qtest_outb(qts, 0xcfc + (reg & 3), val);
+}
+
+/*
+ * Other memory that comes or moves while a server is gone or hangs: the device
+ * does not reach it, which is no reason to stop.
+ */
+static void test_other_memory(void)
+{
+    static const Case hung = { "drop", EVIL_DROP, 0, REFUSED, true };
+    static const Case gone = { "close-unread", EVIL_CLOSE_UNREAD, 0, DEAD };
+    const Case *both[] = { &hung, &gone };
+
+    for (int i = 0; i < ARRAY_SIZE(both); i++) {
+        World w = { .c = both[i] };
+
+        if (!world_start(&w)) {
+            return;
+        }
+        arm(&w, 0, 0, EVIL_FOR_EVER);
+        try_convert(&w, BASE, 4096, false);
+        for (int reg = 0x90; reg < 0x97; reg++) {
+            pam_write(w.qts, reg, 0x33);
+        }
+        qtest_qmp_assert_success(w.qts, "{ 'execute': 'object-add',"
+                                 " 'arguments': { 'id': 'm1', 'size': %" PRIu64
+                                 ", 'qom-type': 'memory-backend-ram' } }",
+                                 128 * MiB);
+        qtest_qmp_device_add(w.qts, "pc-dimm", "dimm1", "{ 'memdev': 'm1' }");
+        check_mapped(w.good, DIMM_GPA, 128 * MiB);
+        gm_eject_dimm(w.qts, "dimm1", 0);
+        check_exact(w.qts, w.good, "m0", 0);
+        evil_disarm(w.evil);
+        replace_bad(&w);
+        check_settled(&w);
+        world_stop(&w);
+    }
+}
+
+/* A server that says nonsense about itself is no device. */
+static void test_negotiation(void)
+{
+    static const char *const nonsense[] = {
+        "", "{", "[]", "{ \"capabilities\": [] }",
+        "{ \"capabilities\": { \"pgsizes\": 0 } }",
+        "{ \"capabilities\": { \"pgsizes\": 4097 } }",
+        "{ \"capabilities\": { \"migration\": 5 } }",
+        "{ \"capabilities\": { \"max_dma_maps\": -1 } }",
+        "{ \"capabilities\": { \"max_dma_maps\": 65536 } }",
+        "{ \"capabilities\": { \"max_data_xfer_size\": 1e30 } }",
+    };
+    World w = { };
+
+    if (!world_start(&w)) {
+        return;
+    }
+    unplug_bad(&w);
+    for (int i = 0; i < ARRAY_SIZE(nonsense); i++) {
+        evil_negotiate(w.evil, nonsense[i]);
+        g_assert_false(succeeded(device_add(w.qts, "bad", evil_socket(w.evil),
+                                            LONG_TIMEOUT_MS)));
+        must_convert(&w, BASE, 4096, i % 2);
+        check_exact(w.qts, w.good, "m0", 0);
+    }
+    evil_negotiate(w.evil, NULL);
+    plug(&w, "bad", evil_socket(w.evil), false);
+    check_settled(&w);
+    world_stop(&w);
+}
+
+/* Everything at once. */
+static void test_random(void)
+{
+    World w = { };
+    unsigned misbehaved = 0;
+
+    if (!world_start(&w)) {
+        return;
+    }
+    for (int i = 0; i < 400; i++) {
+        uint64_t first = g_test_rand_int_range(4096, 4096 + 512);
+        uint64_t nr = g_test_rand_int_range(1, 65);
+
+        w.c = &cases[g_test_rand_int_range(0, ARRAY_SIZE(cases))];
+        if (w.c->slow || (w.c->outcome == DEAD && g_test_rand_int() % 4)) {
+            continue;
+        }
+        arm(&w, g_test_rand_int_range(0, 2) * g_test_rand_int_range(2, 4),
+            g_test_rand_int_range(0, 8), g_test_rand_int_range(1, 8));
+        convert(&w, first * 4096, nr * 4096, g_test_rand_bit());
+        check_exact(w.qts, w.good, "m0", 0);
+        misbehaved += evil_disarm(w.evil);
+        check_safe(w.qts, w.bad, "m0", 0);
+        if (!convert(&w, BASE + 8 * MiB, 4096, false)) {
+            replace_bad(&w);
+        }
+        must_convert(&w, BASE + 8 * MiB, 4096, true);
+        check_exact(w.qts, w.good, "m0", 0);
+        check_exact(w.qts, w.bad, "m0", 0);
+    }
+    g_assert_cmpuint(misbehaved, >, 50);
+    world_stop(&w);
+}
+
+int main(int argc, char **argv)
+{
+    g_test_init(&argc, &argv, NULL);
+    for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
+        g_autofree char *name = g_strdup_printf("guest-memfd-peer/%s",
+                                                cases[i].name);
+
+        qtest_add_data_func(name, &cases[i], test_case);
+    }
+    qtest_add_func("guest-memfd-peer/fds", test_fds);
+    qtest_add_func("guest-memfd-peer/other-memory", test_other_memory);
+    qtest_add_func("guest-memfd-peer/negotiation", test_negotiation);
+    qtest_add_func("guest-memfd-peer/random", test_random);
+    return g_test_run();
+}
