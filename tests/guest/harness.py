@@ -291,7 +291,7 @@ class Machine:
                             encoding='utf-8', errors='replace')
         try:
             if self.peer:
-                self._start_server()
+                self.server, self.control = self.start_server('edu', '--once')
             self._start_qemu()
         except BaseException:
             self.close()
@@ -301,13 +301,13 @@ class Machine:
     def __exit__(self, *exc):
         self.close()
 
-    def _start_server(self):
-        path = os.path.join(self._dir, 'edu')
-        control = os.path.join(self._dir, 'control')
+    def start_server(self, name, *options):
+        """A server on the socket @name; its process and its control."""
+        path = self.socket(name)
         ready, ready_write = os.pipe()
         try:
-            self.server = subprocess.Popen(
-                [self.paths.server, '--once', '--control', control,
+            server = subprocess.Popen(
+                [self.paths.server, *options, '--control', path + '.control',
                  '--ready-fd', str(ready_write), path],
                 stdin=subprocess.DEVNULL, stdout=self._errors,
                 stderr=self._errors, pass_fds=[ready_write],
@@ -318,7 +318,11 @@ class Machine:
             if f.readline() != 'ready\n':
                 raise HarnessError(
                     f'{self.paths.server} did not start:\n{self.errors()}')
-        self.control = Control(control)
+        return server, Control(path + '.control')
+
+    def socket(self, name):
+        """The path of a socket of this machine's."""
+        return os.path.join(self._dir, name)
 
     def command_line(self, fds):
         """QEMU's command line; @fds are those of console, serial and QMP."""
@@ -341,7 +345,7 @@ class Machine:
             args += ['-device', json.dumps({
                 'driver': 'vfio-user-pci', 'id': 'edu0',
                 'socket': {'type': 'unix',
-                           'path': os.path.join(self._dir, 'edu')}})]
+                           'path': self.socket('edu')}})]
         return args + ['-kernel', self.paths.guest,
                        '-append', self.guest_options]
 
