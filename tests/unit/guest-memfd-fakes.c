@@ -10,11 +10,9 @@
 #include "qemu/module.h"
 #include "qemu/thread.h"
 #include "qapi/error.h"
-#include "hw/boards.h"
-#include "system/accel-blocker.h"
 #include "system/address-spaces.h"
-#include "system/kvm.h"
 #include "qom/object.h"
+#include "guest-memfd-core.h"
 #include "guest-memfd-fakes.h"
 
 Block block[BLOCKS];
@@ -159,60 +157,7 @@ const GuestMemfdListenerOps fake_listener_ops = {
     .next_mapped = fake_next_mapped,
 };
 
-/* QEMU's memory core, as far as a block needs it. */
-
-int memory_region_set_ram_discard_manager(MemoryRegion *mr,
-                                          RamDiscardManager *rdm)
-{
-    mr->rdm = rdm;
-    return 0;
-}
-
-MemoryRegionSection *memory_region_section_new_copy(MemoryRegionSection *s)
-{
-    return g_memdup2(s, sizeof(*s));
-}
-
-void memory_region_section_free_copy(MemoryRegionSection *s)
-{
-    g_free(s);
-}
-
-size_t qemu_ram_pagesize(RAMBlock *rb)
-{
-    return rb->page_size;
-}
-
-ram_addr_t qemu_ram_get_max_length(RAMBlock *rb)
-{
-    return rb->max_length;
-}
-
-bool kvm_allowed;
-MachineState *current_machine;
-static bool require_guest_memfd;
-__thread CPUState *current_cpu;
-
-bool machine_require_guest_memfd(MachineState *machine)
-{
-    return require_guest_memfd;
-}
-
-void accel_ioctl_begin(void)
-{
-}
-
-void accel_ioctl_end(void)
-{
-}
-
-static int discards_required;
-
-int ram_block_coordinated_discard_require(bool state)
-{
-    discards_required += state ? 1 : -1;
-    return 0;
-}
+/* Guest physical addresses */
 
 static MemoryRegion rom = { .ram = true, .readonly = true };
 static MemoryRegion mmio;
@@ -260,19 +205,6 @@ void memory_region_unref(MemoryRegion *mr)
     region_refs--;
 }
 
-static const TypeInfo rdm_info = {
-    .parent = TYPE_INTERFACE,
-    .name = TYPE_RAM_DISCARD_MANAGER,
-    .class_size = sizeof(RamDiscardManagerClass),
-};
-
-static void register_rdm(void)
-{
-    type_register_static(&rdm_info);
-}
-
-type_init(register_rdm)
-
 /* Set up and take down. */
 
 void fake_init(void)
@@ -302,11 +234,7 @@ static void setup_block(Block *b, const char *id, bool private)
     const uint64_t end[LISTENERS] = { PAGES, PAGES / 2, PAGES };
 
     memset(b, 0, sizeof(*b));
-    b->mr.ram = true;
-    b->mr.ram_block = &b->rb;
-    b->rb.mr = &b->mr;
-    b->rb.page_size = PAGE;
-    b->rb.max_length = PAGES * PAGE;
+    core_init_block(&b->rb, &b->mr, PAGES * PAGE);
     b->gm = guest_memfd_new(&b->rb, id, &fake_ops, private, &error_abort);
     if (private) {
         bitmap_set(b->private, 0, PAGES);
@@ -325,7 +253,7 @@ void fake_launching(bool launching)
 {
     static MachineState machine;
 
-    require_guest_memfd = launching;
+    core_requires_guest_memfd = launching;
     current_machine = launching ? &machine : NULL;
 }
 
@@ -348,7 +276,7 @@ void teardown(void)
         }
         guest_memfd_free(block[i].gm);
     }
-    g_assert_cmpint(discards_required, ==, 0);
+    g_assert_cmpint(core_discards_required, ==, 0);
     g_assert_cmpint(region_refs, ==, 0);
     g_assert_null(guest_memfd_next(NULL));
 }
