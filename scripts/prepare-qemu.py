@@ -22,6 +22,9 @@ import repo_files
 # Parts of QEMU's tree that no build reads
 SKIPPED = {'.git', 'roms', 'build', 'debian', '.pc'}
 
+# What the patches change and a benchmark needs as it was, and where to put it
+ORIGINALS = {'include/system/ramblock.h': 'tests/bench/qemu-ramblock.h'}
+
 
 class PrepareError(Exception):
     """A failure that one sentence explains."""
@@ -178,6 +181,8 @@ def prepare(repo, base, build, fuzz):
             if (stage / name).is_file():
                 wanted[name] = stage / name
         wanted.update((name, repo / name) for name in own)
+        wanted.update((copy, base / name) for name, copy in ORIGINALS.items()
+                      if (base / name).is_file())
 
         # Whatever is interrupted below, the next run knows what may be there.
         manifest.write_text('\n'.join(sorted(before | set(wanted))) + '\n')

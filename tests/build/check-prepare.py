@@ -91,6 +91,19 @@ def an_edit_touches_only_its_file(directory):
     assert fixture.changed() == set()
 
 
+def a_benchmark_has_what_a_patch_changes_as_it_was(directory):
+    fixture = Fixture(directory)
+    header = 'include/system/ramblock.h'
+    tap.write(fixture.base / header, 'one\ntwo\nthree\n')
+    tap.write(fixture.repo / 'patches/0002-header.patch',
+              PATCH.replace('hw/core.c', header))
+    tap.assert_done(fixture.prepare())
+    assert 'hook' in (fixture.src / header).read_text()
+    copy = fixture.src / 'tests/bench/qemu-ramblock.h'
+    assert copy.read_text() == 'one\ntwo\nthree\n'
+    assert fixture.changed() == set()
+
+
 def what_is_removed_vanishes(directory):
     fixture = Fixture(directory)
     tap.assert_done(fixture.prepare())
@@ -186,6 +199,7 @@ if __name__ == '__main__':
     tap.main([patches_and_own_files_are_in_the_tree,
               nothing_to_do_touches_nothing,
               an_edit_touches_only_its_file,
+              a_benchmark_has_what_a_patch_changes_as_it_was,
               what_is_removed_vanishes,
               a_damaged_tree_is_mended,
               a_patch_that_does_not_apply_is_named,

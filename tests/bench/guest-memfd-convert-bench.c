@@ -1,0 +1,116 @@
+/*
+ * Cost of a whole conversion, but for what the kernel and the hardware do
+ *
+ * The transaction is real; the driver is the software driver, and one listener
+ * follows that does nothing.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#include "qemu/osdep.h"
+#include "qemu/main-loop.h"
+#include "qemu/module.h"
+#include "qemu/units.h"
+#include "qapi/error.h"
+#include "system/address-spaces.h"
+#include "system/guest-memfd.h"
+#include "system/ramblock.h"
+#include "../unit/guest-memfd-core.h"
+#include "guest-memfd-bench.h"
+
+typedef struct Block {
+    RAMBlock rb;
+    MemoryRegion mr;
+    GuestMemfd *gm;
+    GuestMemfdListener listener;
+} Block;
+
+/* Nobody asks by guest physical address here. */
+
+MemoryRegion *get_system_memory(void)
+{
+    g_assert_not_reached();
+}
+
+MemoryRegionSection memory_region_find(MemoryRegion *root, hwaddr addr,
+                                       uint64_t size)
+{
+    g_assert_not_reached();
+}
+
+void memory_region_unref(MemoryRegion *mr)
+{
+    g_assert_not_reached();
+}
+
+static int nothing(GuestMemfdListener *l, const MemoryRegionSection *section)
+{
+    return 0;
+}
+
+static const GuestMemfdListenerOps listener_ops = {
+    .populate = nothing,
+    .discard = nothing,
+};
+
+static void *block_create(uint64_t size)
+{
+    Block *b = g_new0(Block, 1);
+    MemoryRegionSection section = {
+        .mr = &b->mr,
+        .size = int128_make64(size),
+    };
+
+    core_init_block(&b->rb, &b->mr, size);
+    b->gm = guest_memfd_new(&b->rb, "m0", &guest_memfd_emulated_ops, true,
+                            &error_abort);
+    b->listener.ops = &listener_ops;
+    if (guest_memfd_register_listener(b->gm, &b->listener, &section, false)) {
+        abort();
+    }
+    return b;
+}
+
+static void block_destroy(void *opaque)
+{
+    Block *b = opaque;
+
+    guest_memfd_unregister_listener(b->gm, &b->listener);
+    guest_memfd_free(b->gm);
+    g_free(b);
+}
+
+static void block_convert(void *opaque, uint64_t offset, uint64_t size,
+                          bool to_private)
+{
+    Block *b = opaque;
+
+    guest_memfd_convert_block(b->gm, offset, size, to_private, &error_abort);
+}
+
+static bool block_is_private(void *opaque, uint64_t offset)
+{
+    Block *b = opaque;
+
+    return guest_memfd_all_private(b->gm, offset, 4 * KiB);
+}
+
+static const BenchTarget targets[] = {
+    {
+        .group = "convert",
+        .side = "ours",
+        .create = block_create,
+        .destroy = block_destroy,
+        .convert = block_convert,
+        .is_private = block_is_private,
+        .shared_by_threads = true,
+    },
+    { }
+};
+
+int main(int argc, char **argv)
+{
+    module_call_init(MODULE_INIT_QOM);
+    rust_bql_mock_lock();
+    return bench_main(argc, argv, targets);
+}
