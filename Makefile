@@ -6,7 +6,7 @@
 .DEFAULT_GOAL := help
 .PHONY: help build run check check-vm bench export clean distclean
 
-export QEMU_SRC QEMU_DL_DIR KERNEL_SRC ACCEL JOBS SUITE CHECK_VM CONVERSIONS
+export QEMU_SRC QEMU_DL_DIR KERNEL_SRC ACCEL JOBS SUITE CHECK_VM CONVERSIONS REPEATS
 
 help:
 	@echo "make build      fetch QEMU, apply patches/, add our files, compile"
@@ -15,7 +15,9 @@ help:
 	@echo "                qtest, vfio-user, guest, build or style: only these)"
 	@echo "make check-vm   run the tests on a kernel of their own (WORDS='amd guest':"
 	@echo "                only what has these words; CHECK_VM=skip: nothing)"
-	@echo "make bench      measure"
+	@echo "make bench      measure side by side with QEMU's own code (WORDS='map"
+	@echo "                threads': only these groups; REPEATS=N: so often, 5;"
+	@echo "                CHECK_VM=skip: not in a second kernel)"
 	@echo "make export     write a patch series against QEMU"
 	@echo "make clean      remove what was built; keep what was downloaded"
 	@echo "make distclean  remove build/ altogether"
@@ -40,7 +42,7 @@ check-vm: build
 	@/usr/bin/python3 tests/vm/rig.py $(WORDS)
 
 bench: build
-	@scripts/run-bench.sh
+	@/usr/bin/python3 scripts/bench.py $(WORDS)
 
 export:
 	@echo "export: writing a patch series is not part of this tree yet" >&2

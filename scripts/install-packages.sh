@@ -1,7 +1,8 @@
 #!/bin/sh
 # SPDX-License-Identifier: GPL-2.0-or-later
 #
-# Install the Debian packages that the build needs and that are missing.
+# Install the Debian packages that the build needs and that are missing; with
+# --bench those that only make bench needs.
 
 set -eu
 
@@ -10,6 +11,7 @@ PACKAGES="build-essential dpkg-dev make patch perl
           libglib2.0-dev libpixman-1-dev libslirp-dev libfdt-dev libnuma-dev
           libjson-c-dev libcmocka-dev
           seabios qemu-system-data"
+BENCH_PACKAGES="valgrind"
 
 # QEMU's configure needs these; where the release has only an older meson,
 # fetch-qemu.py unpacks a private copy instead.
@@ -50,12 +52,18 @@ command -v dpkg-query >/dev/null 2>&1 ||
     die "this is no Debian system: install the equivalents of" \
         "$PACKAGES $MESON_PACKAGES by hand, then set SKIP_PACKAGES=1."
 
+want_meson=yes
+if [ "${1:-}" = --bench ]; then
+    PACKAGES=$BENCH_PACKAGES want_meson=
+fi
+
 missing=
 for package in $PACKAGES; do
     is_installed "$package" || missing="$missing $package"
 done
 
-if [ -z "$missing" ] && { have_meson || [ -d "${1:-build}/tools/usr" ]; }; then
+if [ -z "$missing" ] && { [ -z "$want_meson" ] || have_meson ||
+                          [ -d "${1:-build}/tools/usr" ]; }; then
     exit 0
 fi
 
@@ -84,7 +92,7 @@ if [ -n "$missing" ]; then
         echo "install-packages: apt-get update failed, going on with the" \
              "package lists that are here." >&2
 fi
-if ! have_meson && meson_is_offered; then
+if [ -n "$want_meson" ] && ! have_meson && meson_is_offered; then
     missing="$missing $MESON_PACKAGES"
 fi
 [ -n "$missing" ] || exit 0
@@ -92,5 +100,5 @@ fi
 # shellcheck disable=SC2086
 $as_root env DEBIAN_FRONTEND=noninteractive \
     apt-get -q -y --no-install-recommends install $missing </dev/null ||
-    die "apt-get could not install the packages the build needs: run" \
+    die "apt-get could not install the packages that are needed: run" \
         "'apt-get install$missing' to see why, then try again."

@@ -38,9 +38,10 @@ class Machine:
                          % (os.path.realpath('/bin/sh'), text))
         path.chmod(0o755)
 
-    def install(self):
+    def install(self, *args):
         """Run install-packages.sh."""
-        return tap.run('install-packages.sh', self.build, PATH=self.bin)
+        return tap.run('install-packages.sh', *(args or [self.build]),
+                       PATH=self.bin)
 
     def installed(self):
         """Which packages apt-get was told to install."""
@@ -73,6 +74,19 @@ def an_old_meson_is_left_alone(directory):
     assert machine.installed() == [['flex']]
 
 
+def benchmarks_have_packages_of_their_own(directory):
+    machine = Machine(directory, missing=['flex', 'valgrind'],
+                      offered='1.7.0-1')
+    tap.assert_done(machine.install('--bench'))
+    assert machine.installed() == [['valgrind']]
+
+
+def nothing_missing_for_benchmarks_installs_nothing(directory):
+    machine = Machine(directory, missing=['flex'], offered='1.7.0-1')
+    tap.assert_done(machine.install('--bench'))
+    assert machine.log.read_text() == ''
+
+
 def neither_root_nor_sudo_is_told_what_to_ask_for(directory):
     machine = Machine(directory, uid=1000, missing=['flex', 'seabios'])
     tap.assert_refused(machine.install(), 'root', 'sudo',
@@ -98,6 +112,8 @@ if __name__ == '__main__':
               only_what_is_missing_is_installed,
               meson_is_installed_where_it_is_new_enough,
               an_old_meson_is_left_alone,
+              benchmarks_have_packages_of_their_own,
+              nothing_missing_for_benchmarks_installs_nothing,
               neither_root_nor_sudo_is_told_what_to_ask_for,
               sudo_is_used_without_asking_for_a_password,
               a_failing_apt_is_explained])

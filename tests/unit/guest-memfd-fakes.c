@@ -13,6 +13,7 @@
 #include "system/address-spaces.h"
 #include "qom/object.h"
 #include "guest-memfd-core.h"
+#include "hw/boards.h"
 #include "guest-memfd-fakes.h"
 
 Block block[BLOCKS];
