@@ -3,42 +3,6 @@
 #
 # Install the Debian packages that the rig needs beyond those of the build.
 
-set -eu
-
-PACKAGES="build-essential dpkg-dev ccache flex bison bc xz-utils
-          libelf-dev libssl-dev busybox-static"
-
-missing=
-for package in $PACKAGES; do
-    case $(dpkg-query -W -f '${Status}' "$package" 2>/dev/null) in
-    "install ok installed") ;;
-    *) missing="$missing $package" ;;
-    esac
-done
-[ -n "$missing" ] && [ -z "${SKIP_PACKAGES:-}" ] || exit 0
-
-die() {
-    echo "install-packages: $*" >&2
-    exit 1
-}
-
-if [ "$(id -u)" = 0 ]; then
-    as_root=
-elif ! command -v sudo >/dev/null 2>&1; then
-    die "neither root nor sudo here: have an administrator run" \
-        "'apt-get install$missing', then try again."
-elif [ -t 0 ]; then
-    as_root=sudo
-else
-    as_root="sudo -n"
-fi
-
-echo "installing packages:$missing"
-$as_root apt-get -q update </dev/null ||
-    echo "install-packages: apt-get update failed, going on with the package" \
-         "lists that are here." >&2
-# shellcheck disable=SC2086
-$as_root env DEBIAN_FRONTEND=noninteractive \
-    apt-get -q -y --no-install-recommends install $missing </dev/null ||
-    die "apt-get could not install the packages that the rig needs: run" \
-        "'apt-get install$missing' to see why, then try again."
+exec sh "$(dirname "$0")/../../scripts/install-missing.sh" "the rig" \
+    build-essential dpkg-dev ccache flex bison bc xz-utils \
+    libelf-dev libssl-dev busybox-static
