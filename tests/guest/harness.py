@@ -253,6 +253,26 @@ class Control:
         self._ask('quit')
 
 
+def start_server(server, path, errors, *options):
+    """The vfio-user server on the socket @path: its process, and its control."""
+    ready, ready_write = os.pipe()
+    try:
+        process = subprocess.Popen(
+            [server, *options, '--control', path + '.control',
+             '--ready-fd', str(ready_write), path],
+            stdin=subprocess.DEVNULL, stdout=errors, stderr=errors,
+            pass_fds=[ready_write], preexec_fn=die_with_parent)
+    finally:
+        os.close(ready_write)
+    with os.fdopen(ready) as f:
+        if f.readline() != 'ready\n':
+            process.kill()
+            process.wait()
+            with open(errors.name, encoding='utf-8', errors='replace') as log:
+                raise HarnessError(f'{server} did not start:\n{log.read()}')
+    return process, Control(path + '.control')
+
+
 class Machine:
     """The server, QEMU and the guest; a context manager that ends them all.
 
@@ -303,22 +323,8 @@ class Machine:
 
     def start_server(self, name, *options):
         """A server on the socket @name; its process and its control."""
-        path = self.socket(name)
-        ready, ready_write = os.pipe()
-        try:
-            server = subprocess.Popen(
-                [self.paths.server, *options, '--control', path + '.control',
-                 '--ready-fd', str(ready_write), path],
-                stdin=subprocess.DEVNULL, stdout=self._errors,
-                stderr=self._errors, pass_fds=[ready_write],
-                preexec_fn=die_with_parent)
-        finally:
-            os.close(ready_write)
-        with os.fdopen(ready) as f:
-            if f.readline() != 'ready\n':
-                raise HarnessError(
-                    f'{self.paths.server} did not start:\n{self.errors()}')
-        return server, Control(path + '.control')
+        return start_server(self.paths.server, self.socket(name), self._errors,
+                            *options)
 
     def socket(self, name):
         """The path of a socket of this machine's."""
