@@ -1,0 +1,341 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What a domain has that guest_memfd memory cannot live with, for gmem-xml."""
+
+import json
+import re
+
+from domain_xml import QEMU_NS
+
+MIB = 1 << 20
+NUMA_POLICIES = {'strict': 'bind', 'preferred': 'preferred',
+                 'interleave': 'interleave'}
+# Objects of libvirt's own
+RESERVED_ID = re.compile(r'pc\.ram|ram-node\d+|dimm\d+|masterKey\d+')
+
+
+class Report:
+    """What is refused, and what is only said."""
+
+    def __init__(self):
+        self.problems, self.warnings = [], []
+
+    def refuse(self, what, why, remedy):
+        """The domain would not start, or not do what it says."""
+        self.problems.append(f'{what}: {why}; {remedy}')
+
+    def warn(self, what, text):
+        """It may work."""
+        self.warnings.append(f'{what}: {text}')
+
+
+def scaled(number, unit, default='KiB'):
+    """Bytes of a size as libvirt writes it; None if it is none."""
+    match = re.fullmatch(r'(?:([bB](?:ytes?)?)|([kKmMgGtTpPeE])(i?[bB])?)',
+                         unit or default)
+    number = (number or '').strip()
+    if not match or not re.fullmatch(r'\+?[0-9]+', number, re.ASCII):
+        return None
+    if match.group(1):
+        return int(number)
+    power = 'KMGTPE'.index(match.group(2).upper()) + 1
+    base = 1000 if (match.group(3) or '').lower() == 'b' else 1024
+    return int(number) * base ** power
+
+
+def shown(size):
+    """Bytes as QEMU reads them, with the largest unit that fits."""
+    for unit in ('G', 'M', 'K'):
+        each = 1 << {'G': 30, 'M': 20, 'K': 10}[unit]
+        if size % each == 0 and size:
+            return f'{size // each}{unit}'
+    return str(size)
+
+
+def node_set(text):
+    """'0,2-5,^3' as a sorted list; ValueError if it is no set."""
+    nodes = set()
+    for word in text.split(','):
+        match = re.fullmatch(r'(\^?)(\d{1,4})(?:-(\d{1,4}))?', word.strip(),
+                             re.ASCII)
+        if not match:
+            raise ValueError(word)
+        first = int(match.group(2))
+        last = int(match.group(3) or first)
+        if last < first or (match.group(1) and match.group(3)):
+            raise ValueError(word)
+        wanted = set(range(first, last + 1))
+        nodes = nodes - wanted if match.group(1) else nodes | wanted
+    if not nodes:
+        raise ValueError(text)
+    return sorted(nodes)
+
+
+def keyvals(text):
+    """What QEMU reads from key=value,... ({} and lists are one value)."""
+    if text.startswith('{'):
+        try:
+            found = json.loads(text)
+        except ValueError:
+            return {}
+        return found if isinstance(found, dict) else {}
+    pairs = {}
+    for index, word in enumerate(text.replace(',,', '\0').split(',')):
+        key, equals, value = word.replace('\0', ',').partition('=')
+        if equals:
+            pairs[key] = value
+        elif index == 0:
+            pairs[''] = key
+    return pairs
+
+
+class Arguments:
+    """The <qemu:arg>s of a domain, by flag."""
+
+    def __init__(self, root):
+        values = [arg.get('value', '') for arg in
+                  root.all((f'{{{QEMU_NS}}}commandline', f'{{{QEMU_NS}}}arg'))]
+        self.pairs = []
+        for value, following in zip(values, values[1:] + ['']):
+            flag = re.fullmatch(r'--?([A-Za-z][\w-]*)', value)
+            if flag:
+                self.pairs.append((flag.group(1), following))
+
+    def of(self, *flags):
+        """The values of a flag, parsed."""
+        return [keyvals(value) for flag, value in self.pairs if flag in flags]
+
+    def has(self, flag):
+        """Whether it is there."""
+        return any(flag == each for each, _ in self.pairs)
+
+    def devices(self, *drivers):
+        """The -device of these drivers (or all that begin like them)."""
+        return [each for each in self.of('device')
+                if (each.get('driver') or each.get('') or '')
+                .startswith(drivers)]
+
+
+def check_kind(report, root):
+    """The domain itself."""
+    kind = root.get('type')
+    if kind not in ('kvm', 'qemu'):
+        report.refuse(f"<domain type='{kind}'>", 'this is no QEMU',
+                      'use kvm or qemu')
+    arch = root.find('os', 'type')
+    if arch and arch.get('arch', 'x86_64') != 'x86_64':
+        report.refuse(f"<os><type arch='{arch.get('arch')}'>",
+                      'guest_memfd memory is for x86-64 guests', 'use x86_64')
+    if not root.find('features', 'acpi'):
+        report.warn('<features>', 'without <acpi/>, libvirt 9.0 passes '
+                    '-no-acpi, which this QEMU does not have; add it')
+    if root.find('launchSecurity'):
+        report.warn('<launchSecurity>', 'guest_memfd memory was never run '
+                    'with the hardware of confidential machines')
+
+
+def memory_size(report, root):
+    """Bytes of the memory that libvirt will give to -m."""
+    found = root.all(('memory',))
+    if len(found) != 1:
+        report.refuse('<memory>', f'there are {len(found)}' if found else
+                      'it is missing', 'have one')
+        return None
+    size = scaled(found[0].text, found[0].get('unit'))
+    if not size or size >= 1 << 60:
+        unit = found[0].get('unit')
+        unit = f" unit='{unit}'" if unit else ''
+        report.refuse(f'<memory{unit}>{found[0].text.strip()[:40]}</memory>',
+                      'this is no size of memory',
+                      "write a number and one of the units of libvirt (KiB)")
+        return None
+    return -(-size // MIB) * MIB        # as libvirt rounds it
+
+
+def check_numa(report, root, size):
+    """Cells; returns the one that has to go."""
+    cells = root.all(('cpu', 'numa', 'cell'))
+    if len(cells) > 1:
+        report.refuse('<cpu><numa>', f'there are {len(cells)} cells, and each '
+                      'has a memory object of libvirt\'s own; QEMU refuses '
+                      '-numa memdev= beside -machine memory-backend=, which '
+                      'libvirt passes where there are no cells',
+                      'leave one cell, or start QEMU without libvirt')
+        return None
+    if root.all(('numatune', 'memnode')):
+        report.refuse('<numatune><memnode>', 'it needs NUMA cells, which '
+                      'cannot stay', 'use <numatune><memory>')
+    if not cells:
+        return None
+    cell = scaled(cells[0].get('memory'), cells[0].get('unit'))
+    if size is not None and (not cell or -(-cell // MIB) * MIB != size):
+        report.refuse('<cpu><numa><cell>', f'its memory is not that of '
+                      f'<memory>, {shown(size)}', 'write the same size')
+    report.warn('<cpu><numa>', 'the only cell is taken out, since guest_memfd '
+                'memory cannot be memory of a cell; the guest has one node as '
+                'before, without distances and caches')
+    return cells[0].parent
+
+
+def check_backing(report, root):
+    """<memoryBacking>; returns what is to be said by options instead, and the
+    elements that have to go: libvirt would allocate its own memory by them.
+    """
+    wanted, gone = {}, []
+    backing = root.find('memoryBacking')
+    if not backing:
+        return wanted, gone
+    if backing.find('locked'):
+        report.refuse('<memoryBacking><locked>', 'libvirt has memory of its '
+                      'own beside this, which the guest never sees, and all '
+                      'of it would be locked too', 'take it out (for devices '
+                      'that are passed through, <memtune><hard_limit> does)')
+    huge = backing.find('hugepages')
+    if huge:
+        gone.append(huge)
+        pages = huge.all(('page',))
+        sizes = {scaled(page.get('size'), page.get('unit')) for page in pages}
+        if len(sizes) > 1 or None in sizes:
+            report.refuse('<memoryBacking><hugepages>', 'guest_memfd memory '
+                          'has pages of one size', 'leave one <page>')
+        elif sizes <= {4096} and sizes:
+            wanted['hugetlb'] = 'off'
+        else:
+            wanted['hugetlb'] = sizes.pop() if sizes else 'on'
+    allocation = backing.find('allocation')
+    if allocation:
+        if allocation.get('mode') == 'immediate':
+            gone.append(allocation)
+            wanted['prealloc'] = 'on'
+            if allocation.get('threads'):
+                wanted['prealloc_threads'] = allocation.get('threads')
+    return wanted, gone
+
+
+def check_numatune(report, root):
+    """The policy that libvirt gives to its own memory: (nodes, policy)."""
+    memory = root.find('numatune', 'memory')
+    if not memory:
+        return None
+    mode = memory.get('mode', 'strict')
+    if memory.get('placement') == 'auto':
+        report.warn("<numatune><memory placement='auto'>", 'the nodes are not '
+                    'known before the start; give --host-nodes')
+    elif mode in NUMA_POLICIES and memory.get('nodeset'):
+        try:
+            return node_set(memory.get('nodeset')), NUMA_POLICIES[mode]
+        except ValueError:
+            report.refuse(f"<numatune><memory nodeset='"
+                          f"{memory.get('nodeset')}'>", 'this is no set of '
+                          'nodes', 'write it like 0,2-3')
+    return None
+
+
+def check_hotplug(report, root):
+    """Memory that libvirt would plug."""
+    if root.find('maxMemory'):
+        report.refuse('<maxMemory>', 'libvirt would plug DIMMs of its own '
+                      'memory, never of guest_memfd', 'take it out and give '
+                      '--slots and --max-memory, then plug DIMMs with object_'
+                      'add and device_add of virsh qemu-monitor-command')
+    for device in root.all(('devices', 'memory')):
+        report.refuse(f"<devices><memory model='{device.get('model')}'>",
+                      'libvirt makes it of its own memory, never of '
+                      'guest_memfd', 'take it out')
+
+
+def check_devices(report, root, args):
+    """Devices that exclude this memory, or that it disappoints."""
+    for path, name, value, what in (
+            (('devices', 'interface'), 'type', 'vdpa', 'vhost-vdpa'),
+            (('devices', 'disk'), 'type', 'nvme', 'a userspace NVMe disk')):
+        if any(each.get(name) == value for each in root.all(path)):
+            report.refuse(f"<devices><{path[1]} {name}='{value}'>",
+                          f'{what} needs all memory mapped, always',
+                          'take it out')
+    for driver in ('virtio-mem', 'vhost-vdpa'):
+        if args.devices(driver):
+            report.refuse(f"<qemu:arg value='{driver}...'>", 'it and '
+                          'guest_memfd memory exclude each other',
+                          'take it out')
+    for balloon in root.all(('devices', 'memballoon')):
+        if balloon.get('freePageReporting') == 'on':
+            report.warn("<memballoon freePageReporting='on'>", 'a guest that '
+                        'reports private pages can lose the device where '
+                        'memory is converted in place; take it out')
+
+
+def check_passthrough(report, root, args, size, split):
+    """VFIO: locked memory, iommufd, virtual IOMMUs."""
+    hostdevs = [each for each in root.all(('devices', 'hostdev'))
+                if each.get('type') in ('pci', 'mdev')]
+    by_hand = args.devices('vfio-pci')
+    iommufd = any('iommufd' in (each.get('qom-type'), each.get(''))
+                  for each in args.of('object')) or \
+        any(driver.get('iommufd') == 'yes' for device in hostdevs
+            for driver in device.all(('driver',)))
+    if not hostdevs and not by_hand:
+        return
+    limit = root.find('memtune', 'hard_limit')
+    limit = scaled(limit.text, limit.get('unit')) if limit else None
+    if size is not None:
+        enough = (size + (1 << 30)) >> 10
+        advice = f"<memtune><hard_limit unit='KiB'>{enough}</hard_limit>" \
+                 '</memtune>'
+        if limit is not None and limit < size:
+            report.refuse('<memtune><hard_limit>', 'it is less than the '
+                          f'memory, {shown(size)}, which devices that are '
+                          'passed through lock', f'write at least {advice}')
+        elif limit is None and (iommufd or by_hand):
+            report.warn('<memtune>', 'libvirt does not know what is locked; '
+                        f'add {advice}, or more if other VMs of the '
+                        'same user have devices on iommufd')
+    if iommufd:
+        report.warn('<hostdev>', 'iommufd needs "/dev/iommu" and the '
+                    '/dev/vfio/devices in cgroup_device_acl of qemu.conf, and '
+                    'access to them for the user that runs QEMU')
+    elif split == 'cut':
+        report.refuse('--x-dma-split cut', 'a device is passed through by '
+                      'type1, and this needs iommufd', 'use log, or pass the '
+                      'device through by <qemu:arg>s with iommufd=')
+    if root.find('devices', 'iommu'):
+        report.warn('<devices><iommu>', 'it cannot map this memory: a device '
+                    'that is passed through does no DMA once the guest uses '
+                    'the virtual IOMMU')
+
+
+def check_arguments(report, args, name, slots):
+    """What others have put into <qemu:commandline>."""
+    for machine in args.of('machine', 'M'):
+        if 'memory-backend' in machine:
+            report.refuse("<qemu:arg value='memory-backend="
+                          f"{machine['memory-backend']}'>", 'the memory has a '
+                          'backend already', 'take out -machine and its '
+                          'object')
+    for flag, why in (('numa', 'QEMU refuses -numa beside -machine '
+                               'memory-backend=, which libvirt passes'),
+                      ('mem-path', 'QEMU refuses it beside -machine '
+                                   'memory-backend='),
+                      ('mem-prealloc', "it would allocate libvirt's own "
+                                       'memory too; there is --prealloc on'),
+                      ('only-migratable', 'guest_memfd memory cannot be '
+                                          'migrated')):
+        if args.has(flag):
+            report.refuse(f"<qemu:arg value='-{flag}'>", why, 'take it out')
+    if any(each.get('mem-lock') == 'on' for each in args.of('overcommit')):
+        report.refuse("<qemu:arg value='mem-lock=on'>", 'libvirt has memory '
+                      'of its own beside this, which would be locked too',
+                      'take it out')
+    for memory in args.of('m'):
+        if slots is not None or '' in memory or 'size' in memory:
+            report.refuse("<qemu:arg value='-m'>", '<memory>, --slots and '
+                          '--max-memory say how much there is', 'take it out')
+    if any(each.get('id') == name for each in args.of('object', 'device')):
+        report.refuse(f"<qemu:arg value='...id={name}'>",
+                      'the name is taken', 'use another --id')
+
+
+def confidential(root, args):
+    """Whether the machine has private memory."""
+    return bool(root.find('launchSecurity')) or any(
+        'confidential-guest-support' in each
+        for each in args.of('machine', 'M'))

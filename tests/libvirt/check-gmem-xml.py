@@ -1,0 +1,481 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""gmem-xml: domains and options in, domains or refusals out."""
+
+import os
+import shutil
+import subprocess
+import sys
+
+sys.dont_write_bytecode = True
+TOP = os.path.dirname(os.path.dirname(os.path.dirname(
+    os.path.abspath(__file__))))
+sys.path.insert(0, os.path.join(TOP, 'tests/build'))
+
+# pylint: disable=wrong-import-position
+import tap
+
+QEMU_NS = 'http://libvirt.org/schemas/domain/qemu/1.0'
+MARK = 'urn:qemu-guest-memfd:gmem-xml'
+
+# As virsh dumpxml writes it; the words in capitals are replaced
+PLAIN = '''\
+<domain type='KIND' xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'>
+  <name>vm</name>
+  <uuid>58b1fc47-1978-4d8b-b138-0bb702e65702</uuid>
+  <memory unit='KiB'>1048576</memory>
+  <currentMemory unit='KiB'>1048576</currentMemory>
+  TUNE
+  <vcpu placement='static'>2</vcpu>
+  <os>
+    <type arch='x86_64' machine='pc-q35-10.2'>hvm</type>
+    <boot dev='hd'/>
+  </os>
+  <features>
+    <acpi/>
+  </features>
+  <cpu mode='host-model' check='partial'>CELLS</cpu>
+  <devices>
+    <emulator>/usr/bin/qemu-system-x86_64</emulator>
+    DEVICES
+    <memballoon model='virtio'/>
+  </devices>
+  COMMAND
+</domain>
+'''
+WORDS = {'KIND': 'qemu', 'TUNE': '<!-- tune -->', 'CELLS': '',
+         'DEVICES': '<!-- devices -->', 'COMMAND': ''}
+
+HOSTDEV = '''<hostdev mode='subsystem' type='pci' managed='yes'>
+      <source>
+        <address domain='0x0000' bus='0x01' slot='0x00' function='0x0'/>
+      </source>
+    </hostdev>'''
+
+
+def domain(**words):
+    """A domain with some of its parts replaced."""
+    text = PLAIN
+    for word, value in WORDS.items():
+        text = text.replace(word, words.pop(word.lower(), value))
+    for old, new in words.pop('change', ()):
+        assert old in text, old
+        text = text.replace(old, new)
+    assert not words, words
+    return text
+
+
+def command(*args):
+    """A <qemu:commandline>."""
+    return '<qemu:commandline>\n' + ''.join(
+        "    <qemu:arg value='%s'/>\n" % arg.replace("'", '&apos;')
+        for arg in args) + '  </qemu:commandline>'
+
+
+def backing(text):
+    """A <memoryBacking>, with the indentation of libvirt."""
+    return f'<memoryBacking>\n    {text}\n  </memoryBacking>'
+
+
+def memory(kib, unit=None):
+    """A change of <memory>."""
+    unit = f" unit='{unit}'" if unit else ''
+    return (("<memory unit='KiB'>1048576</memory>\n"
+             "  <currentMemory unit='KiB'>1048576</currentMemory>",
+             f'<memory{unit}>{kib}</memory>'),)
+
+
+CELL = "<numa><cell id='0' cpus='0-1' memory='1048576' unit='KiB'/></numa>"
+CELLS = ("<numa><cell id='0' cpus='0' memory='524288' unit='KiB'/>"
+         "<cell id='1' cpus='1' memory='524288' unit='KiB'/></numa>")
+HUGE = "<hugepages><page size='2048' unit='KiB'/></hugepages>"
+IOMMUFD = ('-object', 'iommufd,id=iommufd0', '-device',
+           'vfio-pci,host=01:00.0,iommufd=iommufd0')
+
+# Name, domain, options, what is in the output (or, with !, is not), and what
+# is said on standard error (nothing else is)
+DONE = (
+    ('nothing but the memory', domain(), [],
+     ["value='memory-backend-guest-memfd,id=gmem0,size=1G'",
+      "value='memory-backend=gmem0'", '!hugetlb', '!prealloc'], []),
+    ('all options of the object', domain(),
+     ['--id', 'mem.1', '--driver', 'emulated', '--conversion', 'in-place',
+      '--init', 'private', '--hugetlb', '2M', '--prealloc', 'on',
+      '--prealloc-threads', '4', '--reserve', 'on', '--merge', 'off',
+      '--dump', 'off', '--x-dma-split', 'staged', '--host-nodes', '0,2-3,4',
+      '--policy', 'interleave'],
+     ["value='memory-backend-guest-memfd,id=mem.1,size=1G,driver=emulated,"
+      'conversion=in-place,init=private,hugetlb=on,hugetlbsize=2M,'
+      'prealloc=on,prealloc-threads=4,reserve=on,merge=off,dump=off,'
+      'x-dma-split=staged,host-nodes=0,host-nodes=2-4,policy=interleave\'',
+      "value='memory-backend=mem.1'"], []),
+    ('the emulator, firmware and room for DIMMs', domain(),
+     ['--emulator', "/opt/a&b'<c>/qemu", '--firmware-dirs', '/a,b:/c',
+      '--slots', '4', '--max-memory', '8G'],
+     ["<emulator>/opt/a&amp;b'&lt;c&gt;/qemu</emulator>", "value='/a,b'",
+      "value='-L'", "value='/c'", "value='slots=4,maxmem=8G'"], []),
+    ('the emulator of a domain without', domain(change=(
+        ('    <emulator>/usr/bin/qemu-system-x86_64</emulator>\n', ''),)),
+     ['--emulator', '/q'], ['<emulator>/q</emulator>'], []),
+    ('KVM', domain(kind='kvm'), ['--conversion', 'none'],
+     ['conversion=none'], []),
+    ('a balloon that is inflated', domain(change=(
+        ("<currentMemory unit='KiB'>1048576",
+         "<currentMemory unit='KiB'>524288"),)), [], ['size=1G'], []),
+    ('memory without a unit', domain(change=memory(2097152)), [],
+     ['size=2G'], []),
+    ('memory in MiB', domain(change=memory(300, 'MiB')), [],
+     ['size=300M'], []),
+    ('memory in bytes is rounded as by libvirt',
+     domain(change=memory(1048577, 'b')), [], ['size=2M'], []),
+    ('memory in GB is not in GiB', domain(change=memory(1, 'GB')), [],
+     ['size=954M'], []),
+    ('memory in T', domain(change=memory(2, 'T')), [], ['size=2048G'], []),
+    ('hugepages become an option', domain(tune=backing(HUGE)), [],
+     ['hugetlb=on,hugetlbsize=2M', '!<hugepages>'], []),
+    ('hugepages of the default size', domain(tune=backing('<hugepages/>')),
+     [], ['hugetlb=on', '!hugetlbsize', '!<hugepages/>'], []),
+    ('an option wins over hugepages', domain(tune=backing(HUGE)),
+     ['--hugetlb', '1G'], ['hugetlb=on,hugetlbsize=1G'], []),
+    ('hugepages of 4 KiB are none', domain(tune=backing(
+        "<hugepages><page size='4'/></hugepages>")), [], ['hugetlb=off'], []),
+    ('allocation becomes an option', domain(tune=backing(
+        "<source type='memfd'/>\n    <!-- all -->\n    <access mode='shared'/>"
+        "\n    <allocation mode='immediate' threads='3'/>\n    <discard/>")),
+     [], ['prealloc=on,prealloc-threads=3', '!<allocation', '<!-- all -->',
+          "<source type='memfd'/>"], []),
+    ('both, between comments', domain(tune=backing(
+        f'<!-- a -->{HUGE}<!-- b --><nosharepages/><!-- c -->\n\n'
+        "<allocation mode='immediate'/> <!-- d -->")), [],
+     ['hugetlbsize=2M,prealloc=on', '<nosharepages/>'], []),
+    ('both, side by side', domain(tune=backing(
+        f"{HUGE}\n    <allocation mode='immediate'/>")), [],
+     ['hugetlbsize=2M,prealloc=on', '!<allocation'], []),
+    ('both, the other way round', domain(tune=backing(
+        f"<allocation mode='immediate'/>{HUGE}<nosharepages/>")), [],
+     ['hugetlbsize=2M,prealloc=on', '!<allocation'], []),
+    ('one cell is taken out', domain(cells=CELL), [], ['!<numa>', '!<cell'],
+     ['the only cell is taken out']),
+    ('numatune becomes a policy', domain(
+        tune="<numatune><memory mode='strict' nodeset='0-3,^2'/></numatune>"),
+     [], ['host-nodes=0-1,host-nodes=3,policy=bind'], []),
+    ('numatune is not followed', domain(
+        tune="<numatune><memory mode='strict' nodeset='0'/></numatune>"),
+     ['--host-nodes', 'none'], ['!host-nodes='], []),
+    ('numatune that the kernel may not follow', domain(
+        kind='kvm', tune="<numatune><memory mode='preferred' nodeset='1'/>"
+                         '</numatune>'),
+     [], ['host-nodes=1,policy=preferred'], ['<numatune><memory>: a']),
+    ('numatune of numad', domain(
+        tune="<numatune><memory mode='strict' placement='auto'/></numatune>"),
+     [], ['!host-nodes='], ['--host-nodes']),
+    ('a device that is passed through', domain(kind='kvm', devices=HOSTDEV),
+     [], ['size=1G'], []),
+    ('a device on iommufd', domain(kind='kvm', command=command(*IOMMUFD)),
+     ['--x-dma-split', 'cut'], ['x-dma-split=cut'],
+     ["<hard_limit unit='KiB'>2097152</hard_limit>", 'cgroup_device_acl']),
+    ('a limit that is enough', domain(
+        kind='kvm', command=command(*IOMMUFD),
+        tune="<memtune><hard_limit unit='GiB'>4</hard_limit></memtune>"),
+     [], [], ['cgroup_device_acl']),
+    ('a virtual IOMMU', domain(kind='kvm', devices=HOSTDEV +
+                               "<iommu model='intel'/>"),
+     [], [], ['no DMA']),
+    ('free page reporting', domain(change=(
+        ("<memballoon model='virtio'/>",
+         "<memballoon model='virtio' freePageReporting='on'/>"),)),
+     [], [], ['freePageReporting']),
+    ('no ACPI', domain(change=(('<acpi/>', '<apic/>'),)), [], [],
+     ['-no-acpi']),
+    ('a confidential machine', domain(
+        kind='kvm', command=command('-machine', 'q35,'
+                                    'confidential-guest-support=p0')),
+     ['--hugetlb', '2M', '--conversion', 'two-copy', '--init', 'private'],
+     ['conversion=two-copy,init=private,hugetlb=on'], []),
+    ('arguments that are there stay', domain(
+        command=command('-M', 'q35,,memory-backend=x', '-object',
+                        '{"qom-type":"rng-random","id":"r"}')), [],
+     ["value='q35,,memory-backend=x'"], []),
+    ('metadata that is there stays', domain(
+        tune="<metadata><x:y xmlns:x='urn:x'>z</x:y></metadata>"), [],
+     ["<x:y xmlns:x='urn:x'>z</x:y>"], []),
+    ('empty tags', domain(tune='<metadata  />', command='<qemu:commandline/>'),
+     [], ['size=1G'], []),
+    ('another prefix', domain(
+        command=f"<q:commandline xmlns:q='{QEMU_NS}'><q:env name='A'/>"
+                '</q:commandline>'), [], ["<q:arg value='-machine'/>"], []),
+    ('CRLF, tabs and a byte order mark', '\ufeff<?xml version="1.0"?>\r\n' +
+     domain(tune=backing(HUGE)).replace('\n', '\r\n').replace('  ', '\t'), [],
+     ['hugetlbsize=2M', '!>\n'], []),
+    ('all on one line', ' '.join(domain(tune=backing(HUGE), cells=CELL)
+                                 .split()), ['--emulator', '/q'],
+     ['hugetlbsize=2M'], ['the only cell']),
+    ('what looks like tags', domain(
+        tune="<title>a&lt;memory>b</title><description><![CDATA[<memory>]]>"
+             '</description><!-- <memory> -->'), [], ['size=1G'], []),
+)
+
+BOMB = ('<!DOCTYPE d [<!ENTITY a "aaaaaaaaaa"><!ENTITY b "&a;&a;&a;&a;&a;">]>'
+        '<domain><name>&b;</name></domain>')
+# Name, domain, options, words of the refusal
+REFUSED = (
+    ('an entity bomb', BOMB, [], ['DOCTYPE']),
+    ('no XML', 'memory', [], ['no XML']),
+    ('half of it', domain()[:300], [], ['no XML']),
+    ('nothing', '', [], ['no XML']),
+    ('five megabytes', domain() + '\n' * 5000000, [], ['larger than 4 MiB']),
+    ('another document', '<domainsnapshot/>', [], ['<domainsnapshot>']),
+    ('a domain of another namespace', "<domain xmlns='urn:x'/>", [],
+     ['<domain>', 'virsh dumpxml']),
+    ('Latin-1', '<?xml version="1.0" encoding="iso-8859-1"?>' + domain(), [],
+     ['iso-8859-1', 'UTF-8']),
+    ('another hypervisor', domain(kind='xen'), [], ["type='xen'", 'kvm']),
+    ('another processor', domain(change=(("'x86_64'", "'aarch64'"),)), [],
+     ['aarch64', 'x86_64']),
+    ('no memory', domain(change=(
+        ("<memory unit='KiB'>1048576</memory>", ''),)), [],
+     ['<memory>', 'missing']),
+    ('memory of words', domain(change=memory('much')), [], ['much']),
+    ('memory of no size', domain(change=memory(0)), [], ['<memory>0<']),
+    ('memory in another unit', domain(change=memory(1, 'pages')), [],
+     ["unit='pages'"]),
+    ('memory beyond all measure', domain(change=memory(999, 'E')), [],
+     ['no size of memory']),
+    ('two cells', domain(cells=CELLS), [], ['<cpu><numa>', '2 cells',
+                                            'leave one cell']),
+    ('a cell of another size', domain(cells=CELL.replace('1048576', '2048')),
+     [], ['<cell>', '1G']),
+    ('memnode', domain(cells=CELL, tune=(
+        "<numatune><memnode cellid='0' mode='strict' nodeset='0'/>"
+        '</numatune>')), [], ['<memnode>', '<memory>']),
+    ('locked memory', domain(tune=backing('<locked/>')), [],
+     ['<locked>', 'hard_limit']),
+    ('hugepages of two sizes', domain(tune=backing(
+        "<hugepages><page size='2' unit='M'/><page size='1' unit='G'/>"
+        '</hugepages>')), [], ['one size']),
+    ('memory that pages do not divide', domain(change=memory(3, 'MiB')),
+     ['--hugetlb', '2M'], ['--hugetlb 2M', '3M', 'multiple']),
+    ('DIMMs of libvirt', domain(change=(
+        ("  <memory unit", "  <maxMemory slots='4' unit='G'>9</maxMemory>\n"
+         '  <memory unit'),), devices=(
+             "<memory model='dimm'><target><size>1</size></target></memory>")),
+     [], ['<maxMemory>', '--slots', "model='dimm'"]),
+    ('vhost-vdpa', domain(devices="<interface type='vdpa'><source dev='/d'/>"
+                                  '</interface>'), [], ["type='vdpa'"]),
+    ('a userspace NVMe disk', domain(
+        devices="<disk type='nvme'><target dev='vda'/></disk>"), [],
+     ["type='nvme'"]),
+    ('virtio-mem by hand', domain(command=command(
+        '-device', '{"driver":"virtio-mem-pci"}')), [], ['virtio-mem']),
+    ('too little locked memory', domain(
+        devices=HOSTDEV, tune='<memtune><hard_limit>1000</hard_limit>'
+                              '</memtune>'),
+     [], ['<hard_limit>', "<hard_limit unit='KiB'>2097152"]),
+    ('cut with type1', domain(devices=HOSTDEV), ['--x-dma-split', 'cut'],
+     ['--x-dma-split cut', 'iommufd']),
+    ('another backend', domain(command=command(
+        '--machine', 'usb=off,,x,memory-backend=other')), [],
+     ["memory-backend=other'"]),
+    ('the same name', domain(command=command(
+        '-object', '{"qom-type": "iothread", "id": "gmem0"}')), [],
+     ['id=gmem0', '--id']),
+    ('NUMA by hand', domain(command=command('-numa', 'node')), [],
+     ["value='-numa'"]),
+    ('preallocation by hand', domain(command=command('-mem-prealloc')), [],
+     ['--prealloc on']),
+    ('locked memory by hand', domain(command=command(
+        '-overcommit', 'mem-lock=on')), [], ['mem-lock=on']),
+    ('only what can migrate', domain(command=command('-only-migratable')), [],
+     ['migrated']),
+    ('slots twice', domain(command=command('-m', 'slots=2')),
+     ['--slots', '2', '--max-memory', '2G'], ["value='-m'"]),
+    ('KVM without KVM', domain(), ['--driver', 'kvm'],
+     ['--driver kvm', "type='qemu'"]),
+    ('two copies that are emulated', domain(), ['--conversion', 'two-copy'],
+     ['--conversion two-copy', 'in-place']),
+    ('an emulated confidential machine', domain(
+        kind='kvm', tune="<launchSecurity type='sev-snp'/>"),
+     ['--driver', 'emulated'], ['--driver emulated', 'confidential']),
+    ('an ordinary VM that converts', domain(kind='kvm'),
+     ['--conversion', 'in-place'], ['no private memory']),
+    ('an ordinary VM that is private', domain(kind='kvm'),
+     ['--init', 'private'], ['--init private', 'no private memory']),
+    ('an ordinary VM with huge pages', domain(
+        kind='kvm', tune=backing('<hugepages/>')), [],
+     ['<memoryBacking><hugepages>: ', 'driver=emulated']),
+    ('huge pages of a guest_memfd', domain(kind='kvm'), ['--hugetlb', '2M'],
+     ['--hugetlb 2M: ', 'driver=emulated']),
+    ('preallocation without a reservation', domain(
+        tune=backing("<allocation mode='immediate'/>")),
+     ['--reserve', 'off'], ['--reserve off', 'immediate']),
+    ('a policy without nodes', domain(), ['--policy', 'bind'],
+     ['--policy bind', '--host-nodes']),
+    ('nodes outside of numatune', domain(
+        tune="<numatune><memory mode='strict' nodeset='0'/></numatune>"),
+     ['--host-nodes', '0-1'], ['--host-nodes', '<numatune>']),
+    ('slots without room', domain(), ['--slots', '1'], ['--max-memory']),
+    ('less room than memory', domain(), ['--slots', '1', '--max-memory',
+                                         '512M'], ['--max-memory 512M', '1G']),
+    ('a name of libvirt', domain(), ['--id', 'pc.ram'], ['pc.ram']),
+    ('a name with a comma', domain(), ['--id', 'a,size=1'], ['a,size=1']),
+    ('pages of three megabytes', domain(), ['--hugetlb', '3M'], ['3M', '2M']),
+    ('no threads', domain(), ['--prealloc-threads', '0'], ['above 0']),
+    ('an emulator in PATH', domain(), ['--emulator', 'qemu'], ['absolute']),
+    ('an emulator with a bell', domain(), ['--emulator', '/\a'],
+     ['absolute']),
+    ('no nodes', domain(), ['--host-nodes', '3-1'], ['0,2-3']),
+    ('a driver that is none', domain(), ['--driver', 'bogus'], ['bogus']),
+)
+
+
+def gmem_xml(text, *args):
+    """Run it: exit code, output and lines on standard error."""
+    done = subprocess.run([os.path.join(TOP, 'scripts/gmem-xml'), *args],
+                          input=text.encode(), check=False,
+                          stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    return done.returncode, done.stdout.decode(), done.stderr.decode()
+
+
+def ok(text, *args):
+    """Run it where nothing is refused."""
+    code, out, err = gmem_xml(text, *args)
+    assert code == 0, err
+    return out
+
+
+def check_done(text, args, words, warnings):
+    """It is done; done again, and taken back, nothing is left."""
+    code, out, err = gmem_xml(text, 'add', *args)
+    assert code == 0, err
+    for word in words:
+        found = word.lstrip('!') in out.partition(f"xmlns:gmem='{MARK}'")[0] \
+            + out.partition('</gmem:memory>')[2]
+        assert found != word.startswith('!'), f'{word}: {out}'
+    lines = err.splitlines()
+    assert len(lines) == len(warnings), err
+    for line, word in zip(lines, warnings):
+        assert word in line and 'warning: ' in line, err
+    assert ok(out, 'add', *args) == out
+    assert ok(ok(out, 'add', '--init', 'shared'), 'remove') == text
+    assert ok(out, 'remove') == text
+
+
+def check_valid(directory, text, args):
+    """libvirt's schema knows what is written."""
+    if not shutil.which('virt-xml-validate') or not shutil.which('xmllint'):
+        raise tap.Skip('virt-xml-validate or xmllint is missing: run '
+                       'tests/libvirt/install-packages.sh')
+    path = directory / 'vm.xml'
+    path.write_bytes(ok(text, 'add', *args).encode())
+    done = subprocess.run(
+        ['virt-xml-validate', str(path), 'domain'], check=False,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        universal_newlines=True)
+    assert done.returncode == 0, done.stdout + path.read_text()
+
+
+def check_refused(text, args, words):
+    """It is refused in sentences, without output."""
+    code, out, err = gmem_xml(text, 'add', *args)
+    assert code, out
+    assert not out, out
+    assert 'Traceback' not in err, err
+    for word in words:
+        assert word in err, err
+    last = err.splitlines()[-1]
+    assert last.endswith('.') or 'error: argument' in last, err
+
+
+def what_others_add_stays(_directory):
+    """Edits after "add" survive "remove"."""
+    text = domain()
+    out = ok(text, 'add', '--emulator', '/q')
+    for old, new in (
+            ('<qemu:arg value=\'-object\'/>', "<qemu:arg value='-S'/>"
+             "<qemu:arg value='-object'/>"),
+            ('</metadata>', "<x:y xmlns:x='urn:x'/></metadata>"),
+            ('<emulator>/q<', '<emulator>/other<')):
+        assert old in out
+        out = out.replace(old, new)
+    out = ok(out, 'remove')
+    for word in ("value='-S'", 'urn:x', '/other'):
+        assert word in out, out
+    for word in (MARK, 'gmem0', '-object'):
+        assert word not in out, out
+
+
+def hugepages_of_others_stay(_directory):
+    """What was kept does not come beside what came since."""
+    out = ok(domain(tune=backing(HUGE)), 'add').replace(
+        '</memoryBacking>', '<hugepages/></memoryBacking>')
+    out = ok(out, 'remove')
+    assert out.count('<hugepages') == 1, out
+
+
+def arguments_that_were_changed_are_refused(_directory):
+    """They cannot be found."""
+    out = ok(domain(), 'add').replace("'memory-backend=gmem0'",
+                                      "'memory-backend=gmem1'", 1)
+    code, out, err = gmem_xml(out, 'remove')
+    assert code == 1 and not out and 'by hand' in err, err
+
+
+def a_forged_mark_is_refused(_directory):
+    """What it keeps goes to no other place."""
+    out = ok(domain(tune=backing(HUGE)), 'add').replace(
+        "parent='memoryBacking'", "parent='devices'")
+    code, out, err = gmem_xml(out, 'remove')
+    assert code == 1 and not out and '<devices>' in err, err
+    out = ok(domain(tune=backing(HUGE)), 'add').replace(
+        '&lt;hugepages&gt;', '&lt;hugepages')
+    code, out, err = gmem_xml(out, 'remove')
+    assert code == 1 and not out and 'no XML' in err, err
+
+
+def nothing_to_remove_is_said(_directory):
+    """A domain without the mark."""
+    code, out, err = gmem_xml(domain(), 'remove')
+    assert code == 1 and not out and 'nothing' in err, err
+
+
+def a_file_is_edited_in_place(directory):
+    """As an editor of virsh edit; left alone when refused."""
+    path = directory / 'vm.xml'
+    path.write_text(domain())
+    assert ok('', 'add', '-i', str(path)) == ''
+    assert 'gmem0' in path.read_text()
+    assert ok('', 'remove', '-i', str(path)) == ''
+    assert path.read_text() == domain()
+    assert gmem_xml('', 'add', '-i', '--driver', 'kvm', str(path))[0] == 1
+    assert path.read_text() == domain()
+    code, _, err = gmem_xml('', 'add', str(directory / 'none'))
+    assert code == 1 and 'No such file' in err, err
+
+
+def ten_thousand_levels_are_no_problem(_directory):
+    """Nothing recurses."""
+    deep = '<d>' * 10000 + '</d>' * 10000
+    text = domain(tune=f'<metadata>{deep}</metadata>')
+    assert ok(ok(text, 'add'), 'remove') == text
+
+
+def named(name, function, *args, directory=False):
+    """A test of one line of a table."""
+    def test(path):
+        function(*([path] if directory else []), *args)
+    test.__name__ = name
+    return test
+
+
+TESTS = [named(name, check_done, *rest) for name, *rest in DONE] + \
+        [named(f'valid: {name}', check_valid, text, args, directory=True)
+         for name, text, args, *_ in DONE] + \
+        [named(f'refused: {name}', check_refused, *rest)
+         for name, *rest in REFUSED] + \
+        [what_others_add_stays, hugepages_of_others_stay,
+         arguments_that_were_changed_are_refused, a_forged_mark_is_refused,
+         nothing_to_remove_is_said, a_file_is_edited_in_place,
+         ten_thousand_levels_are_no_problem]
+
+if __name__ == '__main__':
+    tap.main(TESTS)
