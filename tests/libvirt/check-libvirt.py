@@ -185,7 +185,8 @@ class Scenario:
     def launch(self):
         """Start it, with a DMA peer."""
         self.server, self.control = start_server(
-            self.paths.server, self.session.dir, self.errors)
+            self.paths.server, os.path.join(self.session.dir, 'edu'),
+            self.errors, '--once')
         self.session.virsh('start', 'gmem')
         self.console.accept()
 
