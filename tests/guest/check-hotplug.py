@@ -18,11 +18,10 @@ from harness import (MIB, HarnessError, Machine, Paths, QmpError,
                      compare_maps, exit_on_signals, query_map)
 
 RAM = 512 * MIB
-OPS = os.environ.get('HOTPLUG_OPS', '150')
+OPS = 100000        # more than it gets to
 SEED = os.environ.get('GUEST_SEED', '1')
 TIMEOUT = float(os.environ.get('GUEST_TIMEOUT', '300'))
-# Fewer, and the guest was done before there was anything to see
-STEPS_MIN = 10
+STEPS = 30
 
 
 class HotplugMachine(Machine):
@@ -32,7 +31,7 @@ class HotplugMachine(Machine):
         super().__init__(paths, ram=RAM, timeout=TIMEOUT,
                          devices=['guest-memfd-testdev',
                                   'pcie-root-port,id=rp,chassis=1'],
-                         guest=f'ops={OPS} seed={SEED} hold=1')
+                         guest=f'ops={OPS} seed={SEED}')
 
     def command_line(self, fds):
         return super().command_line(fds) + [
@@ -44,14 +43,17 @@ class HotplugMachine(Machine):
                          bus='rp', socket={'type': 'unix',
                                            'path': self.socket('edu1')})
 
-    def unplug(self):
-        """It goes, in a while."""
-        self.qmp.events.clear()
+    def unplug(self, second):
+        """It goes, and with it all that it has mapped.
+
+        QEMU does not always tell: a device that firmware's set-up of the slot
+        takes away meanwhile has no DEVICE_DELETED.
+        """
         self.qmp.command('device_del', id='edu1')
-        while not any(event['event'] == 'DEVICE_DELETED' and
-                      event['data'].get('device') == 'edu1'
-                      for event in self.qmp.events):
-            self.qmp.command('query-status')
+        while second.maps() or any(
+                child['name'] == 'edu1' for child in self.qmp.command(
+                    'qom-list', path='/machine/peripheral')):
+            pass
 
     def requests(self):
         """How many conversions the guest has asked for."""
@@ -77,23 +79,20 @@ def said(machine, word):
 
 
 def hotplug(machine, second):
-    """Plug and unplug until the guest is done; problems, and steps."""
+    """Plug and unplug; problems, and how often the guest had converted."""
     both = (machine.control, second)
     steps, problems = 0, []
     requests = machine.requests()
-    while not problems and not said(machine, 'HOLD'):
+    for _ in range(STEPS):
         machine.plug()
         problems += machine.compare(both)
-        machine.unplug()
+        machine.unplug(second)
         problems += machine.compare(both[:1])
-        if second.maps():
-            problems.append('the device that is gone has mappings')
         steps += requests < (requests := machine.requests())
         if said(machine, 'FAIL'):
             problems.append('the guest failed')
-    if not problems:
-        machine.plug()
-        problems += machine.compare(both)
+        if problems:
+            break
     return problems, steps
 
 
@@ -111,9 +110,9 @@ def main():
             finally:
                 server.kill()
                 server.wait()
-            if steps < STEPS_MIN:
-                problems.append(f'only {steps} times while memory converted')
-            print(f'# {steps} times, {machine.requests()} conversions')
+            print(f'# {machine.requests()} conversions, in {steps} of {STEPS}')
+            if not problems and steps < STEPS // 2:
+                problems.append('the guest has converted too little')
             if problems:
                 problems += machine.console[-10:]
                 problems += machine.errors().splitlines()[-10:]
