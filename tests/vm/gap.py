@@ -31,20 +31,22 @@ def gap(l1, tap, row):
         l1.mark('expect-any-faults')
     with L2(l1, row, words) as l2:
         summary, problems = l2.run_until_hold()
-        if not problems:
-            lost, transfers = summary['lost'], summary['transfers']
-            listeners = l2.qmp.command('query-guest-memfd')[0]['listeners']
-            splits = sum(listener['splits'] for listener in listeners)
-            if not transfers or not splits:
-                problems.append(f'nothing was tested: {summary}, {splits}')
-            if row.name == 'cut' and lost:
-                problems.append(f'{lost} transfers were lost')
-            tap.result(f'{conversions} conversions, {splits} splits, {lost} of '
-                       f'{transfers} transfers were lost', problems)
-            l1.release()
-            if l2.wait() != EXIT_PASS:
-                problems = l2.errors
-        tap.result('QEMU ended well', problems)
+        if problems:
+            tap.result('the guest reaches its end', problems)
+            return
+        lost, transfers = summary['lost'], summary['transfers']
+        listeners = l2.qmp.command('query-guest-memfd')[0]['listeners']
+        splits = sum(listener['splits'] for listener in listeners)
+        if not transfers or not splits:
+            problems.append(f'nothing was tested: {summary}, {splits}')
+        if row.name == 'cut' and lost:
+            problems.append(f'{lost} transfers were lost')
+        tap.result(f'{conversions} conversions, {splits} splits, {lost} of '
+                   f'{transfers} transfers were lost', problems)
+        l1.release()
+        code = l2.wait()
+        tap.result('QEMU ended well', [f'exit code {code}'] + l2.errors
+                   if code != EXIT_PASS else [])
 
 
 def scenarios():

@@ -106,19 +106,25 @@ def build(path, top, qemu, guests):
     if not busybox:
         raise HarnessError('busybox is missing: install the package '
                            'busybox-static')
-    stripped = os.path.join(work, 'qemu-system-x86_64')
-    subprocess.run(['strip', '-o', stripped, os.path.realpath(qemu)],
-                   check=True)
     archive = Archive(path + '.tmp')
     archive.add('dev/console', stat.S_IFCHR | 0o600, device=(5, 1))
     archive.add('dev/null', stat.S_IFCHR | 0o666, device=(1, 3))
     archive.add_file('init', os.path.join(HERE, 'init'))
     archive.add_file('bin/busybox', busybox)
-    archive.add_file('rig/qemu', stripped)
+    needed = set()
+    for name, program in (('qemu', qemu), ('edu-server', os.path.join(
+            top, 'build/qemu/tests/vfio-user/edu-server'))):
+        stripped = os.path.join(work, name)
+        subprocess.run(['strip', '-o', stripped, os.path.realpath(program)],
+                       check=True)
+        archive.add_file('rig/' + name, stripped)
+        needed.update(libraries(os.path.realpath(program)))
     for name in GUESTS:
         archive.add_file(f'rig/{name}', os.path.join(guests, name), 0o644)
-    for name, library in sorted(set(libraries(stripped))):
-        archive.add_file(name, library)
+    for name, library in sorted(needed):
+        # one of our own is where any other is
+        archive.add_file(f'lib/{os.path.basename(name)}'
+                         if library.startswith(top) else name, library)
     for name, sources in programs():
         program = os.path.join(work, name)
         compile_program(sources, program, top)

@@ -30,6 +30,7 @@ import inplace
 import inplace_life
 import iommu
 import launch
+import lifecycle
 import memory
 import refusals
 import virtio
@@ -79,6 +80,8 @@ GUESTS = (
 # Each goes through STEPS, without a guest
 SHAPES = (
     Row('4K pages, iommufd', EMULATED, 'iommufd'),
+    Row('log, 4K pages, iommufd', EMULATED + ',x-dma-split=log', 'iommufd'),
+    Row('4K pages, type1', EMULATED, 'type1'),
     Row('2M pages, iommufd', EMULATED + PAGES_2M, 'iommufd',
         page_size=2 * MIB),
     Row('2M pages, type1', EMULATED + PAGES_2M, 'type1', page_size=2 * MIB),
@@ -224,7 +227,9 @@ def compare_extents(l2, model):
 
 def shapes(l1, tap, row):
     """Conversions of all shapes: pages and sizes of entries in the IOMMU."""
-    model = iommu.CutExtents() if CUT in row.memory else iommu.Extents()
+    cuts = CUT in row.memory or (row.memory == EMULATED and
+                                 row.vfio == 'iommufd')
+    model = iommu.CutExtents() if cuts else iommu.Extents()
     with L2(l1, row) as l2:
         for offset, size, private in STEPS:
             offset %= row.ram
@@ -260,6 +265,7 @@ def scenarios(config):
             yield f'shapes, {row.name}', shapes, row
         yield from gap.scenarios()
         yield from memory.scenarios()
+        yield from lifecycle.scenarios()
         yield from refusals.scenarios()
         yield from virtio.scenarios(config)
         yield 'no conversion in place', inplace.kernel_works, 'off'

@@ -1,0 +1,344 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Devices that come and go, several of them, and limits of their mappings.
+
+In each state the IOMMU, and a vfio-user server where there is one, have exactly
+the shared pages mapped.
+"""
+
+import contextlib
+import os
+import sys
+import time
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+sys.path[:0] = [HERE, os.path.join(os.path.dirname(HERE), 'guest')]
+
+# pylint: disable=wrong-import-position
+import iommu
+from harness import EXIT_PASS, MIB, PAGE, QmpError
+from l1 import EDU, L2, SECOND_EDU
+from machines import EMULATED, PAGES_2M, PROTECTED, SHARED, TWO_COPY, Row
+from refusals import Machine, missing, not_possible
+
+GIB = 1024 * MIB
+HUGE = 2 * MIB
+NO_ROOM = 'No space left on device (a device has no DMA mapping left'
+ENTRY_LIMIT = '/sys/module/vfio_iommu_type1/parameters/dma_entry_limit'
+# Of these an eighth is left to memory that comes later
+FEW = 256
+LEFT = FEW // 8
+# A slot whose device no guest powers on lets it go at once
+PORT = ['-global', 'ICH9-LPC.acpi-pci-hotplug-with-bridge-support=off',
+        '-device', 'pcie-root-port,id=rp,chassis=1,addr=0x10']
+LISTENER = {'iommufd': 'vfio-iommu-iommufd', 'type1': 'vfio-iommu-legacy',
+            'user': 'vfio-iommu-user'}
+MANY = 100000
+SERVER = '/tmp/edu'
+CONTROL = '/tmp/edu-control'
+
+
+def listeners(machine, block='m0'):
+    """What QEMU says of each, by name."""
+    for info in machine.l2.qmp.command('query-guest-memfd'):
+        if info['id'] == block:
+            return {listener['name']: listener
+                    for listener in info['listeners']}
+    return {}
+
+
+def extents(machine):
+    """All that is mapped for one device."""
+    return sum(listener['extents']
+               for listener in listeners(machine).values())
+
+
+def events(l2):
+    """The reasons of conversions that failed."""
+    return [event['data']['error'] for event in l2.qmp.events
+            if event['event'] == 'GUEST_MEMFD_CONVERSION_FAILED']
+
+
+@contextlib.contextmanager
+def entry_limit(l1, limit):
+    """No new container of type1 has more mappings."""
+    before = l1.run(f'cat {ENTRY_LIMIT}')[0]
+    l1.run(f'echo {limit} >{ENTRY_LIMIT}')
+    try:
+        yield
+    finally:
+        l1.run(f'echo {before} >{ENTRY_LIMIT}')
+
+
+# Limits
+
+def budget(l1, tap, row):
+    """Conversions up to the limit of a container, and beyond it."""
+    with entry_limit(l1, FEW), L2(l1, row) as l2:
+        machine = Machine(l1, l2, row)
+        huge = 32 * MIB
+        problems = [machine.convert(huge, HUGE, False)]
+        problems += [machine.convert(MIB + n * 2 * PAGE, PAGE, False)
+                     for n in range(FEW - LEFT - 4)]
+        room = FEW - LEFT - extents(machine)
+        tap.result(f'{extents(machine)} mappings, room for {room}',
+                   list(filter(None, problems)) + machine.problems() +
+                   ([] if 0 < room < 9 else ['no room for a test']))
+
+        # log would leave nine pieces
+        answer, problems = machine.attempt(huge + 5 * PAGE, PAGE, True)
+        tap.result('a split that has no room for its pieces has two',
+                   problems + ([answer] if answer else []) +
+                   ([] if FEW - LEFT - extents(machine) == room - 1
+                    else [f'{extents(machine)} mappings']))
+        for number in range(room):
+            answer, problems = machine.attempt(48 * MIB + number * 2 * PAGE,
+                                               PAGE, False)
+            if answer or problems:
+                break
+        tap.result('up to the limit', problems + missing(answer, [NO_ROOM])
+                   if answer else ['it was never reached'])
+        for what, offset, size, private in (
+                ('a split', huge + 9 * PAGE, PAGE, True),
+                ('a page', 56 * MIB, PAGE, False),
+                ('a page and more', 16 * MIB, 8 * MIB, False)):
+            answer, problems = machine.attempt(offset, size, private)
+            tap.result(f'{what} beyond it is refused',
+                       problems + missing(answer, [NO_ROOM]))
+        tap.result('an event says so', missing(' '.join(events(l2)), [NO_ROOM]))
+
+        # memory that is plugged in has the part that was left
+        l2.qmp.command('object-add', id='d0', size=128 * MIB, **{
+            'qom-type': 'memory-backend-ram'})
+        l2.qmp.command('device_add', driver='pc-dimm', id='dimm0', memdev='d0')
+        tap.result('other memory is plugged in', machine.problems())
+
+        answer, problems = machine.attempt(MIB, 8 * PAGE, True)
+        tap.result('mappings are given back',
+                   problems + ([answer] if answer else []))
+        for what, offset, size, private in (
+                ('a split', huge + 9 * PAGE, PAGE, True),
+                ('a page', 56 * MIB, PAGE, False)):
+            answer, problems = machine.attempt(offset, size, private)
+            tap.result(f'{what} works again',
+                       problems + ([answer] if answer else []))
+
+
+class High(Machine):
+    """The part of a machine's memory that is above 4 GiB."""
+
+    LOW = 2 * GIB
+
+    def __init__(self, l1, l2, row):
+        super().__init__(l1, l2, row, base=4 * GIB, size=row.ram - self.LOW)
+
+    def convert(self, offset, size, private):
+        return super().convert(self.LOW + offset, size, private)
+
+    def runs(self):
+        return [{'private': run['private'],
+                 'offset': max(0, run['offset'] - self.LOW),
+                 'size': run['offset'] + run['size'] -
+                         max(run['offset'], self.LOW)}
+                for run in super().runs()
+                if run['offset'] + run['size'] > self.LOW]
+
+
+def large(l1, tap, row):
+    """A VM far larger than a container has mappings for its pages."""
+    with L2(l1, row) as l2:
+        machine = High(l1, l2, row)
+        tap.result('it starts', machine.problems())
+        for offset, size, private in ((60 * GIB - HUGE, HUGE, False),
+                                      (32 * GIB, 4 * HUGE, False),
+                                      (32 * GIB + HUGE, PAGE, True),
+                                      (60 * GIB - HUGE, HUGE, True)):
+            answer, problems = machine.attempt(offset, size, private)
+            tap.result(f'{offset:#x}+{size:#x} private={private}',
+                       problems + ([answer] if answer else []))
+
+
+# Devices that come and go
+
+def del_device(machine, kind):
+    """Take "dev" away: it has gone when nothing of its kind is mapped."""
+    machine.l2.qmp.command('device_del', id='dev')
+    while any(name.startswith(LISTENER[kind]) for name in listeners(machine)):
+        pass
+
+
+def add_edu(l2, vfio):
+    """Plug edu in."""
+    extra = {'iommufd': 'iommufd0'} if vfio == 'iommufd' else {}
+    l2.qmp.command('device_add', driver='vfio-pci', id='dev', bus='rp',
+                   host=EDU, **extra)
+
+
+def plug_row(name, memory, vfio, **more):
+    """A machine whose device comes later."""
+    extra = PORT + more.pop('extra', [])
+    if vfio == 'iommufd':
+        extra += ['-object', 'iommufd,id=iommufd0']
+    row = Row(f'{name}{vfio}', memory, None, extra=extra, **more)
+    row.plugged = vfio
+    return row
+
+
+def plugging(l1, tap, row):
+    """A device comes and goes while the guest converts, without pause."""
+    words = f'conv={row.conv} base=16 window=16 rounds=2 mix=1000 chunk=4 hold=1'
+    with L2(l1, row, words) as l2:
+        machine = Machine(l1, l2, row)
+        seen = set()
+        for number in range(8):
+            add_edu(l2, row.plugged)
+            seen.add(extents(machine))
+            if number < 7:
+                del_device(machine, row.plugged)
+        tap.result('it came and went eight times, with different mappings',
+                   [f'mappings: {seen}'] if len(seen) < 2 else [])
+        for step in range(2):
+            _summary, problems = l2.run_until_hold()
+            tap.result(f'the guest has converted, {step}',
+                       problems or machine.problems())
+            if problems:
+                return
+            l1.release()
+        code = l2.wait()
+        tap.result('QEMU ended well', [f'exit code {code}'] + l2.errors
+                   if code != EXIT_PASS else [])
+
+
+def arriving(l1, tap, row):
+    """A device comes when memory is in very many pieces."""
+    with L2(l1, row) as l2:
+        machine = Machine(l1, l2, row)
+        start = time.monotonic()
+        l2.qmp.commands('x-guest-memfd-convert', [
+            {'id': 'm0', 'offset': 16 * MIB + n * 2 * PAGE, 'size': PAGE,
+             'private': False} for n in range(MANY)])
+        took = time.monotonic() - start
+        start = time.monotonic()
+        add_edu(l2, row.plugged)
+        tap.note(f'pieces took {took:.0f} s, the device '
+                 f'{time.monotonic() - start:.1f} s')
+        tap.result('all of them are mapped', machine.problems() +
+                   ([] if extents(machine) == MANY
+                    else [f'{extents(machine)} mappings']))
+        answer, problems = machine.attempt(16 * MIB, 64 * MIB, False)
+        tap.result('some become one', problems + ([answer] if answer else []))
+        del_device(machine, row.plugged)
+        add_edu(l2, row.plugged)
+        tap.result('it is back: 64 MiB are one mapping',
+                   machine.problems() +
+                   ([] if extents(machine) == MANY - 64 * MIB // (2 * PAGE) + 1
+                    else [f'{extents(machine)} mappings']))
+
+
+# Several containers
+
+class Server:
+    """The vfio-user server of tests/vfio-user, in L1."""
+
+    def __init__(self, l1):
+        self._l1 = l1
+        l1.run(f'rm -f {SERVER} {CONTROL}; /rig/edu-server --control {CONTROL} '
+               f'{SERVER} >/tmp/edu.log 2>&1 & '
+               f'until [ -S {SERVER} ] && [ -S {CONTROL} ]; do :; done')
+
+    def maps(self):
+        """[(iova, size)]"""
+        return [tuple(int(word, 16) for word in line.split()[:2])
+                for line in self._l1.run(f'/rig/ask {CONTROL} maps')]
+
+    def kill(self):
+        """At once."""
+        self._l1.run('kill -9 $(pidof edu-server)')
+
+
+def all_problems(l1, machine, row, server):
+    """No container has anything else mapped than the shared pages."""
+    found = []
+    runs = machine.runs()
+    for device in (EDU, SECOND_EDU):
+        found += [f'{device}: {problem}' for problem in iommu.compare_pages(
+            iommu.READ[l1.config](l1, device), runs, row.ram)]
+    if server:
+        found += [f'vfio-user: {problem}' for problem in
+                  iommu.compare_pages(server.maps(), runs, row.ram)]
+    return found
+
+
+def several(l1, tap, row):
+    """Three containers of three kinds; one of them dies."""
+    server = Server(l1)
+    words = f'conv={row.conv} base=16 window=16 rounds=3 mix=600 chunk=4 hold=1'
+    with L2(l1, row, words) as l2:
+        machine = Machine(l1, l2, row)
+        l2.qmp.command('device_add', driver='vfio-user-pci', id='dev',
+                       bus='rp', socket={'type': 'unix', 'path': SERVER})
+        for step in range(3):
+            _summary, problems = l2.run_until_hold()
+            if not problems:
+                problems = all_problems(l1, machine, row, server)
+            tap.result(f'all have the shared pages, {step}', problems)
+            if problems:
+                return
+            if step < 2:
+                l1.release()
+        kinds = sorted(name.split('@')[0] for name in listeners(machine))
+        tap.result('they are of three kinds', [f'{kinds}']
+                   if set(kinds) != set(LISTENER.values()) else [])
+
+        machine.convert(16 * MIB, 16 * MIB, True)
+        machine.convert(20 * MIB, HUGE, False)
+        server.kill()
+        for offset, size, private in ((24 * MIB, HUGE, False),
+                                      (20 * MIB, PAGE, True),
+                                      (20 * MIB, HUGE, True)):
+            before = machine.runs()
+            answer = machine.convert(offset, size, private)
+            tap.result(f'one has died: {offset:#x}+{size:#x} private={private}',
+                       missing(answer, ['refused']) +
+                       all_problems(l1, machine, row, None) +
+                       ([] if machine.runs() == before else ['changed']))
+        del_device(machine, 'user')
+        for offset, size, private in ((24 * MIB, HUGE, False),
+                                      (20 * MIB, PAGE, True),
+                                      (20 * MIB, HUGE, True)):
+            answer = machine.convert(offset, size, private)
+            tap.result(f'without it: {offset:#x}+{size:#x} private={private}',
+                       all_problems(l1, machine, row, None) +
+                       ([answer] if answer else []))
+
+
+PLUGGING = [plug_row('', TWO_COPY, vfio, ram=64 * MIB, **PROTECTED)
+            for vfio in ('iommufd', 'type1')]
+ARRIVING = plug_row('', EMULATED, 'iommufd', ram=GIB)
+BUDGET = Row('type1', EMULATED, 'type1', ram=64 * MIB,
+             extra=['-m', 'slots=1,maxmem=1G'])
+LARGE = [Row('4K pages', EMULATED, 'type1', ram=64 * GIB),
+         Row('2M pages', EMULATED + PAGES_2M + ',reserve=off', 'type1',
+             ram=64 * GIB)]
+TOO_MANY = (Row('type1', SHARED + ',x-dma-split=page', 'type1', ram=512 * MIB),
+            ('cannot map the shared part of', 'No space left on device',
+             'it takes 131072 mappings', 'of 65535', 'x-dma-split=log',
+             'vfio_iommu_type1.dma_entry_limit'))
+# The second edu with type1; the third container comes while they run
+SEVERAL = [Row(f'vfio-user, iommufd, type1{name}', memory, 'iommufd',
+               ram=64 * MIB, **dict(more, extra=more.get('extra', []) + PORT + [
+                   '-device', f'vfio-pci,host={SECOND_EDU}']))
+           for name, memory, more in (('', EMULATED, {}),
+                                      (', two-copy', TWO_COPY, PROTECTED))]
+
+
+def scenarios():
+    """(name, function, row)"""
+    yield f'life: limit of mappings, {BUDGET.name}', budget, BUDGET
+    for row in LARGE:
+        yield f'life: 64 GiB, {row.name}', large, row
+    yield 'life: more mappings than can be', not_possible, TOO_MANY
+    for row in PLUGGING:
+        yield f'life: plugging, {row.name}', plugging, row
+    yield f'life: arriving late, {ARRIVING.name}', arriving, ARRIVING
+    for row in SEVERAL:
+        yield f'life: several, {row.name}', several, row
