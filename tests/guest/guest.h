@@ -37,6 +37,8 @@ typedef struct Options {
     uint32_t rounds;            /* no DMA: see rounds.c */
     uint32_t chunk;             /* KiB: of one request in a round */
     uint32_t mix;               /* requests of a round, anywhere, of any size */
+    uint32_t piece;             /* KiB: taken out of each chunk, and put back */
+    uint32_t share;             /* MiB: no more than that becomes shared */
     bool touch;                 /* write to all pages in each round */
     bool keep;                  /* what was written survives conversions */
     bool reboot;                /* once, at the end */

@@ -108,6 +108,14 @@ static void parse_word(const char *word)
     if (value) {
         opt.mix = parse_number("mix", value);
     }
+    value = option(word, "piece");
+    if (value) {
+        opt.piece = parse_number("piece", value);
+    }
+    value = option(word, "share");
+    if (value) {
+        opt.share = parse_number("share", value);
+    }
     value = option(word, "keep");
     if (value) {
         opt.keep = parse_number("keep", value);
@@ -161,7 +169,8 @@ static void check_memory(const MultibootInfo *info)
     memory_top = MIN(info->mem_upper, 0x2ffc00u) * 1024 + MIB;
     memory_top = (memory_top + MIB - 1) & ~(MIB - 1);
 
-    if (opt.base < FIRST_BASE_MIB || opt.window < SMALLEST_WINDOW_MIB ||
+    if (opt.base < FIRST_BASE_MIB ||
+        (!opt.rounds && opt.window < SMALLEST_WINDOW_MIB) ||
         opt.base % 2 || opt.window % 2) {
         fail("base (%u) must be even and at least %u, window (%u) even and at "
              "least %u", opt.base, FIRST_BASE_MIB, opt.window,

@@ -2,9 +2,11 @@
  * rounds=N: the window is converted again and again, for a host that measures
  *
  * A round makes all of it private, then shared, in requests of chunk=KIB; or,
- * with mix=N, makes N requests anywhere.  With touch=1 each page is written to
- * after it, so that the host has memory for it; with keep=1 each page still has
- * to be what was written before.
+ * with mix=N, makes N requests anywhere.  With piece=KIB it takes that much out
+ * of each chunk after the last round, then gives it back.  With share=MIB only so
+ * much becomes shared again, then come the requests of mix=N, each for one page.
+ * With touch=1 each page is written to after each step, so that the host has
+ * memory for it; with keep=1 each page still has to be what was written before.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -15,13 +17,30 @@
 
 static uint32_t written;        /* to the first word of each page */
 
+#define KIB_PAGES(kib) ((kib) * 1024 / PAGE_SIZE)
+
 static void convert_all(bool shared)
 {
-    uint32_t chunk = opt.chunk * 1024 / PAGE_SIZE;
+    uint32_t chunk = KIB_PAGES(opt.chunk);
+    uint32_t end = model_pages();
+    uint32_t page;
+
+    if (shared && opt.share) {
+        end = MIN(end, opt.share * (MIB / PAGE_SIZE));
+    }
+    for (page = 0; page < end; page += chunk) {
+        convert(page, chunk, shared);
+    }
+}
+
+/* One piece of each chunk, where it leaves something on both sides */
+static void convert_pieces(bool shared)
+{
+    uint32_t chunk = KIB_PAGES(opt.chunk);
     uint32_t page;
 
     for (page = 0; page < model_pages(); page += chunk) {
-        convert(page, chunk, shared);
+        convert(page + chunk / 3, KIB_PAGES(opt.piece), shared);
     }
 }
 
@@ -33,6 +52,9 @@ static void mix_range(uint32_t *first, uint32_t *pages)
 {
     uint32_t order = __builtin_ctz(rng() | 1u << MAX_MIX_ORDER);
 
+    if (opt.share) {
+        order = 0;
+    }
     *pages = 1 + rng_below(1u << order);
     if (order == MAX_MIX_ORDER) {
         *pages = HUGE_PAGE_PAGES;
@@ -70,14 +92,21 @@ static void touch_all(uint32_t value)
     written = value;
 }
 
-static void step(uint32_t round, const char *to)
+static void do_step(const char *to)
 {
-    print("begin round=%u to=%s\n", round, to);
-    if (opt.mix) {
+    if (!strcmp(to, "any")) {
         convert_mix();
+    } else if (!strcmp(to, "out") || !strcmp(to, "back")) {
+        convert_pieces(to[0] == 'b');
     } else {
         convert_all(to[0] == 's');
     }
+}
+
+static void step(uint32_t round, const char *to)
+{
+    print("begin round=%u to=%s\n", round, to);
+    do_step(to);
     print("end round=%u to=%s conversions=%u shared-pages=%u\n", round, to,
           count.conversions, model_shared_pages());
     if (opt.touch) {
@@ -93,9 +122,11 @@ void run_rounds(void)
     uint32_t round;
 
     if (!convert_possible() || !opt.chunk ||
-        opt.window * 1024 % opt.chunk || opt.chunk % (PAGE_SIZE / 1024)) {
-        fail("rounds=%u needs a way to convert, and chunk=KIB (%u) that "
-             "divides the window", opt.rounds, opt.chunk);
+        opt.window * 1024 % opt.chunk || opt.chunk % (PAGE_SIZE / 1024) ||
+        opt.piece > opt.chunk / 3 || opt.piece % (PAGE_SIZE / 1024)) {
+        fail("rounds=%u needs a way to convert, chunk=KIB (%u) that divides "
+             "the window, and piece=KIB (%u) that fits into that", opt.rounds,
+             opt.chunk, opt.piece);
     }
     if (opt.keep) {
         opt.keep = false;
@@ -104,11 +135,16 @@ void run_rounds(void)
     }
     convert(0, model_pages(), false);
     for (round = 1; round <= opt.rounds; round++) {
-        if (opt.mix) {
-            step(round, "any");
-        } else {
+        if (!opt.mix || opt.share) {
             step(round, "private");
             step(round, "shared");
+        }
+        if (opt.piece && round == opt.rounds) {
+            step(round, "out");
+            step(round, "back");
+        }
+        if (opt.mix) {
+            step(round, "any");
         }
     }
 }
