@@ -25,6 +25,8 @@ PROGRAMS = {
     'inplace-test': ('inplace-test.c', 'inplace-guest.c', 'result.c'),
     'kvm-caps': ('kvm-caps.c', 'result.c'),
 }
+# For LD_PRELOAD
+LIBRARY = ('calls-preload.so', 'calls-preload.c')
 
 
 class Archive:
@@ -54,6 +56,12 @@ class Archive:
         with open(path, 'rb') as f:
             self.add(name, stat.S_IFREG | mode, f.read())
 
+    def add_once(self, name, path):
+        """The same, unless it is there already."""
+        if name not in self._known:
+            self._known.add(name)
+            self.add_file(name, path)
+
     def close(self):
         """Write the end."""
         self.add('TRAILER!!!', 0)
@@ -78,7 +86,7 @@ def libraries(program):
 def programs():
     """(name, paths of the C files) of all test programs."""
     found = dict(PROGRAMS)
-    parts = sum(PROGRAMS.values(), ())
+    parts = sum(PROGRAMS.values(), LIBRARY)
     for name in os.listdir(HERE):
         if name.endswith('.c') and name not in parts:
             found[name[:-2]] = (name,)
@@ -86,9 +94,9 @@ def programs():
         yield name, [os.path.join(HERE, source) for source in sources]
 
 
-def compile_program(sources, output, top):
+def compile_program(sources, output, top, kind=('-static',)):
     """A static program out of C files, with QEMU's kernel headers."""
-    command = ['gcc', '-static', '-std=gnu11', '-O2', '-Wall', '-Wextra',
+    command = ['gcc', *kind, '-std=gnu11', '-O2', '-Wall', '-Wextra',
                '-Werror', '-I', os.path.join(top, 'build/src/linux-headers'),
                '-I', os.path.join(top, 'build/qemu/linux-headers'),
                '-o', output, *sources]
@@ -99,8 +107,22 @@ def compile_program(sources, output, top):
         raise HarnessError(f'{name} does not compile:\n{done.stdout}')
 
 
-def build(path, top, qemu, guests):
-    """Write the archive to @path; @guests is where tests/guest is built."""
+def add_program(archive, name, program, work, top):
+    """A program, and what it is linked with that is not there already."""
+    stripped = os.path.join(work, name)
+    subprocess.run(['strip', '-o', stripped, program], check=True)
+    archive.add_file('rig/' + name, stripped)
+    for library, path in sorted(set(libraries(program))):
+        # one of our own is where any other is
+        archive.add_once(f'lib/{os.path.basename(library)}'
+                         if path.startswith(top) else library, path)
+
+
+def build(path, top, qemu, guests, peer=None):
+    """Write the archive to @path; @guests is where tests/guest is built.
+
+    @peer is another QEMU.
+    """
     work = os.path.dirname(path)
     busybox = shutil.which('busybox')
     if not busybox:
@@ -111,24 +133,22 @@ def build(path, top, qemu, guests):
     archive.add('dev/null', stat.S_IFCHR | 0o666, device=(1, 3))
     archive.add_file('init', os.path.join(HERE, 'init'))
     archive.add_file('bin/busybox', busybox)
-    needed = set()
-    for name, program in (('qemu', qemu), ('edu-server', os.path.join(
-            top, 'build/qemu/tests/vfio-user/edu-server'))):
-        stripped = os.path.join(work, name)
-        subprocess.run(['strip', '-o', stripped, os.path.realpath(program)],
-                       check=True)
-        archive.add_file('rig/' + name, stripped)
-        needed.update(libraries(os.path.realpath(program)))
+    server = os.path.join(top, 'build/qemu/tests/vfio-user/edu-server')
+    for name, program in (('qemu', qemu), ('peer', peer),
+                          ('edu-server', server)):
+        if program:
+            add_program(archive, name, os.path.realpath(program), work, top)
     for name in GUESTS:
         archive.add_file(f'rig/{name}', os.path.join(guests, name), 0o644)
-    for name, library in sorted(needed):
-        # one of our own is where any other is
-        archive.add_file(f'lib/{os.path.basename(name)}'
-                         if library.startswith(top) else name, library)
     for name, sources in programs():
         program = os.path.join(work, name)
         compile_program(sources, program, top)
         archive.add_file('rig/' + name, program)
+    name, source = LIBRARY
+    library = os.path.join(work, name)
+    compile_program([os.path.join(HERE, source)], library, top,
+                    ('-shared', '-fPIC'))
+    archive.add_file('rig/' + name, library)
     dirs = find_firmware(qemu)
     for name in FIRMWARE_FILES:
         for directory in dirs:
