@@ -310,7 +310,7 @@ class L2:
     def __init__(self, l1, row, guest=None):
         self._l1 = l1
         self.errors = []
-        args = ['/rig/qemu', '-L', '/rig/firmware', '-nodefaults',
+        args = [f'/rig/{row.qemu}', '-L', '/rig/firmware', '-nodefaults',
                 '-display', 'none', '-no-reboot', '-accel', 'kvm',
                 '-cpu', 'host', '-m', f'{row.ram >> 20}M', '-object',
                 f'{row.memory},id=m0,size={row.ram}', '-machine',
@@ -320,8 +320,9 @@ class L2:
         args += ['-mon', 'chardev=qmp,mode=control',
                  '-device', 'isa-debugcon,iobase=0xe9,chardev=console',
                  '-device', 'isa-serial,chardev=com1',
-                 '-device', 'isa-debug-exit,iobase=0xf4,iosize=4',
-                 '-device', 'guest-memfd-testdev']
+                 '-device', 'isa-debug-exit,iobase=0xf4,iosize=4']
+        if row.qemu == 'qemu':
+            args += ['-device', 'guest-memfd-testdev']
         if row.vfio == 'iommufd':
             args += ['-object', 'iommufd,id=iommufd0', '-device',
                      f'vfio-pci,host={EDU},iommufd=iommufd0']

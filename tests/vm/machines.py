@@ -41,11 +41,12 @@ class Row:
     @page_size: what the memory is made of
     @configs: IOMMUs of L1 with which it runs
     @prefix: words before those of QEMU's command line
+    @qemu: 'qemu' is ours, 'peer' as it was released
     """
 
     def __init__(self, name, memory, vfio, ram=128 * MIB, machine=(),
                  extra=(), conv='testdev', faults=FAULTS, page_size=4096,
-                 configs=('intel',), prefix=()):
+                 configs=('intel',), prefix=(), qemu='qemu'):
         self.name = name
         self.memory = memory
         self.vfio = vfio
@@ -58,3 +59,4 @@ class Row:
         self.page_size = page_size
         self.configs = configs
         self.prefix = list(prefix)
+        self.qemu = qemu

@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Build build/peer: QEMU as it was released, for the benchmark to compare with.
+
+Released QEMU has no machine with private memory that runs in the rig, so it gets
+x-sw-protected-guest (tests/vm/peer). Its conversions, and what it does for VFIO,
+are as they were.
+"""
+
+import fcntl
+import os
+import subprocess
+import sys
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+TOP = os.path.dirname(os.path.dirname(HERE))
+sys.path.insert(0, os.path.join(TOP, 'tests/guest'))
+
+# pylint: disable=wrong-import-position
+from harness import HarnessError
+
+BUILD = os.path.join(TOP, 'build')
+PEER = os.path.join(BUILD, 'peer')
+QEMU = os.path.join(PEER, 'qemu/qemu-system-x86_64')
+LOG = os.path.join(BUILD, 'peer.log')
+
+
+def step(log, *command, cwd=None):
+    """One command, with the tools of the build."""
+    done = subprocess.run(
+        [os.path.join(TOP, 'scripts/build-qemu.sh'), 'env', *command], cwd=cwd,
+        check=False, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+    if done.returncode:
+        raise HarnessError(f'no QEMU to compare with: {command[0]} failed; '
+                           f'{os.path.relpath(LOG)} says why')
+
+
+def configuration():
+    """The options that our own QEMU was configured with."""
+    with open(os.path.join(BUILD, 'configure.stamp'), encoding='utf-8') as f:
+        return f.read().partition('\ntools:')[0].split()
+
+
+def build():
+    """Its path, once it is built."""
+    directory = os.path.dirname(QEMU)
+    os.makedirs(directory, exist_ok=True)
+    with open(os.path.join(BUILD, '.peer.lock'), 'w', encoding='ascii') as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        pristine = os.path.join(PEER, 'pristine')
+        if not os.path.lexists(pristine):
+            os.symlink('../pristine', pristine)
+        if not os.path.exists(QEMU):
+            print('building a QEMU to compare with (a few minutes the first '
+                  'time; output in build/peer.log)', flush=True)
+        with open(LOG, 'w', encoding='utf-8') as log:
+            step(log, '/usr/bin/python3',
+                 os.path.join(TOP, 'scripts/prepare-qemu.py'), '--repo',
+                 os.path.join(HERE, 'peer'), '--build', PEER)
+            if not os.path.exists(os.path.join(directory, 'build.ninja')):
+                step(log, '../src/configure', '--cc=ccache gcc',
+                     *configuration(), cwd=directory)
+            step(log, 'ninja', 'qemu-system-x86_64', cwd=directory)
+    return QEMU
