@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What the figures of the rig say together: lines for a reader."""
+
+import collections
+import statistics
+
+
+def medians(records):
+    """{(group, case): {side: {metric: the median of all repeats}}}"""
+    values = collections.defaultdict(list)
+    for one in records:
+        values[one['group'], one['case'], one['side'],
+               one['metric']].append(one['value'])
+    found = {}
+    for (group, case, side, metric), some in values.items():
+        found.setdefault((group, case), {}).setdefault(side, {})[metric] = \
+            statistics.median(some)
+    return found
+
+
+def times(more, less):
+    """How many times as much."""
+    return f'{more / less:.0f}' if less else 'infinitely many'
+
+
+def against(case, sides, other):
+    """'log' and another side that has the same work."""
+    ours, theirs = sides['log'], sides[other]
+    ratio = {name: times(theirs[name], ours[name]) for name in (
+        'seconds-per-gib', 'dma-seconds-per-gib', 'calls-per-gib')}
+    return (f"{case}: {other} takes {ratio['seconds-per-gib']} times as long "
+            f"as log ({ratio['dma-seconds-per-gib']} in calls for DMA), "
+            f"{ratio['calls-per-gib']} times as many calls")
+
+
+def summary(records):
+    """Lines: policies, QEMU's part, sizes of machines."""
+    for (group, case), sides in medians(records).items():
+        log = sides.get('log', {})
+        if 'calls-per-gib' in log and 'KiB out' not in case and \
+                'KiB back' not in case:
+            for other in ('page', 'qemu'):
+                if other in sides:
+                    yield f'{group}: ' + against(case, sides, other)
+        if group in ('conversion', 'request'):
+            yield f"{group}: {case}: QEMU's part " + ', '.join(
+                f"{side} {one['qemu-share']:.1%} ({one['futex-share']:.1%} are "
+                'futexes)' for side, one in sides.items())
+        if group == 'vm size':
+            each = [one['median-seconds-per-conversion']
+                    for one in sides.values()]
+            yield (f'{group}: {case}: {min(each) * 1e6:.0f} to '
+                   f'{max(each) * 1e6:.0f} us in machines of '
+                   f"{', '.join(sides)}")
