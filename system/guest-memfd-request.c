@@ -86,12 +86,29 @@ static void regions_free(Regions *regions)
 }
 
 /*
- * The last reference to a region that was unplugged meanwhile must go under the
- * BQL, which RCU callbacks have.
+ * Is the memory at @gpa still the only region?  Then, as long as the caller is
+ * in an RCU read section, a FlatView holds a reference of its own.
  */
-static void regions_put(Regions *regions)
+static bool still_mapped(Regions *regions, hwaddr gpa)
 {
-    if (bql_locked()) {
+    MemoryRegionSection section;
+
+    if (regions->mrs->len != 1) {
+        return false;
+    }
+    section = memory_region_find(get_system_memory(), gpa, 1);
+    memory_region_unref(section.mr);
+    return section.mr == g_ptr_array_index(regions->mrs, 0);
+}
+
+/*
+ * The last reference to a region that was unplugged meanwhile must go under the
+ * BQL, which RCU callbacks have.  They wake a thread, so only if it may be that.
+ */
+static void regions_put(Regions *regions, hwaddr gpa)
+{
+    RCU_READ_LOCK_GUARD();
+    if (bql_locked() || still_mapped(regions, gpa)) {
         regions_free(regions);
     } else {
         call_rcu(regions, regions_free, rcu);
@@ -111,7 +128,7 @@ int guest_memfd_convert(hwaddr gpa, uint64_t size, bool to_private)
     if (!ret) {
         ret = guest_memfd_transact(pieces, to_private, NULL);
     }
-    regions_put(regions);
+    regions_put(regions, gpa);
     trace_guest_memfd_request(gpa, size, to_private, ret);
     return ret;
 }
