@@ -203,7 +203,7 @@ MemoryRegionSection memory_region_find(MemoryRegion *root, hwaddr addr,
 
 void memory_region_unref(MemoryRegion *mr)
 {
-    region_refs--;
+    region_refs -= mr != NULL;
 }
 
 /* Set up and take down. */
