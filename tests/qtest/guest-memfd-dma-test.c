@@ -91,6 +91,39 @@ static void test_convert(QTestState *qts, Server *s)
 
 }
 
+/* The figures of query-guest-memfd, for people. */
+static void test_hmp(QTestState *qts, Server *s)
+{
+    const char *words[] = {
+        "m0: 128 MiB in pages of 4 KiB, driver=emulated conversion=in-place "
+        "init=private\r\n",
+        "  shared 1.99 MiB, private 126 MiB, ",
+        "  to private           1       8 KiB         0         0          0\r\n",
+        "  to shared            2       2 MiB         0         0          0\r\n",
+        "  2 MiB                0          63         1\r\n",
+        "  vfio-iommu-user@0x100000                 8    1.99 MiB           9"
+        "           1         1\r\n",
+    };
+    g_autofree char *bad = NULL;
+
+    gm_convert(qts, "m0", 64 * MiB, 2 * MiB, false);
+    gm_convert(qts, "m0", 64 * MiB, 2 * MiB, false);
+    gm_convert(qts, "m0", 64 * MiB + 16 * KiB, 8 * KiB, true);
+    for (int i = 0; i < 2; i++) {
+        g_autofree char *out = qtest_hmp(qts, "info guest-memfd%s",
+                                         i ? " m0" : "");
+
+        for (size_t w = 0; w < ARRAY_SIZE(words); w++) {
+            if (!strstr(out, words[w])) {
+                g_error("no '%s' in:\n%s", words[w], out);
+            }
+        }
+    }
+    bad = qtest_hmp(qts, "info guest-memfd m1");
+    g_assert_cmpstr(bad, ==, "'m1' is no block of guest_memfd memory; info "
+                    "guest-memfd lists those there are\r\n");
+}
+
 static void test_random(QTestState *qts, Server *s)
 {
     for (int i = 0; i < 600; i++) {
@@ -370,6 +403,7 @@ static void test_limit(void)
 
 static const DmaTest tests[] = {
     { "guest-memfd-dma/convert", test_convert },
+    { "guest-memfd-dma/hmp", test_hmp },
     { "guest-memfd-dma/random", test_random },
     { "guest-memfd-dma/thousands", test_thousands },
     { "guest-memfd-dma/policies", test_policies },
