@@ -6,7 +6,8 @@ import subprocess
 
 # Directories of this repository that are no part of QEMU's tree
 OUTSIDE = ('.ci/', '.git/', 'build/', 'patches/', 'scripts/',
-           'tests/build/', 'tests/guest/', 'tests/vm/', 'tests/libvirt/')
+           'tests/build/', 'tests/docs/', 'tests/guest/', 'tests/vm/',
+           'tests/libvirt/')
 
 
 def listed(repo):

@@ -101,9 +101,10 @@ def main():
               file=sys.stderr)
         return 1
 
-    if args.suite in (None, 'libvirt'):     # tests that miss them skip
-        subprocess.run(['sh', TOP / 'tests/libvirt/install-packages.sh'],
-                       check=False)
+    for suite in ('libvirt', 'docs'):       # tests that miss them skip
+        if args.suite in (None, suite):
+            subprocess.run(['sh', TOP / 'tests' / suite /
+                            'install-packages.sh'], check=False)
     LOG.unlink(missing_ok=True)
     suite = ['--suite', args.suite] if args.suite else []
     with huge_pages():

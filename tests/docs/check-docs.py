@@ -1,0 +1,206 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The documentation: it builds, its examples run, its names exist.
+
+Each literal block of the manual and of README.md is marked as one of
+
+  vm NAME       command lines, of which QEMU's is started
+  qmp NAME      a dialogue with that QEMU, whose answers are as shown
+  hmp NAME      a command of the monitor, after all of that
+  libvirt NAME  commands of virsh and gmem-xml, and the QEMU they lead to
+  host          commands that are not run
+  event         an event
+  none          something else (README.md only)
+
+by "example: KIND NAME" in a comment before it, or else has one message of QEMU
+or of a script in each line, which the sources must have.
+"""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+sys.dont_write_bytecode = True
+TOP = Path(__file__).resolve().parent.parent.parent
+sys.path[:0] = [str(TOP / 'tests/build'), str(TOP / 'tests/guest')]
+
+# pylint: disable=wrong-import-position
+import examples
+import messages
+import pages
+import tap
+
+TREE = Path(os.environ.get('QEMU_TREE', TOP / 'build/src'))
+README = TOP / 'README.md'
+MANUAL = TOP / 'docs/system/guest-memfd.rst'
+DEVEL = TOP / 'docs/devel/guest-memfd.rst'
+README_LINES = 160
+KINDS = {'vm': 'vm', 'qmp': 'talk', 'hmp': 'monitor', 'libvirt': 'libvirt',
+         'host': 'host', 'event': 'event'}
+
+
+def all_blocks():
+    """The blocks that must be something."""
+    return [*pages.blocks(README), *pages.blocks(MANUAL)]
+
+
+def sphinx_has_no_warnings(directory):
+    if not shutil.which('sphinx-build'):
+        raise tap.Skip('no sphinx-build: run tests/docs/install-packages.sh')
+    source = directory / 'source'
+    shutil.copytree(TOP / 'docs', source)
+    for path in (TOP / 'tests/docs').glob('*.rst'):
+        shutil.copy(path, source)
+    done = subprocess.run(
+        ['sphinx-build', '-W', '--keep-going', '-n', '-q', '-b', 'html',
+         '-c', TOP / 'tests/docs', source, directory / 'html'], check=False,
+        env={**os.environ, 'DOCS_TREE': str(TREE), 'LC_ALL': 'C.UTF-8',
+             'PYTHONDONTWRITEBYTECODE': '1'},
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        universal_newlines=True)
+    assert done.returncode == 0 and not done.stdout, done.stdout
+    for name, word in (('system/guest-memfd', 'Troubleshooting'),
+                       ('devel/guest-memfd', 'Invariants'),
+                       ('qapi', 'x-guest-memfd-convert')):
+        text = (directory / 'html' / (name + '.html')).read_text()
+        assert word in text, '%s has no %s' % (name, word)
+
+
+def all_messages_are_in_the_sources(_directory):
+    known = messages.Messages(TOP, TREE)
+    quoted = list(messages.quoted(MANUAL))
+    assert len(quoted) > 50, quoted
+    strange = [text for text in quoted if not known.known(text)]
+    assert not strange, 'not in the sources:\n' + '\n'.join(strange)
+
+
+def all_options_are_those_of_the_object(_directory):
+    done = subprocess.run([examples.QEMU, '-object', examples.BACKEND +
+                           ',help'], check=True, stdout=subprocess.PIPE,
+                          universal_newlines=True)
+    there = set(re.findall(r'^  ([\w-]+)=', done.stdout, re.MULTILINE))
+    there.remove('x-use-canonical-path-for-ramblock-id')    # of machines
+    section = pages.section(MANUAL, 'Options')
+    terms = dict(term.split('=', 1) for term in pages.terms(section))
+    assert terms.keys() == there, terms.keys() ^ there
+    schema = (TOP / 'qapi/guest-memfd-options.json').read_text()
+    for name in ('Driver', 'Conversion', 'Init', 'DmaSplit'):
+        values = re.search(r"'enum': 'GuestMemfd%s',\s*'data': \[(.*?)\]"
+                           % name, schema, re.DOTALL).group(1)
+        option = {'DmaSplit': 'x-dma-split'}.get(name, name.lower())
+        assert set(terms[option].split('|')) == \
+            set(re.findall(r"'([\w-]+)'", values)), option
+    for name in terms:
+        text = re.split('^``(?:.*``)?%s=.*' % name, section, maxsplit=1,
+                        flags=re.MULTILINE)[1].split('\n``')[0]
+        assert re.search('[Dd]efault|Required', text), name + ': no default'
+
+
+def all_qmp_is_in_the_schema(_directory):
+    schema = (TOP / 'qapi/guest-memfd.json').read_text()
+    there = set(re.findall(r"'(?:command|event)': '([\w-]+)'", schema))
+    terms = set(pages.terms(pages.section(MANUAL, 'QMP')))
+    assert terms == there, terms ^ there
+    for page in (README, MANUAL, DEVEL):
+        named = set(re.findall(r'\b(?:query|x)-guest-memfd[\w-]*'
+                               r'|\bGUEST_MEMFD_[A-Z]+_[A-Z]+\b',
+                               page.read_text()))
+        named -= {'GUEST_MEMFD_FLAG_MMAP', 'GUEST_MEMFD_FLAG_INIT'}
+        named = {name for name in named if not name.endswith('-')}
+        assert named <= there, named - there
+
+
+def all_trace_events_exist(_directory):
+    there = set()
+    for path in TREE.glob('**/trace-events'):
+        there.update(re.findall(r'^(?:disable )?(\w+)\(', path.read_text(),
+                                re.MULTILINE))
+    terms = pages.terms(pages.section(DEVEL, 'Debugging'))
+    assert len(terms) > 10, terms
+    assert set(terms) <= there, set(terms) - there
+    ours = {name for name in there if 'guest_memfd' in name}
+    assert ours <= set(terms), ours - set(terms)
+
+
+def all_functions_exist(_directory):
+    source = ''.join(
+        path.read_text() for name in messages.OURS + ('tests', 'scripts',
+                                                      'patches')
+        for path in (TOP / name).rglob('*')
+        if path.suffix in ('.c', '.h', '.py', '.patch'))
+    for path in messages.QEMU_DIRS:
+        source += ''.join(each.read_text(errors='replace')
+                          for each in (TREE / path).rglob('*.[ch]'))
+    there = set(re.findall(r'\b(\w+)\(|\(\*(\w+)\)\(', source))
+    there = {name for pair in there for name in pair}
+    named = {name for text in pages.literals(DEVEL.read_text())
+             for name in re.findall(r'^(\w+)\(\)$', text)}
+    assert len(named) > 50, named
+    assert named <= there, sorted(named - there)
+
+
+def all_files_exist(_directory):
+    for page in (README, MANUAL, DEVEL):
+        text = page.read_text().replace('\\*', '*')
+        found = set(re.findall(
+            r'(?<![\w/.$-])((?:tests|scripts|system|backends|hw|accel|target|'
+            r'qapi|include|docs|patches)/[\w/.*-]*[\w*])(?![\w*-])', text))
+        for name in found:
+            assert any(any(each.glob(name)) for each in
+                       (TOP, TREE, Path(examples.SERVER).parents[2])), \
+                '%s names %s' % (page.name, name)
+
+
+def all_tests_are_in_the_map(_directory):
+    text = pages.section(DEVEL, 'Tests').replace('\\*', '*')
+    named = re.findall(r'^((?:tests|scripts)/\S+)', text, re.MULTILINE)
+    listed = subprocess.run([TOP / 'scripts/list-tests.sh'], check=True,
+                            stdout=subprocess.PIPE, universal_newlines=True)
+    lines = listed.stdout.splitlines()
+    assert len(lines) > 20, lines
+    for line in lines:
+        name = line.split()[1].removeprefix('build/qemu/')
+        assert any(Path(name).match(each.removesuffix('.c'))
+                   for each in named), name + ' is not in the map'
+
+
+def readme_is_one_page(_directory):
+    lines = len(README.read_text().splitlines())
+    assert lines <= README_LINES, '%d lines' % lines
+
+
+def all_blocks_are_known(_directory):
+    for block in all_blocks():
+        assert block.kind or block.where.startswith(MANUAL.name), \
+            block.where + ' is not marked'
+        assert block.kind in (None, 'none', *KINDS), block.where
+
+
+def example(name):
+    """A test that runs all blocks of this name."""
+    def run(directory):
+        with examples.Example(directory) as machine:
+            for block in all_blocks():
+                if block.kind in KINDS and (block.name or 'others') == name:
+                    try:
+                        getattr(machine, KINDS[block.kind])(block.text)
+                    except examples.Cannot as lack:
+                        raise tap.Skip(str(lack)) from lack
+                    except Exception as err:
+                        raise AssertionError('%s: %s' % (block.where, err)) \
+                            from err
+    run.__name__ = 'example_' + name
+    return run
+
+
+if __name__ == '__main__':
+    NAMES = {block.name or 'others': 0 for block in all_blocks()
+             if block.kind in KINDS}
+    tap.main([sphinx_has_no_warnings, all_messages_are_in_the_sources,
+              all_options_are_those_of_the_object, all_qmp_is_in_the_schema,
+              all_trace_events_exist, all_functions_exist, all_files_exist,
+              all_tests_are_in_the_map, readme_is_one_page,
+              all_blocks_are_known, *map(example, NAMES)])
