@@ -167,10 +167,6 @@ def exit_on_signals():
         signal.signal(each, leave)
 
 
-# So many commands are sent at once, which QEMU reads one by one
-QUEUE = 64
-
-
 class QmpError(Exception):
     """A command that QEMU refused."""
 
@@ -195,16 +191,14 @@ class Qmp:
             raise EOFError('QEMU has closed its monitor')
         return json.loads(line)
 
-    def _send(self, name, arguments):
+    def command(self, name, **args):
+        """Its result; QmpError if it failed, EOFError if QEMU is gone."""
         try:
-            for args in arguments:
-                self._file.write(json.dumps(
-                    {'execute': name, 'arguments': args}) + '\n')
+            self._file.write(json.dumps(
+                {'execute': name, 'arguments': args}) + '\n')
             self._file.flush()
         except OSError as err:
             raise EOFError('QEMU has closed its monitor') from err
-
-    def _answer(self, name):
         while True:
             answer = self._read()
             if 'event' in answer:
@@ -213,19 +207,6 @@ class Qmp:
                 raise QmpError(f"{name}: {answer['error']['desc']}")
             else:
                 return answer['return']
-
-    def command(self, name, **args):
-        """Its result; QmpError if it failed, EOFError if QEMU is gone."""
-        self._send(name, [args])
-        return self._answer(name)
-
-    def commands(self, name, arguments):
-        """Many, none of which may fail; faster than one by one."""
-        while arguments:
-            self._send(name, arguments[:QUEUE])
-            for _ in arguments[:QUEUE]:
-                self._answer(name)
-            arguments = arguments[QUEUE:]
 
 
 Mapping = collections.namedtuple('Mapping', 'iova size prot fd')
