@@ -3,9 +3,9 @@
  *
  *   comb SOCKET GPA NUMBER
  *
- * SOCKET is that of -qtest of a QEMU whose vCPUs do not run: far quicker than the
- * monitor, which reads its commands byte by byte.  Whether each was granted is for
- * the caller to see.
+ * SOCKET is that of -qtest of a QEMU whose vCPUs do not run: far quicker than
+ * the monitor, which reads its commands byte by byte.  Whether each was granted
+ * is for the caller to see.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -41,13 +41,14 @@ static void __attribute__((format(printf, 1, 2))) say(const char *format, ...)
 static uint64_t answer(void)
 {
     char line[256];
+    int64_t value;
 
     if (fflush(out) || !fgets(line, sizeof(line), in) ||
         strncmp(line, "OK", 2)) {
         fprintf(stderr, "comb: no OK\n");
         exit(1);
     }
-    return strtoull(line + 2, NULL, 0);
+    return sscanf(line, "OK %" SCNi64, &value) == 1 ? value : 0;
 }
 
 static uint32_t config_read(unsigned devfn, unsigned reg)
@@ -99,20 +100,29 @@ static void share_pages(uint64_t gpa, unsigned number)
 int main(int argc, char **argv)
 {
     struct sockaddr_un addr = { .sun_family = AF_UNIX };
+    uint64_t gpa;
+    unsigned number;
     int fd;
 
-    if (argc != 4 || strlen(argv[1]) >= sizeof(addr.sun_path)) {
+    if (argc != 4 || strlen(argv[1]) >= sizeof(addr.sun_path) ||
+        sscanf(argv[2], "%" SCNx64, &gpa) != 1 ||
+        sscanf(argv[3], "%u", &number) != 1) {
         fprintf(stderr, "usage: comb SOCKET GPA NUMBER\n");
         return 2;
     }
     strcpy(addr.sun_path, argv[1]);
     fd = socket(AF_UNIX, SOCK_STREAM, 0);
-    if (fd < 0 || connect(fd, (struct sockaddr *)&addr, sizeof(addr)) ||
-        !(in = fdopen(fd, "r")) || !(out = fdopen(dup(fd), "w"))) {
+    if (fd < 0 || connect(fd, (struct sockaddr *)&addr, sizeof(addr))) {
         perror(argv[1]);
         return 1;
     }
+    in = fdopen(fd, "r");
+    out = fdopen(dup(fd), "w");
+    if (!in || !out) {
+        perror("comb");
+        return 1;
+    }
     map_device();
-    share_pages(strtoull(argv[2], NULL, 0), strtoul(argv[3], NULL, 0));
+    share_pages(gpa, number);
     return 0;
 }

@@ -15,6 +15,7 @@ TWO_COPY = 'memory-backend-guest-memfd,init=shared'
 SHARED = 'memory-backend-guest-memfd,conversion=none'
 IN_PLACE = 'memory-backend-guest-memfd,conversion=in-place,init=shared'
 CUT = ',x-dma-split=cut'
+LOG = ',x-dma-split=log'
 PAGES_2M = ',hugetlb=on,hugetlbsize=2M'
 PAGES_1G = ',hugetlb=on,hugetlbsize=1G'
 # A VM with private memory, whose guest converts it by hypercall

@@ -20,7 +20,8 @@ sys.path[:0] = [HERE, os.path.join(os.path.dirname(HERE), 'guest')]
 import iommu
 from harness import EXIT_PASS, MIB, HarnessError, QmpError, query_map
 from l1 import EDU, L2
-from machines import CUT, EMULATED, IN_PLACE, PROTECTED, SHARED, TWO_COPY, Row
+from machines import (CUT, EMULATED, IN_PLACE, LOG, PROTECTED, SHARED,
+                      TWO_COPY, Row)
 
 K = 1024
 NO_MEMORY = 'Cannot allocate memory'
@@ -61,7 +62,9 @@ LOCKING = [Row(vfio, EMULATED, vfio, ram=RAM, prefix=limited(LIMIT))
            for vfio in VFIO]
 FILES = [Row('mapped', SHARED, None, ram=RAM),
          Row('two-copy', TWO_COPY, None, ram=RAM, **PROTECTED)]
-MAPPINGS = [Row(vfio, EMULATED, vfio, ram=RAM) for vfio in VFIO]
+MAPPINGS = [Row(vfio, EMULATED + LOG, vfio, ram=RAM) for vfio in VFIO]
+# A cut that fails is a split
+AUTO = Row('auto', EMULATED, 'iommufd', ram=RAM)
 CUTS = [Row('cut', EMULATED + CUT, 'iommufd', ram=RAM)]
 NO_CUT = (Row('cut by type1', EMULATED + CUT, 'type1', ram=RAM),
           ("x-dma-split=cut of 'm0' needs iommufd", 'use x-dma-split=log'))
@@ -398,7 +401,8 @@ def scenarios():
             ('creation', creation, FILES),
             ('mappings', mappings, MAPPINGS + CUTS),
             ('attributes', attributes, ATTRIBUTES),
-            ('random failures', random_failures, MAPPINGS + CUTS + ATTRIBUTES),
+            ('random failures', random_failures,
+             MAPPINGS + CUTS + [AUTO] + ATTRIBUTES),
             ('memory failure', memory_failure, FAILING)):
         for row in rows:
             yield f'refusals: {what}, {row.name}', function, row

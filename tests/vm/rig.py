@@ -37,8 +37,8 @@ import virtio
 from harness import (EXIT_PASS, MIB, HarnessError, QmpError, exit_on_signals,
                      find_firmware, query_map)
 from l1 import EDU, L1, L2, L1Error
-from machines import (CUT, EMULATED, IN_PLACE, PAGES_1G, PAGES_2M, PROTECTED,
-                      SHARED, TWO_COPY, Row)
+from machines import (CUT, EMULATED, IN_PLACE, LOG, PAGES_1G, PAGES_2M,
+                      PROTECTED, SHARED, TWO_COPY, Row)
 
 BUILD = os.path.join(TOP, 'build')
 VM = os.path.join(BUILD, 'vm')
@@ -53,6 +53,7 @@ SCENARIO_LIMIT = 1200
 # Each runs the guest of tests/guest
 GUESTS = (
     Row('4K pages, iommufd', EMULATED, 'iommufd', configs=('intel', 'amd')),
+    Row('log, 4K pages, iommufd', EMULATED + LOG, 'iommufd'),
     Row('4K pages, type1', EMULATED, 'type1'),
     Row('2M pages, iommufd', EMULATED + PAGES_2M, 'iommufd'),
     Row('2M pages, type1', EMULATED + PAGES_2M, 'type1',
@@ -67,6 +68,8 @@ GUESTS = (
         faults=0),
     Row('in-place, iommufd', IN_PLACE, 'iommufd', configs=('in-place',),
         **PROTECTED),
+    Row('in-place, log, iommufd', IN_PLACE + LOG, 'iommufd',
+        configs=('in-place',), **PROTECTED),
     Row('in-place, staged, iommufd', IN_PLACE + ',x-dma-split=staged',
         'iommufd', ram=64 * MIB, configs=('in-place',), **PROTECTED),
     Row('in-place, flat, type1', IN_PLACE + ',x-dma-split=flat', 'type1',
@@ -80,7 +83,7 @@ GUESTS = (
 # Each goes through STEPS, without a guest
 SHAPES = (
     Row('4K pages, iommufd', EMULATED, 'iommufd'),
-    Row('log, 4K pages, iommufd', EMULATED + ',x-dma-split=log', 'iommufd'),
+    Row('log, 4K pages, iommufd', EMULATED + LOG, 'iommufd'),
     Row('4K pages, type1', EMULATED, 'type1'),
     Row('2M pages, iommufd', EMULATED + PAGES_2M, 'iommufd',
         page_size=2 * MIB),
