@@ -25,6 +25,7 @@ CONVERSION = re.compile(r'%(?:%|[-+ #0]*[\d.*]*(?:hh?|ll?|z|t|j)?'
                         r'([a-zA-Z]))|\0')
 NUMBER = r'(?:0x)?(?:[0-9a-f]+|N|\.\.\.)'
 FEW_WORDS = 4
+LIBVIRT_SAYS = 'failed to connect to monitor socket'
 LEAST = 8       # characters of text that a format must have
 ERRNOS = {os.strerror(number) for number in range(1, 134)} | {'REASON', '...'}
 PREFIX = re.compile(r'(?:error: internal error: .*\.\.\. )?'
@@ -144,7 +145,8 @@ class Messages:
             if parts is not None and all(self._part(part, depth)
                                          for part in parts):
                 return True
-            if text.endswith('...') and each.begins(text[:-3]):
+            if text.endswith('...') and each.begins(text[:-3]) or \
+                    text.endswith(':') and each.begins(text + ' '):
                 return True
         return False
 
@@ -153,7 +155,8 @@ class Messages:
 
 
 def quoted(page):
-    """The messages that a page of the manual quotes."""
+    """The messages that a page of the manual quotes: unmarked blocks, the terms
+    of "Troubleshooting", and what is long in the text and no command."""
     for block in pages.blocks(page):
         if not block.kind:
             for line in block.text.splitlines():
@@ -162,3 +165,7 @@ def quoted(page):
     troubles = pages.section(page, 'Troubleshooting')
     for indent in (0, 2):
         yield from pages.terms(troubles, indent)
+    for text in pages.literals(pages.prose(page)):
+        if len(text.split()) >= FEW_WORDS and \
+                not text.startswith(('-', 'EDITOR=')) and text != LIBVIRT_SAYS:
+            yield text
