@@ -69,6 +69,12 @@ def sphinx_has_no_warnings(directory):
         assert word in text, '%s has no %s' % (name, word)
 
 
+def qemu_has_both_pages_in_its_manuals(_directory):
+    for index in ('system/index.rst', 'devel/index-internals.rst'):
+        text = (TREE / 'docs' / index).read_text()
+        assert '\n   guest-memfd\n' in text, index + ' has no guest-memfd'
+
+
 def all_messages_are_in_the_sources(_directory):
     known = messages.Messages(TOP, TREE)
     quoted = list(messages.quoted(MANUAL))
@@ -199,7 +205,8 @@ def example(name):
 if __name__ == '__main__':
     NAMES = {block.name or 'others': 0 for block in all_blocks()
              if block.kind in KINDS}
-    tap.main([sphinx_has_no_warnings, all_messages_are_in_the_sources,
+    tap.main([sphinx_has_no_warnings, qemu_has_both_pages_in_its_manuals,
+              all_messages_are_in_the_sources,
               all_options_are_those_of_the_object, all_qmp_is_in_the_schema,
               all_trace_events_exist, all_functions_exist, all_files_exist,
               all_tests_are_in_the_map, readme_is_one_page,
