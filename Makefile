@@ -7,6 +7,7 @@
 .PHONY: help build run check check-vm bench export clean distclean
 
 export QEMU_SRC QEMU_DL_DIR KERNEL_SRC ACCEL JOBS SUITE CHECK_VM CONVERSIONS REPEATS
+export AUTHOR
 
 help:
 	@echo "make build      fetch QEMU, apply patches/, add our files, compile"
@@ -19,7 +20,8 @@ help:
 	@echo "make bench      measure side by side with QEMU's own code (WORDS='map"
 	@echo "                threads': only these groups; REPEATS=N: so often, 5;"
 	@echo "                CHECK_VM=skip: not in a second kernel)"
-	@echo "make export     write a patch series against QEMU"
+	@echo "make export     write a patch series against QEMU to build/export"
+	@echo "                (AUTHOR='NAME <MAIL>' signs)"
 	@echo "make clean      remove what was built; keep what was downloaded"
 	@echo "make distclean  remove build/ altogether"
 	@echo
@@ -46,8 +48,8 @@ bench: build
 	@/usr/bin/python3 scripts/bench.py $(WORDS)
 
 export:
-	@echo "export: writing a patch series is not part of this tree yet" >&2
-	@exit 1
+	@scripts/build-qemu.sh prepare
+	@/usr/bin/python3 scripts/export-series.py
 
 clean:
 	@scripts/clean.sh

@@ -7,6 +7,7 @@
 #   build-qemu.sh qemu      all of that, then build/qemu-system-x86_64 and
 #                           the test programs that live in QEMU's tree
 #   build-qemu.sh build     all of that, then the rest of meson.build
+#   build-qemu.sh tree DIR  compile DIR/src, which is ready, in DIR/qemu
 #   build-qemu.sh tests     print the test programs, relative to build/qemu
 #   build-qemu.sh env CMD   run CMD with the meson that the build uses
 #
@@ -144,6 +145,12 @@ prepare | qemu | build)
     exec 9>&-
     [ "$1" != build ] || build_rest
     ;;
+tree)
+    use_tools
+    build=$2
+    configure
+    build_qemu
+    ;;
 tests)
     use_tools
     test_programs
@@ -154,6 +161,6 @@ env)
     exec "$@"
     ;;
 *)
-    die "usage: $0 prepare | qemu | build | tests | env COMMAND..."
+    die "usage: $0 prepare | qemu | build | tree DIR | tests | env COMMAND..."
     ;;
 esac

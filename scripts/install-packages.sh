@@ -6,7 +6,7 @@
 
 set -eu
 
-PACKAGES="build-essential dpkg-dev make patch perl
+PACKAGES="build-essential dpkg-dev make patch perl git
           ninja-build ccache pkg-config python3 python3-venv flex bison
           libglib2.0-dev libpixman-1-dev libslirp-dev libfdt-dev libnuma-dev
           libjson-c-dev libcmocka-dev

@@ -1,0 +1,175 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""make export: the series applies, gives what make build compiles, is clean.
+
+The patches go into a git repository that has those files of QEMU that they
+change, as they were fetched.
+"""
+
+import fnmatch
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from functools import lru_cache
+from pathlib import Path
+
+import tap
+
+sys.path.insert(0, str(tap.TOP / 'scripts'))
+import repo_files               # noqa: E402
+
+SPEC = importlib.util.spec_from_file_location(
+    'export_series', tap.TOP / 'scripts/export-series.py')
+export_series = importlib.util.module_from_spec(SPEC)
+SPEC.loader.exec_module(export_series)
+
+TREE = tap.TOP / 'build/src'
+BASE = Path(os.environ.get('QEMU_SRC') or tap.TOP / 'build/pristine')
+LIBRARY = 'subprojects/libvfio-user'
+# What the series changes in QEMU's own tree, and make build does not need
+ONLY_UPSTREAM = {'MAINTAINERS', 'docs/system/index.rst',
+                 'docs/devel/index-internals.rst'}
+SECTIONS = ('Problem', 'Design', 'Measurements', 'How to test',
+            'What is missing')
+
+
+# All of this is read only, and takes seconds to make: once is enough.
+SCRATCH = tempfile.TemporaryDirectory()
+ONCE = Path(SCRATCH.name)
+
+
+@lru_cache(maxsize=None)
+def export(build=ONCE, **env):
+    """Run the export; the patches of QEMU, and those of the library."""
+    if shutil.which('git') is None:
+        raise tap.Skip('there is no git')
+    if not TREE.is_dir() or not BASE.is_dir():
+        raise tap.Skip('build/src or build/pristine is missing: make build')
+    given = {'QEMU_SRC': BASE} if os.environ.get('QEMU_SRC') else {}
+    tap.assert_done(tap.run('export-series.py', '--build', build,
+                            **given, **env))
+    found = sorted((build / 'export').glob('0*.patch'))
+    return found, sorted((build / 'export/libvfio-user').glob('0*.patch'))
+
+
+def touched():
+    """The files of QEMU that patches/ changes."""
+    return sorted({name for patch in (tap.TOP / 'patches').glob('*.patch')
+                   for name in export_series.prepare_qemu.touched_files(patch)})
+
+
+@lru_cache(maxsize=None)
+def applied():
+    """A repository with the series applied to what was tagged "base"."""
+    series, library = export()
+    git = export_series.Git(ONCE / 'tree', 'A Tester <a@example.org>',
+                            '2026-11-22T09:00:00+0000')
+    for name in set(touched()) | ONLY_UPSTREAM:
+        (git.path / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(BASE / name, git.path / name)
+    git.commit('QEMU')
+    git('tag', 'base')
+    git('am', '-q', *map(str, series[1:]))
+    git('am', '-q', '--directory=' + LIBRARY, *map(str, library))
+    return git
+
+
+def kind(path):
+    """The content of a file, and whether it can be executed."""
+    return path.read_bytes(), os.access(path, os.X_OK)
+
+
+def the_series_gives_what_make_build_compiles(_):
+    """Every file of ours, every file that we patch; and no other changes."""
+    git = applied()
+    wanted = set(touched()) | set(repo_files.overlay(tap.TOP))
+    different = [name for name in sorted(wanted)
+                 if not (git.path / name).is_file()
+                 or kind(git.path / name) != kind(TREE / name)]
+    assert not different, 'different: ' + ' '.join(different)
+    changed = set(git('diff', '--name-only', 'base').splitlines())
+    assert changed == wanted | ONLY_UPSTREAM, \
+        'changed: ' + ' '.join(sorted(changed ^ (wanted | ONLY_UPSTREAM)))
+    assert not git('status', '--porcelain')
+
+
+def every_file_has_a_maintainer(_):
+    """QEMU's MAINTAINERS has a pattern for each file when it comes."""
+    git = applied()
+    # The last commit is the library's, which QEMU does not have.
+    for commit in git('rev-list', 'base..HEAD~').split():
+        own = git('show', commit + ':MAINTAINERS').split(
+            '\nguest_memfd memory\n')[1].split('\n\n')[0]
+        patterns = [line[3:] + ('*' if line.endswith('/') else '')
+                    for line in own.splitlines() if line.startswith('F: ')]
+        files = git('ls-tree', '-r', '--name-only', commit).splitlines()
+        for name in set(files) & set(repo_files.overlay(tap.TOP)):
+            assert any(fnmatch.fnmatch(name, each) for each in patterns), \
+                '%s comes without a pattern in MAINTAINERS' % name
+        for each in patterns:
+            assert fnmatch.filter(files, each), '%s matches nothing' % each
+
+
+def every_patch_is_clean(_):
+    """checkpatch.pl is content; there is a subject, a body, a signature."""
+    series, library = export()
+    for number, patch in enumerate(series[1:] + library, 1):
+        text = patch.read_text()
+        head, _, rest = text.partition('\n---\n')
+        subject, _, body = head.partition('\n\n')
+        assert re.search(r'^Subject: \[PATCH.*\] \S+: ', subject, re.M), head
+        assert re.search(r'\w\n\n?Signed-off-by: .+ <.+>$|'
+                         r'\w[.:]\n\nSigned-off-by: .+ <.+>$', body), \
+            '%s: no body, or no signature: %s' % (patch.name, body)
+        assert '\ndiff --git ' in rest
+        if patch in series:
+            assert patch.name.startswith('%04d-' % number)
+            assert '%02d/%d]' % (number, len(series) - 1) in subject
+        done = subprocess.run(
+            ['perl', TREE / 'scripts/checkpatch.pl', '--no-tree', '--no-color',
+             '-q', '--no-summary', patch], check=False,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            universal_newlines=True)
+        assert done.returncode == 0, patch.name + '\n' + done.stdout
+
+
+def the_cover_letter_has_all_sections(_):
+    """Problem, design, measurements; what comes; which files."""
+    series, _ = export()
+    text = series[0].read_text()
+    assert 'Subject: [PATCH 00/%d] ' % (len(series) - 1) in text
+    assert '***' not in text, 'a placeholder of git'
+    places = [text.find('\n%s\n%s\n' % (title, '=' * len(title)))
+              for title in SECTIONS]
+    assert -1 not in places and places == sorted(places), places
+    assert re.search(r'^ \d+ files changed, ', text, re.M)
+
+
+def the_same_again_gives_the_same(directory):
+    """No dates or names of the machine; AUTHOR signs."""
+    first, _ = export()
+    again, _ = export(directory / 'again', TZ='Asia/Tokyo', GIT_AUTHOR_DATE='2001-01-01',
+                      EMAIL='nobody@example.org', GIT_DIR='/nonexistent')
+    assert [path.name for path in first] == [path.name for path in again]
+    for path, twin in zip(first, again):
+        assert path.read_bytes() == twin.read_bytes(), path.name
+    signed, _ = export(directory / 'signed', AUTHOR='A Tester <a@example.org>')
+    for path in signed[1:]:
+        assert 'Signed-off-by: A Tester <a@example.org>' in path.read_text()
+
+
+def a_wrong_author_is_refused(directory):
+    """One sentence says so, and nothing is written."""
+    tap.assert_refused(tap.run('export-series.py', '--build', directory,
+                               AUTHOR='nobody'), 'AUTHOR')
+    assert not (directory / 'export').exists()
+
+
+tap.main([the_series_gives_what_make_build_compiles,
+          every_file_has_a_maintainer, every_patch_is_clean,
+          the_cover_letter_has_all_sections, the_same_again_gives_the_same,
+          a_wrong_author_is_refused])
