@@ -103,6 +103,7 @@ class Git:
         self('init', '-q', '-b', 'main')
         for key in ('core.autocrlf', 'gc.auto', 'maintenance.auto'):
             self('config', key, 'false')
+        self('config', 'core.fsync', 'none')    # it is gone in a minute
 
     def __call__(self, *args):
         done = subprocess.run(
