@@ -226,9 +226,10 @@ def arriving(l1, tap, row):
         tap.result('some become one', problems + ([answer] if answer else []))
         del_device(machine, row.plugged)
         add_edu(l2, row.plugged)
+        # with the piece that follows them
         tap.result('it is back: 64 MiB are one mapping',
                    machine.problems() +
-                   ([] if extents(machine) == MANY - 64 * MIB // (2 * PAGE) + 1
+                   ([] if extents(machine) == MANY - 64 * MIB // (2 * PAGE)
                     else [f'{extents(machine)} mappings']))
 
 
