@@ -56,6 +56,8 @@ use_tools() {
 }
 
 prepare() {
+    [ -f "$build/qemu/build.ninja" ] ||
+        sh "$top/scripts/check-space.sh" "$build" 1200 "building QEMU"
     [ -n "${SKIP_PACKAGES:-}" ] ||
         sh "$top/scripts/install-packages.sh" "$build"
     if ! sh "$top/scripts/install-packages.sh" --have-meson; then

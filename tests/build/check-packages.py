@@ -107,6 +107,14 @@ def a_failing_apt_is_explained(directory):
     tap.assert_refused(machine.install(), 'apt-get install flex')
 
 
+def a_disk_that_is_too_small_is_told_before(directory):
+    tap.assert_done(tap.run('check-space.sh', directory, 1, 'nothing'))
+    tap.assert_refused(tap.run('check-space.sh', directory, 10 ** 9, 'all'),
+                       'all takes about 1000000000 MiB', str(directory),
+                       'make room')
+
+
+
 if __name__ == '__main__':
     tap.main([nothing_missing_installs_nothing,
               only_what_is_missing_is_installed,
@@ -116,4 +124,5 @@ if __name__ == '__main__':
               nothing_missing_for_benchmarks_installs_nothing,
               neither_root_nor_sudo_is_told_what_to_ask_for,
               sudo_is_used_without_asking_for_a_password,
-              a_failing_apt_is_explained])
+              a_failing_apt_is_explained,
+              a_disk_that_is_too_small_is_told_before])

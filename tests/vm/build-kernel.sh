@@ -23,6 +23,8 @@ mkdir -p "$build"
 exec 9>"$build/.kernel.lock"
 flock 9
 
+[ -f "$out/arch/x86/boot/bzImage" ] ||
+    sh "$top/scripts/check-space.sh" "$build" 2500 "building the rig's kernel"
 /usr/bin/python3 "$top/scripts/fetch-kernel.py" || exit 1
 src=$(cd "${KERNEL_SRC:-$build/kernel-src}" && pwd)
 
