@@ -41,8 +41,6 @@ class Step:
         self.files = section.get('files', '').split()
         self.hunks = self.rules(section.get('hunks', ''))
         self.lines = self.rules(section.get('lines', ''))
-        self.inserts = [tuple(line.split(' | ')) for line in
-                        section.get('insert', '').splitlines() if line]
         self.project = section.get('project')
         texts = [section.get('body', '').strip()]
         texts += [description(word)
@@ -203,17 +201,8 @@ class Series:
                 owner(name, all_steps), name, all_steps, self.used)
         return found
 
-    def extras(self, git, done, own_lines):
-        """The files that only QEMU's own tree has: index pages and so on."""
-        for step in self.steps:
-            for name, after, new in step.inserts:
-                text = (self.base / name).read_text()
-                if text.count('\n%s\n' % after) != 1:
-                    raise PrepareError('export-series.conf: %s has not one '
-                                       'line "%s".' % (name, after))
-                if step in done:
-                    (git.path / name).write_text(text.replace(
-                        '\n%s\n' % after, '\n%s\n%s\n' % (after, new)))
+    def write_maintainers(self, git, done, own_lines):
+        """QEMU's MAINTAINERS, with a section of ours."""
         text = (self.base / 'MAINTAINERS').read_text()
         section = [line for line, step in own_lines if step in done]
         head, mark, tail = text.partition('\nMemory devices\n')
@@ -222,8 +211,7 @@ class Series:
 
     def write(self, git, all_steps):
         """Commit the base and each step."""
-        extra = [] if self.prefix else ['MAINTAINERS'] + [
-            insert[0] for step in self.steps for insert in step.inserts]
+        extra = [] if self.prefix else ['MAINTAINERS']
         for name in self.touched + extra:
             self.copy(git, self.base, name)
         git.commit('base')
@@ -240,7 +228,7 @@ class Series:
                 if owner(name, all_steps) is step:
                     self.copy(git, self.stage, name)
             if not self.prefix:
-                self.extras(git, done, own_lines)
+                self.write_maintainers(git, done, own_lines)
             git.commit('%s\n\n%s\n' % (step.subject, step.body))
 
     def unused(self):

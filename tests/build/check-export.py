@@ -31,8 +31,7 @@ TREE = tap.TOP / 'build/src'
 BASE = Path(os.environ.get('QEMU_SRC') or tap.TOP / 'build/pristine')
 LIBRARY = 'subprojects/libvfio-user'
 # What the series changes in QEMU's own tree, and make build does not need
-ONLY_UPSTREAM = {'MAINTAINERS', 'docs/system/index.rst',
-                 'docs/devel/index-internals.rst'}
+ONLY_UPSTREAM = {'MAINTAINERS'}
 SECTIONS = ('Problem', 'Design', 'Measurements', 'How to test',
             'What is missing')
 
