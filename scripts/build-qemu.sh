@@ -113,7 +113,9 @@ run_ninja() {
 }
 
 build_qemu() {
-    run_ninja --quiet build.ninja       # the list of targets may have changed
+    # the list of targets may have changed
+    said=$(cd "$build/qemu" && ninja --quiet build.ninja 2>&1) ||
+        die "QEMU's build files are wrong: $said"
     # shellcheck disable=SC2046
     run_ninja qemu-system-x86_64 $(test_programs)
     ln -sfn qemu/qemu-system-x86_64 "$build/qemu-system-x86_64"
@@ -132,8 +134,9 @@ build_rest() {
         tail -n 25 "$build/setup.log" >&2
         die "meson could not set up build/: the lines above say why."
     fi
-    ninja -C "$build" --quiet programs ||
-        die "compiling the test programs failed: see the first error above."
+    said=$(ninja -C "$build" --quiet programs 2>&1) ||
+        die "compiling the test programs failed: $said"
+    echo "build/qemu-system-x86_64 is up to date"
 }
 
 mkdir -p "$build"
