@@ -116,11 +116,15 @@ static int add_shared(uint64_t offset, uint64_t size, bool private,
 static void set_region_error(Error **errp, VFIOGuestMemfd *v,
                              const MemoryRegionSection *section, int ret)
 {
+    uint64_t page = qemu_real_host_page_size();
     g_autofree char *advice = NULL;
     uint64_t start, end;
     Shared shared = { v };
 
+    /* as much of it as is mapped, see whole_pages() */
     section_range(section, &start, &end);
+    start = ROUND_UP(start, page);
+    end = MAX(start, QEMU_ALIGN_DOWN(end, page));
     guest_memfd_foreach_run(v->gm, start, end - start, add_shared, &shared);
     if (v->cannot_cut) {
         error_setg(errp, "x-dma-split=cut of '%s' needs iommufd, and memory "
@@ -172,12 +176,14 @@ bool vfio_guest_memfd_region_add(VFIOContainer *bcontainer,
     set_region_error(&local_err, v, section, ret);
     if (running) {
         error_report_err(local_err);
-        return true;
+    } else {
+        error_propagate(errp, local_err);
     }
-    error_propagate(errp, local_err);
-    vfio_guest_memfd_forget(v, &v->window);
-    vfio_guest_memfd_unfollow(v);
-    return false;
+    if (!v->listener.section) {
+        vfio_guest_memfd_forget(v, &v->window);
+        vfio_guest_memfd_unfollow(v);
+    }
+    return running;
 }
 
 static VFIOGuestMemfd *find_section(VFIOContainer *bcontainer,

@@ -37,6 +37,9 @@
  */
 #define MAPPINGS_FOR_OTHERS 512
 
+/* Behind a virtual IOMMU, where a guest can show the same page many times. */
+#define MAX_TRANSLATED (1u << 20)
+
 typedef VFIOGuestMemfdWindow Window;
 
 typedef struct Extent {
@@ -97,11 +100,15 @@ uint64_t vfio_guest_memfd_mappings(VFIOContainer *bcontainer)
 uint64_t vfio_guest_memfd_room(VFIOGuestMemfd *v)
 {
     uint64_t limit = v->bcontainer->dma_max_mappings;
-    uint64_t used = v->arriving ? 0 : MIN(MAPPINGS_FOR_OTHERS, limit / 8);
+    uint64_t used;
 
+    if (v->listener.lazy) {
+        limit = limit ? MIN(limit, MAX_TRANSLATED) : MAX_TRANSLATED;
+    }
     if (!limit) {
         return UINT64_MAX;
     }
+    used = v->arriving ? 0 : MIN(MAPPINGS_FOR_OTHERS, limit / 8);
     used += vfio_guest_memfd_mappings(v->bcontainer);
     return used < limit ? limit - used : 0;
 }
@@ -316,12 +323,11 @@ static uint64_t split_needs(const Split *s, Window *w, uint64_t max)
 }
 
 /* The rest of an extent, which was dropped beyond @border. */
-static int map_pieces(VFIOGuestMemfd *v, Window *w,
-                      const VFIOGuestMemfdPlan *plan, uint64_t start,
-                      uint64_t end, uint64_t border)
+static int map_pieces(VFIOGuestMemfd *v, Window *w, const Split *s,
+                      uint64_t start, uint64_t end, uint64_t border)
 {
     while (start < end) {
-        uint64_t stop = vfio_guest_memfd_piece(plan, start + w->to_iova,
+        uint64_t stop = vfio_guest_memfd_piece(&s->plan, start + w->to_iova,
                                                end + w->to_iova,
                                                border + w->to_iova) -
                         w->to_iova;
@@ -333,6 +339,13 @@ static int map_pieces(VFIOGuestMemfd *v, Window *w,
         start = stop;
     }
     return 0;
+}
+
+static int map_rest(VFIOGuestMemfd *v, Window *w, const Split *s)
+{
+    int ret = map_pieces(v, w, s, s->old_start, s->start, s->start);
+
+    return ret ?: map_pieces(v, w, s, s->end, s->old_end, s->end);
 }
 
 /*
@@ -360,9 +373,12 @@ static int split_extent(VFIOGuestMemfd *v, Window *w, Extent *e,
     }
     count_split(v, w, &s);
 
-    ret = map_pieces(v, w, &s.plan, s.old_start, s.start, s.start);
-    if (!ret) {
-        ret = map_pieces(v, w, &s.plan, s.end, s.old_end, s.end);
+    ret = map_rest(v, w, &s);
+    if (ret == -ENOSPC && !s.plan.coarse &&
+        !unmap_extents(v, w, s.old_start, s.old_end)) {
+        /* Others have taken the room. */
+        s.plan.coarse = true;
+        ret = map_rest(v, w, &s);
     }
     if (!ret) {
         return 0;
@@ -392,6 +408,9 @@ static int cut_extent(VFIOGuestMemfd *v, Window *w, Extent *e, uint64_t start,
     Split s = split_of(v, e, start, end);
     int ret;
 
+    if (!vfio_guest_memfd_room(v)) {
+        return -ENOSPC;
+    }
     v->unmap_calls++;
     ret = container_cut(v, s.start + w->to_iova, s.end - s.start);
     trace_vfio_guest_memfd_unmap(v->bcontainer, s.start + w->to_iova,

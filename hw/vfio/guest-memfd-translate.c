@@ -71,18 +71,49 @@ static int populate_windows(GuestMemfdListener *l,
     return 0;
 }
 
+static int empty_window(VFIOGuestMemfd *v, Window *w)
+{
+    return vfio_guest_memfd_discard(v, w, w->node.start, w->node.last + 1);
+}
+
+static void remove_window(VFIOGuestMemfd *v, Window *w)
+{
+    interval_tree_remove(&w->node, &v->by_offset);
+    interval_tree_remove(&w->iova_node, &v->by_iova);
+    v->nr_windows--;
+    g_free(w);
+}
+
+/* All of a window that is dead goes, at last. */
+static int discard_window(VFIOGuestMemfd *v, Window *w, uint64_t start,
+                          uint64_t last)
+{
+    int ret;
+
+    if (!w->dead) {
+        return vfio_guest_memfd_discard(v, w, MAX(start, w->node.start),
+                                        MIN(last, w->node.last) + 1);
+    }
+    ret = empty_window(v, w);
+    if (!ret) {
+        remove_window(v, w);
+    }
+    return ret;
+}
+
 static int discard_windows(GuestMemfdListener *l,
                            const MemoryRegionSection *section)
 {
     VFIOGuestMemfd *v = container_of(l, VFIOGuestMemfd, listener);
     uint64_t start = section->offset_within_region;
     uint64_t last = start + int128_get64(section->size) - 1;
+    Window *w, *next;
 
-    for (Window *w = window_at(v, start, last); w;
-         w = window_next(w, start, last)) {
-        int ret = vfio_guest_memfd_discard(v, w, MAX(start, w->node.start),
-                                           MIN(last, w->node.last) + 1);
+    for (w = window_at(v, start, last); w; w = next) {
+        int ret;
 
+        next = window_next(w, start, last);
+        ret = discard_window(v, w, start, last);
         if (ret) {
             return ret;
         }
@@ -149,17 +180,21 @@ static void put_listener(VFIOGuestMemfd *v)
     }
 }
 
-static void remove_window(VFIOGuestMemfd *v, Window *w)
+/* Nothing else is shown there, in any block. */
+static bool is_free(VFIOContainer *bcontainer, hwaddr iova, hwaddr last)
 {
-    interval_tree_remove(&w->node, &v->by_offset);
-    interval_tree_remove(&w->iova_node, &v->by_iova);
-    v->nr_windows--;
-    g_free(w);
-}
+    VFIOGuestMemfd *v = NULL;
+    Window *w = NULL;
 
-static int empty_window(VFIOGuestMemfd *v, Window *w)
-{
-    return vfio_guest_memfd_discard(v, w, w->node.start, w->node.last + 1);
+    while (!w && (v = next_of(bcontainer, v))) {
+        guest_memfd_lock(v->gm);
+        while ((w = window_at_iova(v, iova, last)) && w->dead &&
+               !empty_window(v, w)) {
+            remove_window(v, w);
+        }
+        guest_memfd_unlock(v->gm);
+    }
+    return !w;
 }
 
 /* With the lock of the block held. */
@@ -172,12 +207,6 @@ static int add_window(VFIOGuestMemfd *v, hwaddr iova, uint64_t start,
 
     if (v->nr_windows >= MAX_WINDOWS) {
         return -ENOSPC;
-    }
-    while ((w = window_at_iova(v, iova, iova + size - 1))) {
-        if (!w->dead || empty_window(v, w)) {
-            return -EEXIST;
-        }
-        remove_window(v, w);
     }
     w = g_new0(Window, 1);
     w->node.start = start;
@@ -208,17 +237,21 @@ bool vfio_guest_memfd_translate(VFIOContainer *bcontainer, hwaddr iova,
 {
     uint64_t size = iotlb->addr_mask + 1;
     MemoryRegionSection s = memory_region_find(get_system_memory(),
-                                               iotlb->translated_addr, size);
+                                               iotlb->translated_addr,
+                                               size ?: 1);
     bool ours = s.mr && guest_memfd_from_mr(s.mr);
     VFIOGuestMemfd *v = NULL;
     int ret = -EINVAL;
 
-    if (ours && int128_get64(s.size) == size &&
+    if (ours && size && int128_get64(s.size) == size &&
         QEMU_IS_ALIGNED(iova | s.offset_within_region | size,
                         qemu_real_host_page_size())) {
         v = get_listener(bcontainer, s.mr);
     }
-    if (v) {
+    if (v && !is_free(bcontainer, iova, iova + size - 1)) {
+        ret = -EEXIST;
+        put_listener(v);
+    } else if (v) {
         guest_memfd_lock(v->gm);
         ret = add_window(v, iova, s.offset_within_region, size,
                          !(iotlb->perm & IOMMU_WO) || s.readonly);
@@ -248,8 +281,10 @@ static uint64_t remove_windows(VFIOGuestMemfd *v, hwaddr iova, hwaddr last,
         /* A peer that hangs is not asked about each. */
         ret = ret == -EREMOTEIO ? ret : empty_window(v, w);
         next = window_next_iova(w, iova, last);
-        bytes += MIN(last, w->iova_node.last) -
-                 MAX(iova, w->iova_node.start) + 1;
+        if (!ret || !final) {
+            bytes += MIN(last, w->iova_node.last) -
+                     MAX(iova, w->iova_node.start) + 1;
+        }
         if (ret) {
             error_report_once("a device keeps '%s' mapped, which the virtual "
                               "IOMMU has hidden: %s",

@@ -348,6 +348,50 @@ static void test_cut(QTestState *qts, Server *s)
     check_exact(qts, s, "m0", 0);
 }
 
+static void set_bar(QTestState *qts, uint8_t reg, uint32_t addr)
+{
+    qtest_outl(qts, 0xcf8, 0x80000000 | 4 << 11 | reg);
+    qtest_outl(qts, 0xcfc, addr);
+}
+
+/*
+ * A guest lays 256 bytes of MMIO over memory that is in a BAR: the page that
+ * has them cannot be mapped, and what is left begins and ends within it.  It
+ * may do so when the DMA peer is dead.
+ */
+static void test_unaligned(void)
+{
+    const uint64_t gpa = 0xe0000000, inside = gpa + 0x1400;
+    Server *s = server_start();
+    QTestState *qts;
+
+    if (!s) {
+        return;
+    }
+    qts = qtest_init(Q35 M0 "-device pcie-root-port,id=rp,chassis=1 "
+                     "-object " BACKEND ",id=m1,size=2M,driver=emulated "
+                     "-device ivshmem-plain,memdev=m1,addr=4");
+    device_add(qts, s);
+    set_bar(qts, 0x10, gpa + 16 * MiB);
+    set_bar(qts, 0x1c, 0);
+    set_bar(qts, 0x18, gpa);
+    set_bar(qts, 0x04, 2);              /* memory */
+    check_maps(s, gpa, 2 * MiB, "0+2097152");
+    set_bar(qts, 0x10, inside);
+    check_maps(s, gpa, 2 * MiB, "0+4096 8192+2088960");
+    set_bar(qts, 0x10, gpa + 16 * MiB);
+    check_maps(s, gpa, 2 * MiB, "0+2097152");
+
+    server_kill(s);
+    set_bar(qts, 0x10, inside);
+    gm_convert(qts, "m1", 0, 4096, true);
+    gm_convert_fails(qts, "m1", 0, 4096, false, "");
+    qtest_qmp_device_del(qts, "dev");
+    gm_convert(qts, "m1", 0, 4096, false);
+    qtest_quit(qts);
+    server_stop(s);
+}
+
 /*
  * The device arrives when there are more runs than it can have mappings, and
  * when there are not.  The server would need an open file for each.
@@ -422,5 +466,6 @@ int main(int argc, char **argv)
         qtest_add_data_func(tests[i].name, &tests[i], run_test);
     }
     qtest_add_func("guest-memfd-dma/limit", test_limit);
+    qtest_add_func("guest-memfd-dma/unaligned", test_unaligned);
     return g_test_run();
 }
