@@ -82,7 +82,8 @@ def hotplug(machine, second):
     """Plug and unplug; problems, and how often the guest had converted."""
     both = (machine.control, second)
     steps, problems = 0, []
-    requests = machine.requests()
+    while not (requests := machine.requests()) and not said(machine, 'FAIL'):
+        pass
     for _ in range(STEPS):
         machine.plug()
         problems += machine.compare(both)
