@@ -121,17 +121,17 @@ static void set_region_error(Error **errp, VFIOGuestMemfd *v,
     uint64_t start, end;
     Shared shared = { v };
 
-    /* as much of it as is mapped, see whole_pages() */
-    section_range(section, &start, &end);
-    start = ROUND_UP(start, page);
-    end = MAX(start, QEMU_ALIGN_DOWN(end, page));
-    guest_memfd_foreach_run(v->gm, start, end - start, add_shared, &shared);
     if (v->cannot_cut) {
         error_setg(errp, "x-dma-split=cut of '%s' needs iommufd, and memory "
                    "that is there before the first device; use "
                    "x-dma-split=log", guest_memfd_id(v->gm));
         return;
     }
+    /* as much of it as is mapped, see whole_pages() */
+    section_range(section, &start, &end);
+    start = ROUND_UP(start, page);
+    end = MAX(start, QEMU_ALIGN_DOWN(end, page));
+    guest_memfd_foreach_run(v->gm, start, end - start, add_shared, &shared);
     if (ret == -ENOSPC && v->bcontainer->dma_max_mappings) {
         advice = g_strdup_printf(" (it takes %" PRIu64 " mappings, and %"
                                  PRIu64 " of %u that the device may have are "

@@ -197,7 +197,6 @@ static bool is_free(VFIOContainer *bcontainer, hwaddr iova, hwaddr last)
     return !w;
 }
 
-/* With the lock of the block held. */
 static int add_window(VFIOGuestMemfd *v, hwaddr iova, uint64_t start,
                       uint64_t size, bool readonly)
 {
@@ -208,6 +207,9 @@ static int add_window(VFIOGuestMemfd *v, hwaddr iova, uint64_t start,
     if (v->nr_windows >= MAX_WINDOWS) {
         return -ENOSPC;
     }
+    if (!is_free(v->bcontainer, iova, iova + size - 1)) {
+        return -EEXIST;
+    }
     w = g_new0(Window, 1);
     w->node.start = start;
     w->node.last = end - 1;
@@ -215,6 +217,8 @@ static int add_window(VFIOGuestMemfd *v, hwaddr iova, uint64_t start,
     w->iova_node.last = iova + size - 1;
     w->to_iova = iova - start;
     w->readonly = readonly;
+
+    guest_memfd_lock(v->gm);
     interval_tree_insert(&w->node, &v->by_offset);
     interval_tree_insert(&w->iova_node, &v->by_iova);
     v->nr_windows++;
@@ -229,6 +233,7 @@ static int add_window(VFIOGuestMemfd *v, hwaddr iova, uint64_t start,
             remove_window(v, w);
         }
     }
+    guest_memfd_unlock(v->gm);
     return ret;
 }
 
@@ -248,14 +253,9 @@ bool vfio_guest_memfd_translate(VFIOContainer *bcontainer, hwaddr iova,
                         qemu_real_host_page_size())) {
         v = get_listener(bcontainer, s.mr);
     }
-    if (v && !is_free(bcontainer, iova, iova + size - 1)) {
-        ret = -EEXIST;
-        put_listener(v);
-    } else if (v) {
-        guest_memfd_lock(v->gm);
+    if (v) {
         ret = add_window(v, iova, s.offset_within_region, size,
                          !(iotlb->perm & IOMMU_WO) || s.readonly);
-        guest_memfd_unlock(v->gm);
         put_listener(v);
     }
     if (ours && ret) {
