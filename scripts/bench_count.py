@@ -25,9 +25,8 @@ CASES = [(size, layout, request)
 def missing():
     """None if valgrind is there, maybe installed just now; else why not."""
     if not shutil.which('valgrind'):
-        script = Path(__file__).with_name('install-packages.sh')
-        if not os.environ.get('SKIP_PACKAGES'):
-            subprocess.run(['sh', script, '--bench'], check=False)
+        script = Path(__file__).with_name('install-missing.sh')
+        subprocess.run(['sh', script, 'make bench', 'valgrind'], check=False)
         if not shutil.which('valgrind'):
             return 'valgrind is missing (package valgrind)'
     return None

@@ -1,8 +1,7 @@
 #!/bin/sh
 # SPDX-License-Identifier: GPL-2.0-or-later
 #
-# Install the Debian packages that the build needs and that are missing; with
-# --bench those that only make bench needs.
+# Install the Debian packages that the build needs and that are missing.
 
 set -eu
 
@@ -11,7 +10,6 @@ PACKAGES="build-essential dpkg-dev make patch perl git
           libglib2.0-dev libpixman-1-dev libslirp-dev libfdt-dev libnuma-dev
           libjson-c-dev libcmocka-dev
           seabios qemu-system-data"
-BENCH_PACKAGES="valgrind"
 
 # QEMU's configure needs these; where the release has only an older meson,
 # fetch-qemu.py unpacks a private copy instead.
@@ -52,18 +50,12 @@ command -v dpkg-query >/dev/null 2>&1 ||
     die "this is no Debian system: install the equivalents of" \
         "$PACKAGES $MESON_PACKAGES by hand, then set SKIP_PACKAGES=1."
 
-want_meson=yes
-if [ "${1:-}" = --bench ]; then
-    PACKAGES=$BENCH_PACKAGES want_meson=
-fi
-
 missing=
 for package in $PACKAGES; do
     is_installed "$package" || missing="$missing $package"
 done
 
-if [ -z "$missing" ] && { [ -z "$want_meson" ] || have_meson ||
-                          [ -d "${1:-build}/tools/usr" ]; }; then
+if [ -z "$missing" ] && { have_meson || [ -d "${1:-build}/tools/usr" ]; }; then
     exit 0
 fi
 
@@ -92,7 +84,7 @@ if [ -n "$missing" ]; then
         echo "install-packages: apt-get update failed, going on with the" \
              "package lists that are here." >&2
 fi
-if [ -n "$want_meson" ] && ! have_meson && meson_is_offered; then
+if ! have_meson && meson_is_offered; then
     missing="$missing $MESON_PACKAGES"
 fi
 [ -n "$missing" ] || exit 0
