@@ -14,42 +14,6 @@
 #include "guest-memfd-util.h"
 #include "qobject/qlist.h"
 
-/* Native PCIe hotplug: a slot that no guest powered on is unplugged at once. */
-#define Q35 "-nodefaults -machine q35,memory-backend=m0 -m 128M,slots=2," \
-            "maxmem=4G -global ICH9-LPC.acpi-pci-hotplug-with-bridge-support=off "
-#define M0 "-object " BACKEND ",id=m0,size=128M,driver=emulated,init=private "
-
-#define DEVICE_ADD "{ 'execute': 'device_add', 'arguments': {" \
-                   " 'driver': 'vfio-user-pci', 'id': 'dev', 'bus': 'rp'," \
-                   " 'socket': { 'type': 'unix', 'path': %s } } }"
-
-static void device_add(QTestState *qts, Server *s)
-{
-    qtest_qmp_assert_success(qts, DEVICE_ADD, s->socket);
-}
-
-typedef struct DmaTest {
-    const char *name;
-    void (*run)(QTestState *qts, Server *s);
-} DmaTest;
-
-/* Around each test: a server of its own, and a machine with its device. */
-static void run_test(const void *opaque)
-{
-    const DmaTest *test = opaque;
-    Server *s = server_start();
-    QTestState *qts;
-
-    if (!s) {
-        return;
-    }
-    qts = qtest_init(Q35 M0 "-device pcie-root-port,id=rp,chassis=1");
-    device_add(qts, s);
-    test->run(qts, s);
-    qtest_quit(qts);
-    server_stop(s);
-}
-
 static void test_convert(QTestState *qts, Server *s)
 {
     const uint64_t gpa = FIRMWARE_END;
@@ -163,7 +127,7 @@ static void test_device_hotplug(QTestState *qts, Server *s)
 
         gm_convert(qts, "m0", 16 * MiB, 2 * MiB, false);
         gm_convert(qts, "m0", 17 * MiB, 4096, true);
-        device_add(qts, s);
+        server_plug(qts, s);
         check_exact(qts, s, "m0", 0);
         gm_convert(qts, "m0", 17 * MiB, 4096, false);
         check_exact(qts, s, "m0", 0);
@@ -339,12 +303,12 @@ static void test_cut(QTestState *qts, Server *s)
     check_exact(qts, s, "m0", 0);
 
     qtest_qmp_device_del(qts, "dev");
-    gm_assert_failure(qts, qtest_qmp(qts, DEVICE_ADD, s->socket),
+    gm_assert_failure(qts, qtest_qmp(qts, SERVER_DEVICE_ADD, s->socket),
                       "x-dma-split=cut of 'm1' needs iommufd");
     gm_convert(qts, "m1", 0, 4096, false);
     gm_eject_dimm(qts, "dimm1", 0);
     gm_object_del(qts, "m1");
-    device_add(qts, s);
+    server_plug(qts, s);
     check_exact(qts, s, "m0", 0);
 }
 
@@ -368,10 +332,10 @@ static void test_unaligned(void)
     if (!s) {
         return;
     }
-    qts = qtest_init(Q35 M0 "-device pcie-root-port,id=rp,chassis=1 "
+    qts = qtest_init(SERVER_MACHINE
                      "-object " BACKEND ",id=m1,size=2M,driver=emulated "
                      "-device ivshmem-plain,memdev=m1,addr=4");
-    device_add(qts, s);
+    server_plug(qts, s);
     set_bar(qts, 0x10, gpa + 16 * MiB);
     set_bar(qts, 0x1c, 0);
     set_bar(qts, 0x18, gpa);
@@ -424,7 +388,7 @@ static void test_limit(void)
     for (unsigned i = 0; i < runs; i++) {
         gm_convert(qts, "m0", base + i * 8192, 4096, false);
     }
-    gm_assert_failure(qts, qtest_qmp(qts, DEVICE_ADD, evil_socket(evil)),
+    gm_assert_failure(qts, qtest_qmp(qts, SERVER_DEVICE_ADD, evil_socket(evil)),
                       needs);
     evil_gone(evil);
     gm_convert(qts, "m0", base, 4096, true);
@@ -432,7 +396,7 @@ static void test_limit(void)
 
     gm_convert(qts, "m0", base + fit * 8192, (runs - fit) * 8192, true);
     g_test_timer_start();
-    qtest_qmp_assert_success(qts, DEVICE_ADD, evil_socket(evil));
+    qtest_qmp_assert_success(qts, SERVER_DEVICE_ADD, evil_socket(evil));
     g_test_message("%u mappings in %.1f s", fit, g_test_timer_elapsed());
     maps = evil_maps(evil);
     check_exact_maps(qts, maps, "m0", 0);
@@ -445,26 +409,25 @@ static void test_limit(void)
     server_stop(s);
 }
 
-static const DmaTest tests[] = {
-    { "guest-memfd-dma/convert", test_convert },
-    { "guest-memfd-dma/hmp", test_hmp },
-    { "guest-memfd-dma/random", test_random },
-    { "guest-memfd-dma/thousands", test_thousands },
-    { "guest-memfd-dma/policies", test_policies },
-    { "guest-memfd-dma/cut", test_cut },
-    { "guest-memfd-dma/device-hotplug", test_device_hotplug },
-    { "guest-memfd-dma/dimm-hotplug", test_dimm_hotplug },
-    { "guest-memfd-dma/two-dimms", test_two_dimms },
-    { "guest-memfd-dma/remap", test_remap },
-    { "guest-memfd-dma/server-dies", test_server_dies },
+static const ServerTest tests[] = {
+    { "guest-memfd-dma/convert", NULL, test_convert },
+    { "guest-memfd-dma/hmp", NULL, test_hmp },
+    { "guest-memfd-dma/random", NULL, test_random },
+    { "guest-memfd-dma/thousands", NULL, test_thousands },
+    { "guest-memfd-dma/policies", NULL, test_policies },
+    { "guest-memfd-dma/cut", NULL, test_cut },
+    { "guest-memfd-dma/device-hotplug", NULL, test_device_hotplug },
+    { "guest-memfd-dma/dimm-hotplug", NULL, test_dimm_hotplug },
+    { "guest-memfd-dma/two-dimms", NULL, test_two_dimms },
+    { "guest-memfd-dma/remap", NULL, test_remap },
+    { "guest-memfd-dma/server-dies", NULL, test_server_dies },
+    { }
 };
 
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
-    for (size_t i = 0; i < ARRAY_SIZE(tests); i++) {
-        qtest_add_data_func(tests[i].name, &tests[i], run_test);
-    }
+    server_add_tests(tests);
     qtest_add_func("guest-memfd-dma/limit", test_limit);
     qtest_add_func("guest-memfd-dma/unaligned", test_unaligned);
     return g_test_run();

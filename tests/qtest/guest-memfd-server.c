@@ -61,6 +61,34 @@ Server *server_start(void)
     return s;
 }
 
+void server_plug(QTestState *qts, Server *s)
+{
+    qtest_qmp_assert_success(qts, SERVER_DEVICE_ADD, s->socket);
+}
+
+static void run_test(const void *opaque)
+{
+    const ServerTest *test = opaque;
+    Server *s = server_start();
+    QTestState *qts;
+
+    if (!s) {
+        return;
+    }
+    qts = qtest_initf(SERVER_MACHINE "%s", test->args ?: "");
+    server_plug(qts, s);
+    test->run(qts, s);
+    qtest_quit(qts);
+    server_stop(s);
+}
+
+void server_add_tests(const ServerTest *tests)
+{
+    for (; tests->name; tests++) {
+        qtest_add_data_func(tests->name, tests, run_test);
+    }
+}
+
 void server_kill(Server *s)
 {
     if (s->pid) {

@@ -8,6 +8,23 @@
 #define GUEST_MEMFD_SERVER_H
 
 #include "libqtest.h"
+#include "guest-memfd-util.h"
+
+/*
+ * A machine with 128M of private memory and a port for the device.  Native
+ * PCIe hotplug: a slot that no guest powered on is unplugged at once.
+ */
+#define SERVER_MACHINE \
+    "-nodefaults -machine q35,memory-backend=m0 -m 128M,slots=2,maxmem=4G " \
+    "-global ICH9-LPC.acpi-pci-hotplug-with-bridge-support=off " \
+    "-device pcie-root-port,id=rp,chassis=1,addr=1 " \
+    "-object " BACKEND ",id=m0,size=128M,driver=emulated,init=private "
+
+/* device_add of the device, for the path of its socket */
+#define SERVER_DEVICE_ADD \
+    "{ 'execute': 'device_add', 'arguments': {" \
+    " 'driver': 'vfio-user-pci', 'id': 'dev', 'bus': 'rp'," \
+    " 'socket': { 'type': 'unix', 'path': %s } } }"
 
 /* Below, ROMs lie over the RAM, and are mapped like all that is no RAM. */
 #define FIRMWARE_END 0x100000
@@ -25,6 +42,21 @@ typedef struct Server {
  * Returns NULL, with the test skipped, if there is none.
  */
 Server *server_start(void);
+
+/** server_plug - the device comes to the port */
+void server_plug(QTestState *qts, Server *s);
+
+typedef struct ServerTest {
+    const char *name;
+    const char *args;           /* of QEMU, if more than SERVER_MACHINE */
+    void (*run)(QTestState *qts, Server *s);
+} ServerTest;
+
+/**
+ * server_add_tests - each with a server of its own, and a machine with the
+ * device; @tests ends with one without a name
+ */
+void server_add_tests(const ServerTest *tests);
 
 /** server_kill - kill it, its sockets stay */
 void server_kill(Server *s);

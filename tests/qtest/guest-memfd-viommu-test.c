@@ -15,12 +15,7 @@
 #include "guest-memfd-util.h"
 #include "qobject/qlist.h"
 
-#define MACHINE "-nodefaults -machine q35,memory-backend=m0 -m 128M,slots=2," \
-                "maxmem=4G -global " \
-                "ICH9-LPC.acpi-pci-hotplug-with-bridge-support=off " \
-                "-device intel-iommu,caching-mode=on " \
-                "-device pcie-root-port,id=rp,chassis=1,addr=1 -object " \
-                BACKEND ",id=m0,size=128M,driver=emulated,init=private "
+#define IOMMU "-device intel-iommu,caching-mode=on"
 #define PORT_DEVFN 8
 #define BUS 1
 
@@ -56,8 +51,15 @@ static void flush(QTestState *qts)
     qtest_writeq(qts, VTD + IOTLB, IOTLB_GLOBAL);
 }
 
+static void bus_number(QTestState *qts)
+{
+    qtest_outl(qts, 0xcf8, 0x80000000 | PORT_DEVFN << 8 | 0x18);
+    qtest_outl(qts, 0xcfc, BUS << 16 | BUS << 8);
+}
+
 static void enable(QTestState *qts)
 {
+    bus_number(qts);
     qtest_writeq(qts, ROOT + BUS * 16, CONTEXT | 1);
     qtest_writeq(qts, CONTEXT, LEVEL3 | 1);
     qtest_writeq(qts, CONTEXT + 8, 1 | 1 << 8);     /* 39 bits, domain 1 */
@@ -83,20 +85,6 @@ static void set_page(QTestState *qts, unsigned n, uint64_t gpa, unsigned flags)
 static void set_large(QTestState *qts, unsigned n, uint64_t gpa, unsigned flags)
 {
     qtest_writeq(qts, LEVEL2 + (2 + n) * 8, flags ? gpa | flags | LARGE : 0);
-}
-
-static void bus_number(QTestState *qts)
-{
-    qtest_outl(qts, 0xcf8, 0x80000000 | PORT_DEVFN << 8 | 0x18);
-    qtest_outl(qts, 0xcfc, BUS << 16 | BUS << 8);
-}
-
-static void device_add(QTestState *qts, Server *s)
-{
-    qtest_qmp_assert_success(qts, "{ 'execute': 'device_add', 'arguments': {"
-                             " 'driver': 'vfio-user-pci', 'id': 'dev',"
-                             " 'bus': 'rp', 'socket': { 'type': 'unix',"
-                             " 'path': %s } } }", s->socket);
 }
 
 static bool has_listeners(QTestState *qts, const char *id)
@@ -144,7 +132,7 @@ static void test_hotplug(QTestState *qts, Server *s)
     g_assert_false(has_listeners(qts, "m0"));
     gm_convert(qts, "m0", 18 * MiB, 4096, true);
     gm_convert(qts, "m0", 18 * MiB, 4096, false);
-    device_add(qts, s);
+    server_plug(qts, s);
     check_maps(s, IOVA, 2 * MiB, "0+4096");
 }
 
@@ -291,42 +279,19 @@ static void test_unplug(QTestState *qts, Server *s)
     }
 }
 
-typedef struct Test {
-    const char *name;
-    void (*run)(QTestState *qts, Server *s);
-} Test;
-
-static void run_test(const void *opaque)
-{
-    const Test *test = opaque;
-    Server *s = server_start();
-    QTestState *qts;
-
-    if (!s) {
-        return;
-    }
-    qts = qtest_init(MACHINE);
-    bus_number(qts);
-    device_add(qts, s);
-    test->run(qts, s);
-    qtest_quit(qts);
-    server_stop(s);
-}
-
-static const Test tests[] = {
-    { "guest-memfd-viommu/switch", test_switch },
-    { "guest-memfd-viommu/hotplug", test_hotplug },
-    { "guest-memfd-viommu/convert", test_convert },
-    { "guest-memfd-viommu/random", test_random },
-    { "guest-memfd-viommu/bad-entries", test_bad_entries },
-    { "guest-memfd-viommu/unplug", test_unplug },
+static const ServerTest tests[] = {
+    { "guest-memfd-viommu/switch", IOMMU, test_switch },
+    { "guest-memfd-viommu/hotplug", IOMMU, test_hotplug },
+    { "guest-memfd-viommu/convert", IOMMU, test_convert },
+    { "guest-memfd-viommu/random", IOMMU, test_random },
+    { "guest-memfd-viommu/bad-entries", IOMMU, test_bad_entries },
+    { "guest-memfd-viommu/unplug", IOMMU, test_unplug },
+    { }
 };
 
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
-    for (size_t i = 0; i < ARRAY_SIZE(tests); i++) {
-        qtest_add_data_func(tests[i].name, &tests[i], run_test);
-    }
+    server_add_tests(tests);
     return g_test_run();
 }
