@@ -196,8 +196,9 @@ static int container_call(VFIOGuestMemfd *v, Window *w, uint64_t start,
 /*
  * A remote peer that has not answered in time may still do what it was asked,
  * after us.  It works in order, so the opposite, sent behind it, settles that;
- * where nothing happened it changes nothing.  One that neither unmaps nor maps
- * is not to be asked for more.
+ * where nothing happened it changes nothing.  One that does not answer that
+ * either is hung up on (hw/vfio-user/hang-up.c).  One that neither unmaps nor
+ * maps is not to be asked for more.
  */
 static int container_request(VFIOGuestMemfd *v, Window *w, uint64_t start,
                              uint64_t end, bool map)

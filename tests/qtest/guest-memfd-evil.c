@@ -8,7 +8,9 @@
 #include "qemu/cutils.h"
 #include "guest-memfd-evil.h"
 
+#include <linux/sockios.h>
 #include <poll.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 
@@ -18,6 +20,7 @@
 
 /* So that a test that would hang fails. */
 #define HANG_S 120
+#define MAX_FLOOD 1000000
 
 #define VERSION     1
 #define DMA_READ    11
@@ -62,6 +65,8 @@ struct Evil {
     GCond changed;
     bool quit;
     bool sync;              /* somebody waits until all is served */
+    unsigned flood;         /* requests to send first */
+    bool deaf;              /* reads nothing before QEMU has hung up */
     bool connected;
     bool local;
     GTree *maps;            /* iova: size, if local */
@@ -125,8 +130,11 @@ static bool receive_message(int fd, Message *m)
     return true;
 }
 
-/* The first @size bytes of a message; its descriptors stay open. */
-static void send_part(int fd, Message *m, size_t size)
+/*
+ * The first @size bytes of a message; its descriptors stay open.  False if QEMU
+ * has hung up, which shows as an end of file, too.
+ */
+static bool send_part(int fd, Message *m, size_t size)
 {
     char control[CMSG_SPACE(sizeof(int) * MAX_FDS)] = { };
     struct iovec iov[2] = {
@@ -145,11 +153,11 @@ static void send_part(int fd, Message *m, size_t size)
         c->cmsg_len = CMSG_LEN(sizeof(int) * m->nr_fds);
         memcpy(CMSG_DATA(c), m->fds, sizeof(int) * m->nr_fds);
     }
-    /* Who has hung up shows as an end of file. */
     if (sendmsg(fd, &msg, MSG_NOSIGNAL) >= 0) {
-        return;
+        return true;
     }
     g_assert_true(errno == EPIPE || errno == ECONNRESET);
+    return false;
 }
 
 static void pass_on(int fd, Message *m)
@@ -176,6 +184,7 @@ static void hang_up(Evil *e)
     close(e->below);
     e->qemu = e->below = -1;
     e->late.hdr.size = 0;
+    e->deaf = false;
     g_mutex_lock(&e->lock);
     e->connected = false;
     g_tree_destroy(e->maps);
@@ -301,6 +310,29 @@ static void send_requests(Evil *e, uint16_t id)
     send_part(e->qemu, &m, m.hdr.size);
 }
 
+/* QEMU has read all, or has hung up. */
+static bool all_read(int fd)
+{
+    struct pollfd pfd = { .fd = fd };
+    int left = 0;
+
+    g_assert_cmpint(ioctl(fd, SIOCOUTQ, &left), ==, 0);
+    return !left || (poll(&pfd, 1, 0) > 0 && pfd.revents);
+}
+
+/* Send that many messages, or until QEMU hangs up; returns how many. */
+static unsigned flood(Evil *e, uint16_t id, uint32_t type, unsigned count)
+{
+    Message m = { .hdr = { .id = id, .command = 0xffff,
+                           .size = sizeof(m.hdr), .flags = type } };
+    unsigned sent = 0;
+
+    while (sent < count && send_part(e->qemu, &m, m.hdr.size)) {
+        sent++;
+    }
+    return sent;
+}
+
 static void wait_disarmed(Evil *e)
 {
     g_mutex_lock(&e->lock);
@@ -344,6 +376,10 @@ static void reply_badly(Evil *e, Message *m, EvilDeed deed, uint32_t arg)
     case EVIL_REQUESTS:
         send_requests(e, m->hdr.id);
         break;
+    case EVIL_FLOOD:
+        g_assert_cmpuint(flood(e, m->hdr.id + 0x8000, arg, MAX_FLOOD), <,
+                         MAX_FLOOD);
+        return;
     case EVIL_HALF:
     case EVIL_HALF_CLOSE:
         m->hdr.size = 32;
@@ -414,6 +450,14 @@ static void handle_qemu(Evil *e)
 
 static void handle_idle(Evil *e)
 {
+    if (e->flood && e->qemu >= 0) {
+        e->deaf = true;
+        flood(e, 0, 0, e->flood);
+        while (!all_read(e->qemu)) {
+            sched_yield();
+        }
+    }
+    e->flood = 0;
     if (e->late.hdr.size) {
         pass_on(e->qemu, &e->late);
         e->late.hdr.size = 0;
@@ -430,7 +474,8 @@ static void *evil_thread(void *opaque)
 
     while (!qatomic_read(&e->quit)) {
         struct pollfd fds[] = {
-            { .fd = e->qemu >= 0 ? e->qemu : e->listener, .events = POLLIN },
+            { .fd = e->qemu >= 0 ? e->qemu : e->listener,
+              .events = e->deaf ? 0 : POLLIN },
             { .fd = e->wake[0], .events = POLLIN },
         };
         char c;
@@ -550,6 +595,14 @@ unsigned evil_disarm(Evil *e)
     done = e->done;
     g_mutex_unlock(&e->lock);
     return done;
+}
+
+void evil_flood(Evil *e, unsigned count)
+{
+    g_mutex_lock(&e->lock);
+    e->flood = count;
+    g_mutex_unlock(&e->lock);
+    evil_disarm(e);
 }
 
 void evil_gone(Evil *e)

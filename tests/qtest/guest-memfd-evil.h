@@ -33,6 +33,7 @@ typedef enum EvilDeed {
     EVIL_TYPE,          /* an answer that is neither request nor reply */
     EVIL_FDS,           /* sends a file descriptor along */
     EVIL_REQUESTS,      /* asks QEMU for things before it answers */
+    EVIL_FLOOD,         /* sends requests (@arg 0) or answers (1) without end */
     EVIL_HALF,          /* stops after @arg bytes of an answer */
     EVIL_HALF_CLOSE,    /* the same, and hangs up */
     EVIL_CLOSE_FIRST,   /* hangs up before it does it */
@@ -79,6 +80,12 @@ void evil_arm(Evil *e, EvilDeed deed, uint32_t arg, unsigned command,
  * Returns how often it has misbehaved.
  */
 unsigned evil_disarm(Evil *e);
+
+/**
+ * evil_flood - send requests, which QEMU has read when this returns; its answers
+ * are not read, nor anything else
+ */
+void evil_flood(Evil *e, unsigned count);
 
 /** evil_gone - wait until QEMU, or the deed, has hung up */
 void evil_gone(Evil *e);

@@ -37,11 +37,14 @@
  * Where a time-out has to be waited for it is short, so that there may be one
  * by accident: there, what must succeed may be tried again.
  */
-#define SHORT_TIMEOUT_MS 100
+#define SHORT_TIMEOUT_MS 300
 #define LONG_TIMEOUT_MS 20000
 #define TRIES 100
 
-/* A peer that does not answer is asked no more than so often in a row. */
+/*
+ * A peer that does not answer is hung up on when it was asked twice; some of what
+ * it is asked is sent ahead.
+ */
 #define MAX_ASKED 8
 
 typedef enum Outcome {
@@ -55,7 +58,7 @@ typedef struct Case {
     EvilDeed deed;
     uint32_t arg;
     Outcome outcome;
-    bool slow;          /* QEMU has to wait for its time-out */
+    bool slow;          /* QEMU has to wait for its time-out; DEAD if twice */
 } Case;
 
 typedef struct World {
@@ -63,6 +66,7 @@ typedef struct World {
     Server *good, *bad;
     Evil *evil;
     const Case *c;
+    char *log;              /* of QEMU; NULL: that of the test */
 } World;
 
 static const Case cases[] = {
@@ -88,12 +92,14 @@ static const Case cases[] = {
     { "close-first", EVIL_CLOSE_FIRST, 0, DEAD },
     { "close-unread", EVIL_CLOSE_UNREAD, 0, DEAD },
     { "close-last", EVIL_CLOSE_LAST, 0, DEAD },
+    { "flood", EVIL_FLOOD, 0, DEAD },
+    { "flood-answers", EVIL_FLOOD, 1, DEAD },
     { "half-header", EVIL_HALF, 8, DEAD, true },
     { "half-body", EVIL_HALF, 24, DEAD, true },
     { "drop", EVIL_DROP, 0, REFUSED, true },
     { "mute", EVIL_MUTE, 0, REFUSED, true },
     { "late", EVIL_LATE, 0, REFUSED, true },
-    { "stall", EVIL_STALL, 0, REFUSED, true },
+    { "stall", EVIL_STALL, 0, DEAD, true },
     { "other-id", EVIL_ID, 0, REFUSED, true },
 };
 
@@ -203,10 +209,10 @@ static void check_settled(World *w)
 }
 
 /* What has to be true after each misbehaviour; the bad one is good again. */
-static void recover(World *w)
+static void recover(World *w, bool for_ever)
 {
     check_exact(w->qts, w->good, "m0", 0);
-    if (w->c->outcome == DEAD) {
+    if (w->c->outcome == DEAD || (w->c->slow && for_ever)) {
         wait_detached(w);
         g_assert_false(convert(w, 64 * MiB, 4096, false));
         check_exact(w->qts, w->good, "m0", 0);
@@ -220,7 +226,13 @@ static void recover(World *w)
 static void check_after(World *w)
 {
     g_assert_cmpuint(evil_disarm(w->evil), >, 0);
-    recover(w);
+    recover(w, false);
+}
+
+static void check_after_for_ever(World *w)
+{
+    g_assert_cmpuint(evil_disarm(w->evil), >, 0);
+    recover(w, true);
 }
 
 static void scene_to_shared(World *w)
@@ -283,12 +295,12 @@ static void scene_no_rollback(World *w)
     make_runs(w);
     arm(w, 0, 3, EVIL_FOR_EVER);
     try_convert(w, BASE, 64 * KiB, false);
-    check_after(w);
+    check_after_for_ever(w);
 
     make_runs(w);
     arm(w, 0, 3, EVIL_FOR_EVER);
     try_convert(w, BASE, 64 * KiB, true);
-    check_after(w);
+    check_after_for_ever(w);
 }
 
 static void scene_reset(World *w)
@@ -316,7 +328,7 @@ static void scene_reset_for_ever(World *w)
     arm(w, 0, 0, EVIL_FOR_EVER);
     qtest_system_reset(w->qts);
     check_bounded(w);
-    recover(w);
+    recover(w, true);
 }
 
 static void scene_unplug(World *w)
@@ -374,7 +386,7 @@ static void scene_dimm(World *w)
     plug_dimm(w);
     check_exact(w->qts, w->good, "m1", DIMM_GPA);
     check_bounded(w);
-    if (w->c->outcome == DEAD) {
+    if (w->c->outcome == DEAD || w->c->slow) {
         replace_bad(w);
     }
     gm_convert(w->qts, "m1", 0, 4096, true);
@@ -404,7 +416,7 @@ static bool world_start(World *w)
     }
     w->bad = server_start();
     w->evil = evil_start(w->bad);
-    w->qts = qtest_init(MACHINE);
+    w->qts = qtest_initf(MACHINE "%s%s", w->log ? " 2>" : "", w->log ?: "");
     plug(w, "good", w->good->socket, false);
     plug(w, "bad", evil_socket(w->evil), w->c && w->c->slow);
     return true;
@@ -467,6 +479,75 @@ static void test_fds(void)
     qtest_system_reset(w.qts);
     g_assert_cmpuint(nr_fds(w.qts), ==, before);
     world_stop(&w);
+}
+
+/* A world whose QEMU writes to a file, not to the log of the test. */
+static bool world_start_quiet(World *w)
+{
+    int fd = g_file_open_tmp("guest-memfd-XXXXXX", &w->log, NULL);
+    bool started;
+
+    close(fd);
+    started = world_start(w);
+    if (!started) {
+        unlink(w->log);
+        g_free(w->log);
+    }
+    return started;
+}
+
+/* A few lines and no more are what QEMU has to say. */
+static void world_stop_quiet(World *w)
+{
+    g_autofree char *said = NULL;
+    g_auto(GStrv) lines = NULL;
+
+    world_stop(w);
+    g_assert_true(g_file_get_contents(w->log, &said, NULL, NULL));
+    lines = g_strsplit(said, "\n", -1);
+    g_assert_cmpuint(g_strv_length(lines), <, 20);
+    unlink(w->log);
+    g_free(w->log);
+}
+
+/* A peer that asks all the time and reads no answer, though QEMU has time. */
+static void test_flood(void)
+{
+    static const Case c = { "flood", EVIL_FLOOD, 0, DEAD };
+    World w = { .c = &c };
+
+    if (!world_start_quiet(&w)) {
+        return;
+    }
+    /* more than the socket and QEMU hold, but never many at once */
+    for (int i = 0; i < 50; i++) {
+        evil_flood(w.evil, 100);
+        qtest_qmp_assert_success(w.qts, "{ 'execute': 'query-status' }");
+    }
+    recover(&w, false);
+    world_stop_quiet(&w);
+}
+
+/* A guest that goes on converting does not fill the log; nor does a flood. */
+static void test_log(void)
+{
+    static const Case cases[] = {
+        { "close-first", EVIL_CLOSE_FIRST, 0, DEAD },
+        { "flood", EVIL_FLOOD, 0, DEAD },
+    };
+
+    for (int i = 0; i < ARRAY_SIZE(cases); i++) {
+        World w = { .c = &cases[i] };
+
+        if (!world_start_quiet(&w)) {
+            return;
+        }
+        arm(&w, 0, 0, 1);
+        for (int n = 0; n < 100; n++) {
+            try_convert(&w, BASE, 4096, false);
+        }
+        world_stop_quiet(&w);
+    }
 }
 
 static void pam_write(QTestState *qts, uint8_t reg, uint8_t val)
@@ -586,6 +667,8 @@ int main(int argc, char **argv)
         qtest_add_data_func(name, &cases[i], test_case);
     }
     qtest_add_func("guest-memfd-peer/fds", test_fds);
+    qtest_add_func("guest-memfd-peer/flood-idle", test_flood);
+    qtest_add_func("guest-memfd-peer/log", test_log);
     qtest_add_func("guest-memfd-peer/other-memory", test_other_memory);
     qtest_add_func("guest-memfd-peer/negotiation", test_negotiation);
     qtest_add_func("guest-memfd-peer/random", test_random);
