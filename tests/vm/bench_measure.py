@@ -17,7 +17,7 @@ sys.path.insert(0, os.path.join(os.path.dirname(HERE), 'guest'))
 
 # pylint: disable=wrong-import-position
 import iommu
-from harness import EXIT_PASS, HarnessError, key_values
+from harness import HarnessError, key_values
 from l1 import EDU, L2
 
 PRELOAD = ['env', 'LD_PRELOAD=/rig/calls-preload.so']
@@ -109,5 +109,6 @@ def steps(l1, row, words):
                 l1.release()
             elif line.startswith('FAIL') or (not line and l1.console.ended):
                 break
-        if l2.wait() != EXIT_PASS:
-            raise HarnessError('\n'.join([f'{row.name}: {line}'] + l2.errors))
+        problems = l2.bad_end()
+        if problems:
+            raise HarnessError('\n'.join([f'{row.name}: {line}'] + problems))

@@ -12,7 +12,7 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path[:0] = [HERE, os.path.join(os.path.dirname(HERE), 'guest')]
 
 # pylint: disable=wrong-import-position
-from harness import EXIT_PASS, MIB
+from harness import MIB
 from l1 import L2
 from machines import EMULATED, PAGES_2M, Row
 
@@ -44,9 +44,7 @@ def gap(l1, tap, row):
         tap.result(f'{conversions} conversions, {splits} splits, {lost} of '
                    f'{transfers} transfers were lost', problems)
         l1.release()
-        code = l2.wait()
-        tap.result('QEMU ended well', [f'exit code {code}'] + l2.errors
-                   if code != EXIT_PASS else [])
+        tap.result('QEMU ended well', l2.bad_end())
 
 
 def scenarios():

@@ -14,12 +14,11 @@ sys.path[:0] = [HERE, os.path.join(os.path.dirname(HERE), 'guest')]
 
 # pylint: disable=wrong-import-position
 import memory
-from harness import EXIT_PASS, MIB, QmpError, key_values
+from harness import MIB, PAGE, QmpError, key_values
 from l1 import EDU, L2, SECOND_EDU
-from machines import IN_PLACE, PROTECTED, TWO_COPY, Row
+from machines import IN_PLACE, PORT, PROTECTED, TWO_COPY, Row
 from refusals import Machine, missing, not_possible
 
-PAGE = 4096
 HELD = 32 * MIB + 5 * PAGE
 PIECE = (32 * MIB, 16 * PAGE)
 # Random conversions of all MIXED; after each batch the guest checks all of its
@@ -44,13 +43,9 @@ MIXED = [Row(f"{vfio or 'no device'}, {split}",
 RESET = Row('reset', IN_PLACE, 'iommufd', ram=64 * MIB,
             machine=PROTECTED['machine'],
             extra=PROTECTED['extra'] + ['-action', 'reboot=reset'])
-# A slot that no guest has powered on is unplugged at once
 HOTPLUG = Row('hotplug', IN_PLACE, None, ram=64 * MIB,
               machine=PROTECTED['machine'],
-              extra=PROTECTED['extra'] + [
-                  '-global', 'ICH9-LPC.acpi-pci-hotplug-with-bridge-support=off',
-                  '-device', 'pcie-root-port,id=rp,chassis=1',
-                  '-object', 'iommufd,id=i0'])
+              extra=PROTECTED['extra'] + PORT + ['-object', 'iommufd,id=i0'])
 DATA, LOADED = 0x1800010, 0x600dda7a
 DOORS = Row('doors', IN_PLACE, None, machine=PROTECTED['machine'],
             extra=RESET.extra + ['-device', f'loader,addr={DATA:#x},'
@@ -180,9 +175,7 @@ def random_mix(l1, tap, row):
             retries = l2.qmp.command('query-guest-memfd')[0]['to-private'][
                 'retries']
             l1.release()
-        code = l2.wait() if not problems else EXIT_PASS
-        if code != EXIT_PASS:
-            problems = [f'exit code {code}'] + l2.errors
+        problems = problems or l2.bad_end()
     tap.result(f'{BATCHES * batch} conversions', problems)
     if problems:
         return
@@ -269,8 +262,7 @@ def emulated_device(l1, tap, row):
         if not problems and summary.get('blocked', 0) != 2:
             problems = [f'two DMAs to private memory were wanted: {summary}']
         l1.release()
-        if not problems and l2.wait() != EXIT_PASS:
-            problems = l2.errors
+        problems = problems or l2.bad_end()
     tap.result('the guest verified DMA', problems)
 
 

@@ -14,12 +14,11 @@ sys.path[:0] = [HERE, os.path.join(os.path.dirname(HERE), 'guest')]
 # pylint: disable=wrong-import-position
 import iommu
 import memory
-from harness import EXIT_PASS, MIB, QmpError
+from harness import MIB, PAGE, QmpError
 from l1 import EDU, L2
 from machines import IN_PLACE, PROTECTED, Row
 from refusals import Machine, missing
 
-PAGE = 4096
 REBOOT = Row('iommufd', IN_PLACE, 'iommufd', ram=64 * MIB,
              machine=PROTECTED['machine'], conv=PROTECTED['conv'],
              extra=PROTECTED['extra'] + ['-action', 'reboot=reset'])
@@ -73,9 +72,7 @@ def guest_reboots(l1, tap, row):
             if problems:
                 return
             l1.release()
-        code = l2.wait()
-        tap.result('QEMU ended well', [f'exit code {code}'] + l2.errors
-                   if code != EXIT_PASS else [])
+        tap.result('QEMU ended well', l2.bad_end())
         # SeaBIOS does it once more, to get rid of its copy in RAM
         reasons = {event['data']['reason'] for event in l2.qmp.events
                    if event['event'] == 'RESET'}

@@ -20,7 +20,8 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, os.path.join(os.path.dirname(HERE), 'guest'))
 
 # pylint: disable=wrong-import-position
-from harness import HarnessError, Qmp, die_with_parent, key_values
+from harness import (EXIT_PASS, HarnessError, Qmp, QmpError, die_with_parent,
+                     key_values)
 
 # So much that there are two free huge pages of 1 GiB: nodes of half this size do
 # not begin or end at multiples of it
@@ -28,6 +29,8 @@ L1_MIB = 7168
 PORTS = ('agent', 'qmp', 'console', 'com1')     # /dev/vport0p1 and following
 EDU = '0000:00:03.0'
 SECOND_EDU = '0000:00:05.0'    # not for L2
+# In seconds, for the monitor of a QEMU that may hang
+PATIENCE = 10
 
 # -device, and words for the kernel. AMD, in QEMU 10.2.2: fetch_pte() takes an
 # entry of 2 MiB for one of 4 KiB, so the kernel is to make none; its ACPI table
@@ -135,15 +138,18 @@ class L1:
         self._gone = False
         self._process = self._reader = None
         self._agent = self.qmp_port = self.console = self._com1 = None
-        self.expired = False
+        self._monitor = None
+        self.expired = None     # where its CPUs were, if it took too long
 
     def __enter__(self):
-        pairs = [socket.socketpair() for _ in range(len(PORTS) + 1)]
+        pairs = [socket.socketpair() for _ in range(len(PORTS) + 2)]
         theirs = [pair[1] for pair in pairs]
         fds = [sock.fileno() for sock in theirs]
         command = list(self._command)
         command += ['-chardev', f'socket,id=kernel,fd={fds[-1]}',
                     '-serial', 'chardev:kernel',
+                    '-chardev', f'socket,id=monitor,fd={fds[-2]}',
+                    '-mon', 'chardev=monitor,mode=control',
                     '-device', 'virtio-serial-pci,addr=4']
         for number, (name, fd) in enumerate(zip(PORTS, fds), 1):
             command += ['-chardev', f'socket,id={name},fd={fd}', '-device',
@@ -167,6 +173,7 @@ class L1:
         self.qmp_port = Port(ours[1])
         self.console = Port(ours[2])
         self._com1 = ours[3]
+        self._monitor = ours[4]
         return self
 
     def __exit__(self, *exc):
@@ -190,11 +197,23 @@ class L1:
             self._gone = True
             self._changed.notify_all()
 
+    def _registers(self):
+        """Where its CPUs are, said by the monitor."""
+        self._monitor.settimeout(PATIENCE)
+        try:
+            text = Qmp(self._monitor).command('human-monitor-command', **{
+                'command-line': 'info registers -a'})
+        except (OSError, EOFError, QmpError) as err:
+            return f'QEMU does not say where its CPUs are: {err}'
+        return 'its CPUs: ' + ' '.join(
+            line.strip() for line in text.splitlines()
+            if line.startswith(('CPU#', 'RIP=', 'EIP=')))
+
     @contextlib.contextmanager
     def bounded(self, seconds):
         """Kill L1 if what is done takes longer: all waits end then."""
         def expire():
-            self.expired = True
+            self.expired = self._registers()
             self._process.send_signal(signal.SIGKILL)
 
         timer = threading.Timer(seconds, expire)
@@ -204,7 +223,8 @@ class L1:
             yield
         except (L1Error, EOFError, OSError) as err:
             if self.expired:
-                raise L1Error(f'no end after {seconds} s: killed') from err
+                raise L1Error(f'no end after {seconds} s: killed; '
+                              f'{self.expired}') from err
             raise
         finally:
             timer.cancel()
@@ -382,3 +402,8 @@ class L2:
             self.exit_code = self._l1.qmp_port.exit_code
             self.errors = self._l1.run('cat /tmp/l2.log')
         return self.exit_code
+
+    def bad_end(self):
+        """Problems if QEMU ends otherwise than by a guest that has passed."""
+        code = self.wait()
+        return [f'exit code {code}'] + self.errors if code != EXIT_PASS else []

@@ -15,10 +15,11 @@ sys.path[:0] = [HERE, os.path.join(os.path.dirname(HERE), 'guest')]
 
 # pylint: disable=wrong-import-position
 import iommu
-from harness import EXIT_PASS, MIB, PAGE, QmpError
+from harness import MIB, PAGE
 from l1 import EDU, L2, SECOND_EDU
-from machines import EMULATED, PAGES_2M, PROTECTED, SHARED, TWO_COPY, Row
-from refusals import Machine, missing, not_possible
+from machines import (EMULATED, PAGES_2M, PORT, PROTECTED, SHARED, TWO_COPY,
+                      Row)
+from refusals import Machine, failed_conversions, missing, not_possible
 
 GIB = 1024 * MIB
 HUGE = 2 * MIB
@@ -27,9 +28,6 @@ ENTRY_LIMIT = '/sys/module/vfio_iommu_type1/parameters/dma_entry_limit'
 # Of these an eighth is left to memory that comes later
 FEW = 256
 LEFT = FEW // 8
-# A slot whose device no guest powers on lets it go at once
-PORT = ['-global', 'ICH9-LPC.acpi-pci-hotplug-with-bridge-support=off',
-        '-device', 'pcie-root-port,id=rp,chassis=1,addr=0x10']
 LISTENER = {'iommufd': 'vfio-iommu-iommufd', 'type1': 'vfio-iommu-legacy',
             'user': 'vfio-iommu-user'}
 MANY = 100000
@@ -39,25 +37,16 @@ CONTROL = '/tmp/edu-control'
 QTEST = '/tmp/qtest'
 
 
-def listeners(machine, block='m0'):
+def listeners(machine):
     """What QEMU says of each, by name."""
-    for info in machine.l2.qmp.command('query-guest-memfd'):
-        if info['id'] == block:
-            return {listener['name']: listener
-                    for listener in info['listeners']}
-    return {}
+    block = machine.l2.qmp.command('query-guest-memfd')[0]
+    return {listener['name']: listener for listener in block['listeners']}
 
 
 def extents(machine):
     """All that is mapped for one device."""
     return sum(listener['extents']
                for listener in listeners(machine).values())
-
-
-def events(l2):
-    """The reasons of conversions that failed."""
-    return [event['data']['error'] for event in l2.qmp.events
-            if event['event'] == 'GUEST_MEMFD_CONVERSION_FAILED']
 
 
 @contextlib.contextmanager
@@ -106,7 +95,8 @@ def budget(l1, tap, row):
             answer, problems = machine.attempt(offset, size, private)
             tap.result(f'{what} beyond it is refused',
                        problems + missing(answer, [NO_ROOM]))
-        tap.result('an event says so', missing(' '.join(events(l2)), [NO_ROOM]))
+        tap.result('an event says so', missing(
+            ' '.join(failed_conversions(l2)), [NO_ROOM]))
 
         # memory that is plugged in has the part that was left
         l2.qmp.command('object-add', id='d0', size=128 * MIB, **{
@@ -175,12 +165,12 @@ def add_edu(l2, vfio):
                    host=EDU, **extra)
 
 
-def plug_row(name, memory, vfio, **more):
+def plug_row(memory, vfio, **more):
     """A machine whose device comes later."""
     extra = PORT + more.pop('extra', [])
     if vfio == 'iommufd':
         extra += ['-object', 'iommufd,id=iommufd0']
-    row = Row(f'{name}{vfio}', memory, None, extra=extra, **more)
+    row = Row(vfio, memory, None, extra=extra, **more)
     row.plugged = vfio
     return row
 
@@ -225,9 +215,7 @@ def plugging(l1, tap, row):
             if problems:
                 return
             l1.release()
-        code = l2.wait()
-        tap.result('QEMU ended well', [f'exit code {code}'] + l2.errors
-                   if code != EXIT_PASS else [])
+        tap.result('QEMU ended well', l2.bad_end())
 
 
 def arriving(l1, tap, row):
@@ -331,9 +319,9 @@ def several(l1, tap, row):
                        ([answer] if answer else []))
 
 
-PLUGGING = [plug_row('', TWO_COPY, vfio, ram=64 * MIB, **PROTECTED)
+PLUGGING = [plug_row(TWO_COPY, vfio, ram=64 * MIB, **PROTECTED)
             for vfio in ('iommufd', 'type1')]
-ARRIVING = plug_row('', EMULATED, 'iommufd', ram=GIB,
+ARRIVING = plug_row(EMULATED, 'iommufd', ram=GIB,
                     extra=['-qtest', f'unix:{QTEST},server=on,wait=off',
                            '-qtest-log', '/dev/null'])
 BUDGET = Row('type1', EMULATED, 'type1', ram=64 * MIB,

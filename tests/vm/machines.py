@@ -24,6 +24,10 @@ PROTECTED = {
     'extra': ['-object', 'x-sw-protected-guest,id=p0'],
     'conv': 'hypercall',
 }
+# For a device that comes and goes: a slot whose device no guest powers on lets
+# it go at once
+PORT = ['-global', 'ICH9-LPC.acpi-pci-hotplug-with-bridge-support=off',
+        '-device', 'pcie-root-port,id=rp,chassis=1,addr=0x10']
 # The kernel prints no more than three IOMMU faults in five seconds. One DMA to
 # memory, one from it.
 FAULTS = 2

@@ -8,7 +8,7 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, os.path.join(os.path.dirname(HERE), 'guest'))
 
 # pylint: disable=wrong-import-position
-from harness import EXIT_PASS, MIB
+from harness import MIB
 from l1 import L2
 from machines import PAGES_2M, PROTECTED, SHARED, TWO_COPY, Row
 
@@ -68,9 +68,7 @@ def steady(l1, tap, rounds):
             problems = l2.run_until_hold()[1]
             ratios.append((held(l1) - before) / row.ram)
             l1.release()
-        code = l2.wait() if not problems else EXIT_PASS
-        if code != EXIT_PASS:
-            problems = [f'exit code {code}'] + l2.errors
+        problems = problems or l2.bad_end()
     tap.result(f'the guest wrote to all of its memory {2 * ROUNDS} times',
                problems)
     tap.result(f'{min(ratios):.3f} to {max(ratios):.3f} of its size is held',

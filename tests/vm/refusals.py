@@ -18,7 +18,7 @@ sys.path[:0] = [HERE, os.path.join(os.path.dirname(HERE), 'guest')]
 
 # pylint: disable=wrong-import-position
 import iommu
-from harness import EXIT_PASS, MIB, HarnessError, QmpError, query_map
+from harness import MIB, HarnessError, QmpError, query_map
 from l1 import EDU, L2
 from machines import (CUT, EMULATED, IN_PLACE, LOG, PROTECTED, SHARED,
                       TWO_COPY, Row)
@@ -156,6 +156,12 @@ def refused(l1, row, words):
         else missing(text, words)
 
 
+def failed_conversions(l2):
+    """The reasons that events gave."""
+    return [event['data']['error'] for event in l2.qmp.events
+            if event['event'] == 'GUEST_MEMFD_CONVERSION_FAILED']
+
+
 def not_possible(l1, tap, row_and_words):
     """A machine that is refused at the start, with the reason."""
     problems = refused(l1, *row_and_words)
@@ -195,10 +201,9 @@ def memlock_conversion(l1, tap, row):
             elif answer:
                 problems.append(answer)
             tap.result(name, problems)
-        events = [event['data']['error'] for event in l2.qmp.events
-                  if event['event'] == 'GUEST_MEMFD_CONVERSION_FAILED']
-        tap.result('one event', missing(' '.join(events), [NO_MEMORY])
-                   if len(events) == 1 else [f'events: {events}'])
+        reasons = failed_conversions(l2)
+        tap.result('one event', missing(reasons[0], [NO_MEMORY])
+                   if len(reasons) == 1 else [f'events: {reasons}'])
         tap.result('QEMU names the limit once',
                    [machine.said()]
                    if machine.said().count('RLIMIT_MEMLOCK is') != 1 else [])
@@ -380,9 +385,7 @@ def memory_failure(l1, tap, row):
         _summary, problems = l2.run_until_hold()
         tap.result('after a reset it runs', problems)
         l1.release()
-        code = l2.wait()
-        tap.result('QEMU ended well', [f'exit code {code}'] + l2.errors
-                   if code != EXIT_PASS else [])
+        tap.result('QEMU ended well', l2.bad_end())
 
 
 def in_place_scenarios():

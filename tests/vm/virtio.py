@@ -12,7 +12,7 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path[:0] = [HERE, os.path.join(os.path.dirname(HERE), 'guest')]
 
 # pylint: disable=wrong-import-position
-from harness import EXIT_PASS, MIB
+from harness import MIB
 from l1 import L2
 from machines import IN_PLACE, PROTECTED, TWO_COPY, Row
 from refusals import missing
@@ -78,9 +78,7 @@ def end(l1, tap, l2):
     """The guest was content to its end."""
     tap.result('no conversion failed', no_failures(l2))
     l1.release()
-    code = l2.wait()
-    tap.result('QEMU ended well', [f'exit code {code}'] + l2.errors
-               if code != EXIT_PASS else [])
+    tap.result('QEMU ended well', l2.bad_end())
 
 
 def balloon(l1, tap, row):
