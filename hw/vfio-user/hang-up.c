@@ -8,11 +8,27 @@
 #include "qapi/error.h"
 #include "qemu/error-report.h"
 #include "qemu/lockable.h"
+#include "qemu/timer.h"
+#include "qemu/units.h"
 #include "hw/vfio-user/hang-up.h"
 
-/* A server that waits for its answers, and sends one each, comes near neither. */
-#define MAX_QUEUED 256
+/*
+ * What requests that wait may take, and answers that the server does not read:
+ * a few of the largest that can be negotiated, or 65536 small ones.
+ */
+#define MAX_QUEUED (256 * MiB)
+#define MESSAGE (4 * KiB)
+
+/* Each answer that nobody waits for belongs to a request that timed out. */
 #define MAX_UNEXPECTED 256
+
+/*
+ * A request that is not answered in time counts as much as so many answers make
+ * up for, and two in a row are too much: a server that answers every second one
+ * does not get far, either.
+ */
+#define MISS 4
+#define MAX_MISSES (2 * MISS)
 
 void vfio_user_fail_msg(VFIOUserProxy *proxy, VFIOUserMsg *msg)
 {
@@ -25,6 +41,10 @@ void vfio_user_fail(VFIOUserProxy *proxy)
 {
     VFIOUserMsg *msg = proxy->part_recv;
 
+    if (proxy->state == VFIO_PROXY_CONNECTED) {
+        error_report("%s: hung up on the server, unplug the device",
+                     proxy->sockname);
+    }
     vfio_user_shutdown(proxy);
     qio_channel_shutdown(proxy->ioc, QIO_CHANNEL_SHUTDOWN_BOTH, NULL);
     proxy->state = VFIO_PROXY_ERROR;
@@ -60,11 +80,32 @@ static bool about_memory(const VFIOUserMsg *msg)
            msg->hdr->command == VFIO_USER_DMA_UNMAP;
 }
 
+/*
+ * Requests that were there when another one timed out had no answer for the same
+ * reason.
+ */
+static void count_miss(VFIOUserProxy *proxy, uint32_t id)
+{
+    int64_t now = qemu_clock_get_ms(QEMU_CLOCK_REALTIME);
+
+    if (!proxy->misses || now - proxy->wait_time >= proxy->missed_at) {
+        proxy->misses += MISS;
+        proxy->missed_at = now;
+        proxy->missed_id = id;
+    }
+}
+
+static void forgive(VFIOUserProxy *proxy)
+{
+    proxy->misses -= proxy->misses > 0;
+}
+
 void vfio_user_timed_out(VFIOUserProxy *proxy, VFIOUserMsg *msg)
 {
-    bool memory = about_memory(msg);
-
-    if (msg == proxy->part_recv || (memory && proxy->unanswered)) {
+    if (about_memory(msg)) {
+        count_miss(proxy, msg->id);
+    }
+    if (msg == proxy->part_recv || proxy->misses >= MAX_MISSES) {
         vfio_user_fail(proxy);
     } else if (msg->pending) {
         QTAILQ_REMOVE(&proxy->pending, msg, next);
@@ -72,43 +113,52 @@ void vfio_user_timed_out(VFIOUserProxy *proxy, VFIOUserMsg *msg)
         QTAILQ_REMOVE(&proxy->outgoing, msg, next);
         proxy->num_outgoing--;
     }
-    proxy->unanswered |= memory;
 }
 
 void vfio_user_answered(VFIOUserProxy *proxy, const VFIOUserMsg *msg)
 {
     proxy->unexpected = 0;
     if (about_memory(msg)) {
-        proxy->unanswered = false;
+        forgive(proxy);
     }
 }
 
-bool vfio_user_unexpected(VFIOUserProxy *proxy)
+bool vfio_user_unexpected(VFIOUserProxy *proxy, uint32_t id)
 {
     error_report_once("%s: unexpected reply", proxy->sockname);
+    if (id == proxy->missed_id) {
+        forgive(proxy);
+    }
     return ++proxy->unexpected > MAX_UNEXPECTED;
+}
+
+void vfio_user_count_request(VFIOUserProxy *proxy, const VFIOUserMsg *msg)
+{
+    const VFIOUserDMARW *rw = (const VFIOUserDMARW *)msg->hdr;
+
+    proxy->incoming_bytes += MESSAGE + msg->hdr->size;
+    if (msg->hdr->command == VFIO_USER_DMA_READ &&
+        msg->hdr->size >= sizeof(*rw)) {
+        proxy->incoming_bytes += MIN(rw->count, proxy->max_xfer_size);
+    }
 }
 
 bool vfio_user_flooded(VFIOUserProxy *proxy)
 {
-    unsigned queued = 0;
+    uint64_t unread = 0;
     VFIOUserMsg *msg;
 
-    QTAILQ_FOREACH(msg, &proxy->incoming, next) {
-        queued++;
-    }
     QTAILQ_FOREACH(msg, &proxy->outgoing, next) {
-        queued += (msg->hdr->flags & VFIO_USER_TYPE) == VFIO_USER_REPLY;
+        unread += MESSAGE + msg->hdr->size;
     }
-    return queued > MAX_QUEUED;
+    return proxy->incoming_bytes > MAX_QUEUED || unread > MAX_QUEUED;
 }
 
 void vfio_user_report(VFIOUserProxy *proxy, Error *err)
 {
     QEMU_LOCK_GUARD(&proxy->lock);
 
-    if (proxy->state == VFIO_PROXY_CONNECTED || !proxy->reported) {
-        proxy->reported = proxy->state != VFIO_PROXY_CONNECTED;
+    if (proxy->state == VFIO_PROXY_CONNECTED) {
         error_report_err(err);
     } else {
         error_free(err);

@@ -23,7 +23,7 @@
  */
 void vfio_user_fail_msg(VFIOUserProxy *proxy, VFIOUserMsg *msg);
 
-/** vfio_user_fail - hang up; all requests are completed as if refused */
+/** vfio_user_fail - hang up, and say so; all requests are completed as refused */
 void vfio_user_fail(VFIOUserProxy *proxy);
 
 /**
@@ -31,7 +31,8 @@ void vfio_user_fail(VFIOUserProxy *proxy);
  *
  * One answer about memory that does not come in time is made good by a request
  * for the opposite, since a server works in order.  If that is not answered
- * either nobody knows what the server has mapped, so it is hung up on.
+ * either, or if it goes on like that, nobody knows what the server has mapped, so
+ * it is hung up on.  Answers that come, in time or late, make up for it.
  */
 void vfio_user_timed_out(VFIOUserProxy *proxy, VFIOUserMsg *msg);
 
@@ -39,25 +40,28 @@ void vfio_user_timed_out(VFIOUserProxy *proxy, VFIOUserMsg *msg);
 void vfio_user_answered(VFIOUserProxy *proxy, const VFIOUserMsg *msg);
 
 /**
- * vfio_user_unexpected - an answer begins that nobody waits for
+ * vfio_user_unexpected - an answer begins that nobody waits for, maybe any more
  *
  * Returns true if there were too many in a row.
  */
-bool vfio_user_unexpected(VFIOUserProxy *proxy);
+bool vfio_user_unexpected(VFIOUserProxy *proxy, uint32_t id);
+
+/** vfio_user_count_request - one of the server is put on the list */
+void vfio_user_count_request(VFIOUserProxy *proxy, const VFIOUserMsg *msg);
 
 /**
- * vfio_user_flooded - the server has sent a request
+ * vfio_user_flooded - the server sends one more request
  *
- * Returns true if too many wait already, or too many answers which the server
- * does not read.
+ * Returns true if too many wait already, or too much that the server does not
+ * read.
  */
 bool vfio_user_flooded(VFIOUserProxy *proxy);
 
 /**
  * vfio_user_report - print why a request failed, and free @err
  *
- * A server that was hung up on is named once: a guest can go on to cause
- * requests to it.
+ * Of a server that was hung up on, vfio_user_fail() has said all: a guest can go
+ * on to convert memory.
  */
 void vfio_user_report(VFIOUserProxy *proxy, Error *err);
 

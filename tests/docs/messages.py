@@ -110,9 +110,9 @@ class Messages:
         texts = set()
         for name in OURS:
             for suffix in ('c', 'h'):
-                for path in (top / name).rglob('*guest*.' + suffix):
+                for path in (top / name).rglob('*.' + suffix):
                     texts.update(c_formats(path.read_text()))
-        for path in [*top.glob('target/**/*.c'), *top.glob('patches/*.patch')]:
+        for path in top.glob('patches/*.patch'):
             added = re.sub(r'^[+ ]', '', path.read_text(), flags=re.MULTILINE)
             texts.update(c_formats(added))
         for path in [*top.glob('scripts/*/*.py'), *top.glob('scripts/*.py'),

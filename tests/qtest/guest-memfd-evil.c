@@ -376,6 +376,9 @@ static void reply_badly(Evil *e, Message *m, EvilDeed deed, uint32_t arg)
     case EVIL_REQUESTS:
         send_requests(e, m->hdr.id);
         break;
+    case EVIL_BURST:
+        flood(e, m->hdr.id + 0x8000, 0, arg);
+        break;
     case EVIL_FLOOD:
         g_assert_cmpuint(flood(e, m->hdr.id + 0x8000, arg, MAX_FLOOD), <,
                          MAX_FLOOD);
@@ -516,8 +519,9 @@ Evil *evil_start(Server *s)
 
 void evil_stop(Evil *e)
 {
-    qatomic_set(&e->quit, true);
     evil_disarm(e);
+    qatomic_set(&e->quit, true);
+    g_assert_cmpint(write(e->wake[1], "", 1), ==, 1);
     g_thread_join(e->thread);
     if (e->qemu >= 0) {
         hang_up(e);

@@ -33,6 +33,7 @@ typedef enum EvilDeed {
     EVIL_TYPE,          /* an answer that is neither request nor reply */
     EVIL_FDS,           /* sends a file descriptor along */
     EVIL_REQUESTS,      /* asks QEMU for things before it answers */
+    EVIL_BURST,         /* sends @arg requests before it answers */
     EVIL_FLOOD,         /* sends requests (@arg 0) or answers (1) without end */
     EVIL_HALF,          /* stops after @arg bytes of an answer */
     EVIL_HALF_CLOSE,    /* the same, and hangs up */
