@@ -323,19 +323,10 @@ static void set_bar(QTestState *qts, uint8_t reg, uint32_t addr)
  * has them cannot be mapped, and what is left begins and ends within it.  It
  * may do so when the DMA peer is dead.
  */
-static void test_unaligned(void)
+static void test_unaligned(QTestState *qts, Server *s)
 {
     const uint64_t gpa = 0xe0000000, inside = gpa + 0x1400;
-    Server *s = server_start();
-    QTestState *qts;
 
-    if (!s) {
-        return;
-    }
-    qts = qtest_init(SERVER_MACHINE
-                     "-object " BACKEND ",id=m1,size=2M,driver=emulated "
-                     "-device ivshmem-plain,memdev=m1,addr=4");
-    server_plug(qts, s);
     set_bar(qts, 0x10, gpa + 16 * MiB);
     set_bar(qts, 0x1c, 0);
     set_bar(qts, 0x18, gpa);
@@ -352,8 +343,6 @@ static void test_unaligned(void)
     gm_convert_fails(qts, "m1", 0, 4096, false, "");
     qtest_qmp_device_del(qts, "dev");
     gm_convert(qts, "m1", 0, 4096, false);
-    qtest_quit(qts);
-    server_stop(s);
 }
 
 /*
@@ -421,6 +410,9 @@ static const ServerTest tests[] = {
     { "guest-memfd-dma/two-dimms", NULL, test_two_dimms },
     { "guest-memfd-dma/remap", NULL, test_remap },
     { "guest-memfd-dma/server-dies", NULL, test_server_dies },
+    { "guest-memfd-dma/unaligned", "-object " BACKEND ",id=m1,size=2M,"
+      "driver=emulated -device ivshmem-plain,memdev=m1,addr=4",
+      test_unaligned },
     { }
 };
 
@@ -429,6 +421,5 @@ int main(int argc, char **argv)
     g_test_init(&argc, &argv, NULL);
     server_add_tests(tests);
     qtest_add_func("guest-memfd-dma/limit", test_limit);
-    qtest_add_func("guest-memfd-dma/unaligned", test_unaligned);
     return g_test_run();
 }
