@@ -145,9 +145,14 @@ class Terminal:
         return self.process.wait(PATIENCE)
 
     def restored(self):
-        """Whether it has left the terminal as it was; what it said then."""
+        """Whether it has left the terminal as it was; what it said then.
+
+        The kernel sends SIGINT before it looks whether to echo the key: by
+        then the program may have turned echo on again, and have ended.
+        """
         assert termios.tcgetattr(self.master) == self.modes
         drawn, left, said = self.seen.rpartition('\x1b[?1049l')
         assert left and drawn.count('\x1b[?1049h') == 1
         assert self.seen.rfind('\x1b[?25h') > self.seen.rfind('\x1b[?25l')
-        return re.sub(r'\x1b\[[?\d;]*[A-Za-z]', '', said).strip()
+        said = re.sub(r'\x1b\[[?\d;]*[A-Za-z]', '', said)
+        return said.replace('^C', '', 1).strip()
