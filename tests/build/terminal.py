@@ -15,6 +15,9 @@ import time
 
 # Only against a hang
 PATIENCE = 60
+# Bytes read at once: few, so that who looks before all is drawn sees that each
+# time, not once in a thousand runs
+BITE = 48
 # ncurses knows no other way to move than "cup", so this is all there is to
 # understand
 DESCRIPTION = r'''gmem-test|a terminal for tests,
@@ -103,7 +106,7 @@ class Terminal:
         """More of what it writes; False if it has ended."""
         assert select.select([self.master], [], [], PATIENCE)[0], self.text()
         try:
-            data = os.read(self.master, 65536)
+            data = os.read(self.master, BITE)
         except OSError:
             data = b''
         text = self._decoder.decode(data)
