@@ -32,17 +32,19 @@ from l1 import L1, L1Error
 # more or less of QEMU's heap would hide what mappings take.
 KERNEL_WORDS = 'vfio_iommu_type1.dma_entry_limit=1000000 ' \
     'transparent_hugepage=never'
-LIMIT = 3600
+LIMIT = 1200
 
 
 def boot_and_measure(config, archive, report):
     """All groups with one switch of L1's kernel."""
     with L1(config, rig.QEMU, find_firmware(rig.QEMU), rig.KERNEL, archive,
             os.path.join(rig.VM, f'bench-{config}.log'),
-            KERNEL_WORDS) as l1, l1.bounded(LIMIT):
-        l1.wait_ready()
+            KERNEL_WORDS) as l1:
+        with l1.bounded(rig.BOOT_LIMIT):
+            l1.wait_ready()
         for group in GROUPS[config]:
-            group(l1, report)
+            with l1.bounded(LIMIT):
+                group(l1, report)
 
 
 def main():

@@ -20,6 +20,7 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, os.path.join(os.path.dirname(HERE), 'guest'))
 
 # pylint: disable=wrong-import-position
+import cpus
 from harness import (EXIT_PASS, HarnessError, Qmp, QmpError, die_with_parent,
                      key_values)
 
@@ -31,6 +32,7 @@ EDU = '0000:00:03.0'
 SECOND_EDU = '0000:00:05.0'    # not for L2
 # In seconds, for the monitor of a QEMU that may hang
 PATIENCE = 10
+LOOKS = 5
 
 # -device, and words for the kernel. AMD, in QEMU 10.2.2: fetch_pte() takes an
 # entry of 2 MiB for one of 4 KiB, so the kernel is to make none; its ACPI table
@@ -140,6 +142,7 @@ class L1:
         self._agent = self.qmp_port = self.console = self._com1 = None
         self._monitor = None
         self.expired = None     # where its CPUs were, if it took too long
+        self.deaf = False       # no timer interrupts one of them any more
 
     def __enter__(self):
         pairs = [socket.socketpair() for _ in range(len(PORTS) + 2)]
@@ -197,23 +200,23 @@ class L1:
             self._gone = True
             self._changed.notify_all()
 
-    def _registers(self):
-        """Where its CPUs are, said by the monitor."""
+    def _look(self):
+        """Where its CPUs are, said by the monitor; sets @deaf."""
         self._monitor.settimeout(PATIENCE)
         try:
-            text = Qmp(self._monitor).command('human-monitor-command', **{
-                'command-line': 'info registers -a'})
+            qmp = Qmp(self._monitor)
+            looks = [cpus.look(qmp) for _ in range(LOOKS)]
         except (OSError, EOFError, QmpError) as err:
             return f'QEMU does not say where its CPUs are: {err}'
-        return 'its CPUs: ' + ' '.join(
-            line.strip() for line in text.splitlines()
-            if line.startswith(('CPU#', 'RIP=', 'EIP=')))
+        self.deaf = cpus.are_deaf(looks)
+        return ('TCG has lost an interrupt; ' if self.deaf else '') + \
+            'its CPUs: ' + ' '.join(cpu.text for cpu in looks[-1])
 
     @contextlib.contextmanager
     def bounded(self, seconds):
         """Kill L1 if what is done takes longer: all waits end then."""
         def expire():
-            self.expired = self._registers()
+            self.expired = self._look()
             self._process.send_signal(signal.SIGKILL)
 
         timer = threading.Timer(seconds, expire)
