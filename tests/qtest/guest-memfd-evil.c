@@ -220,13 +220,14 @@ static bool evil_now(Evil *e, const Header *hdr, EvilDeed *deed, uint32_t *arg)
 
     g_mutex_lock(&e->lock);
     if (e->armed && (hdr->flags & TYPE_MASK) != TYPE_REPLY &&
-        (hdr->command == EVIL_MAP || hdr->command == EVIL_UNMAP) &&
-        (!e->command || e->command == hdr->command)) {
+        (e->command ? e->command == hdr->command :
+         hdr->command == EVIL_MAP || hdr->command == EVIL_UNMAP)) {
         if (e->skip) {
             e->skip--;
         } else if (e->count) {
             e->count -= e->count != EVIL_FOR_EVER;
             e->done++;
+            g_cond_broadcast(&e->changed);
             *deed = e->deed;
             *arg = e->arg;
             now = true;
@@ -589,10 +590,14 @@ unsigned evil_disarm(Evil *e)
     unsigned done;
 
     g_mutex_lock(&e->lock);
-    e->armed = false;
     e->sync = true;
-    g_cond_broadcast(&e->changed);
     g_assert_cmpint(write(e->wake[1], "", 1), ==, 1);
+    /* What QEMU has sent up to now is to be misbehaved at; a stall is for ever */
+    while (e->sync && !(e->armed && e->deed == EVIL_STALL && e->done)) {
+        g_cond_wait(&e->changed, &e->lock);
+    }
+    e->armed = false;
+    g_cond_broadcast(&e->changed);
     while (e->sync) {
         g_cond_wait(&e->changed, &e->lock);
     }

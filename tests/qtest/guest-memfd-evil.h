@@ -16,6 +16,8 @@
 /* Commands of vfio-user; 0 is either of these. */
 #define EVIL_MAP   2
 #define EVIL_UNMAP 3
+#define EVIL_GET_INFO 4
+#define EVIL_RESET 13
 
 #define EVIL_FOR_EVER UINT_MAX
 
