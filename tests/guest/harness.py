@@ -10,6 +10,7 @@ import collections
 import contextlib
 import ctypes
 import fcntl
+import itertools
 import json
 import os
 import queue
@@ -172,7 +173,14 @@ class QmpError(Exception):
 
 
 class Qmp:
-    """The least of a QMP client; events are kept."""
+    """The least of a QMP client; events are kept.
+
+    QEMU may find something in its socket that was written to one before it:
+    answers are to what has their number, and to speak twice of capabilities is
+    no error.
+    """
+
+    _numbers = itertools.count()
 
     def __init__(self, sock):
         self._file = sock.makefile('rw', encoding='utf-8', newline='\n')
@@ -180,7 +188,8 @@ class Qmp:
         greeting = self._read()
         if 'QMP' not in greeting:
             raise HarnessError(f'no QMP greeting but {greeting}')
-        self.command('qmp_capabilities')
+        with contextlib.suppress(QmpError):
+            self.command('qmp_capabilities')
 
     def _read(self):
         try:
@@ -193,9 +202,10 @@ class Qmp:
 
     def command(self, name, **args):
         """Its result; QmpError if it failed, EOFError if QEMU is gone."""
+        number = next(self._numbers)
         try:
             self._file.write(json.dumps(
-                {'execute': name, 'arguments': args}) + '\n')
+                {'execute': name, 'arguments': args, 'id': number}) + '\n')
             self._file.flush()
         except OSError as err:
             raise EOFError('QEMU has closed its monitor') from err
@@ -203,6 +213,8 @@ class Qmp:
             answer = self._read()
             if 'event' in answer:
                 self.events.append(answer)
+            elif answer.get('id', number) != number:
+                continue
             elif 'error' in answer:
                 raise QmpError(f"{name}: {answer['error']['desc']}")
             else:

@@ -28,23 +28,26 @@ def look(qmp):
     for number, cpu in enumerate(re.split(r'^CPU#', ask('info registers -a'),
                                           flags=re.MULTILINE)[1:]):
         flags = FLAGS.search(cpu)
-        in_service = re.search(r'^ISR\s+(.*?)\s*$', ask(f'info lapic {number}'),
-                               re.MULTILINE)
+        apic = dict(re.findall(r'^(ISR|IRR)\s+(.*?)\s*$',
+                               ask(f'info lapic {number}'), re.MULTILINE))
         looks.append(Look(
             bool(HALTED.search(cpu) and flags and
                  int(flags.group(1), 16) & INTERRUPTS_ON),
-            in_service.group(1) if in_service else '',
-            f'CPU#{number} ' + ' '.join(
+            apic.get('ISR', ''),
+            f'CPU#{number} {apic} ' + ' '.join(
                 line.strip() for line in cpu.splitlines()
                 if line.startswith(('RIP=', 'EIP=', 'CR0=')))))
     return looks
 
 
 def are_deaf(looks):
-    """Whether one CPU waits for interrupts in each look, and has one in service.
+    """Whether one CPU waits for interrupts, with the same one always in service.
 
-    One that runs could be seen like that by accident, not each time.
+    One that runs could be seen like that by accident, as registers and APIC are
+    read one after the other, but not twice; one that is deaf still wakes for
+    interrupts of a higher priority.
     """
-    return any(all(cpu.waits and cpu.in_service not in ('', '(none)') and
+    return any(sum(cpu.waits for cpu in history) >= 2 and
+               all(cpu.in_service not in ('', '(none)') and
                    cpu.in_service == history[0].in_service for cpu in history)
                for history in zip(*looks))

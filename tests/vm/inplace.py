@@ -16,6 +16,7 @@ sys.path[:0] = [HERE, os.path.join(os.path.dirname(HERE), 'guest')]
 import memory
 from harness import MIB, PAGE, QmpError, key_values
 from l1 import EDU, L2, SECOND_EDU
+from lifecycle import del_device
 from machines import IN_PLACE, PORT, PROTECTED, TWO_COPY, Row
 from refusals import Machine, missing, not_possible
 
@@ -122,6 +123,7 @@ def guest_is_told(l1, tap, row):
         with held(l1, l1.run('pidof qemu')[0], HELD):
             l1.release()
             said = '\n'.join(l2.run_until_hold()[1])
+            l2.wait()
         tap.result('the hypercall has an error',
                    missing(said, ['to private: status -']))
 
@@ -211,7 +213,7 @@ def hotplug(l1, tap, row):
                 answer, more = machine.attempt(*PIECE, private)
                 problems += more + ([answer] if answer else [])
             tap.result(f'plugged in, {number}', problems)
-            l2.qmp.command('device_del', id='dev')
+            del_device(machine, 'iommufd')
             # memory that a device had pinned would be in use
             answer = machine.convert(0, row.ram, True) or \
                 machine.convert(0, row.ram, False) or \

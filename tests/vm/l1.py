@@ -140,7 +140,7 @@ class L1:
         self._gone = False
         self._process = self._reader = None
         self._agent = self.qmp_port = self.console = self._com1 = None
-        self._monitor = None
+        self._monitor = self._qmp = None
         self.expired = None     # where its CPUs were, if it took too long
         self.deaf = False       # no timer interrupts one of them any more
 
@@ -200,13 +200,13 @@ class L1:
             self._gone = True
             self._changed.notify_all()
 
-    def _look(self):
+    def look(self):
         """Where its CPUs are, said by the monitor; sets @deaf."""
         self._monitor.settimeout(PATIENCE)
         try:
-            qmp = Qmp(self._monitor)
-            looks = [cpus.look(qmp) for _ in range(LOOKS)]
-        except (OSError, EOFError, QmpError) as err:
+            self._qmp = self._qmp or Qmp(self._monitor)
+            looks = [cpus.look(self._qmp) for _ in range(LOOKS)]
+        except (OSError, EOFError, ValueError, HarnessError, QmpError) as err:
             return f'QEMU does not say where its CPUs are: {err}'
         self.deaf = cpus.are_deaf(looks)
         return ('TCG has lost an interrupt; ' if self.deaf else '') + \
@@ -216,8 +216,11 @@ class L1:
     def bounded(self, seconds):
         """Kill L1 if what is done takes longer: all waits end then."""
         def expire():
-            self.expired = self._look()
-            self._process.send_signal(signal.SIGKILL)
+            try:
+                self.expired = 'its CPUs were not looked at'
+                self.expired = self.look()
+            finally:
+                self._process.send_signal(signal.SIGKILL)
 
         timer = threading.Timer(seconds, expire)
         timer.daemon = True
@@ -308,8 +311,9 @@ class L1:
                     problems.append(f'the kernel says: {line}')
             elif COMPLAINT.search(line) and not FAULT_NOISE.search(line):
                 problems.append(f'the kernel says: {line}')
-        if faults != expected and not any_number:
-            problems.append(f'{faults} IOMMU faults, expected {expected}')
+        # QEMU's IOMMU may make one of two that come before the kernel has read it
+        if expected and not faults:
+            problems.append(f'no IOMMU fault, expected {expected}')
         return problems
 
     def position(self):

@@ -105,8 +105,10 @@ class Machine:
 
     def problems(self):
         """Not exactly the shared pages are in the IOMMU."""
+        # first, as this waits for a reset that was asked for
+        runs = self.runs()
         return iommu.compare_pages(iommu.READ[self._l1.config](self._l1, EDU),
-                                   self.runs(), self._size, self.base)
+                                   runs, self._size, self.base)
 
     def attempt(self, offset, size, private):
         """Convert: what QEMU answered, problems of either outcome."""

@@ -49,6 +49,8 @@ KERNEL = os.path.join(BUILD, 'kernel/arch/x86/boot/bzImage')
 # Against hangs, in seconds: these are no measure of anything
 BOOT_LIMIT = 300
 SCENARIO_LIMIT = 1200
+# Of L1 for each IOMMU, of the kinds that are nothing of ours
+HANGS = 2
 
 # Each runs the guest of tests/guest
 GUESTS = (
@@ -278,15 +280,24 @@ def scenarios(config):
 
 
 class Named:
-    """A Tap for which all names begin the same."""
+    """A Tap for which all names begin the same, and failures wait.
+
+    They may come from an L1 that TCG has left without interrupts.
+    """
 
     def __init__(self, tap, prefix):
         self._tap = tap
         self._prefix = prefix
+        self.failed = []
 
     def result(self, name, problems=()):
         """One test."""
-        self._tap.result(f'{self._prefix}: {name}', problems)
+        name = f'{self._prefix}: {name}'
+        problems = list(problems)
+        if problems:
+            self.failed.append((name, problems))
+        else:
+            self._tap.result(name)
 
     def note(self, text):
         """Progress."""
@@ -313,7 +324,7 @@ class Rig:
     def run(self, config, wanted):
         """All scenarios with one IOMMU; a new L1 after one that died.
 
-        What ended since TCG lost an interrupt (cpus.py) runs once again.
+        What ended since TCG lost an interrupt (cpus.py) runs again.
         """
         todo = [item for item in scenarios(config)
                 if all(word in f'{config}: {item[0]}' for word in wanted)]
@@ -321,26 +332,24 @@ class Rig:
             self._tap.skip('in-place', 'KERNEL_SRC has not the patches of '
                            'tests/vm/kernel')
             return
-        again = False
+        hangs = HANGS
         while todo:
             with self.boot(config) as l1:
-                if not self._start(l1, again):
-                    if again or not l1.expired:
-                        return
-                    again = True
-                    continue
-                while todo and self._scenario(l1, *todo[0], again):
+                up = self._start(l1, hangs)
+                while up and todo and self._scenario(l1, *todo[0], hangs):
                     todo.pop(0)
-                if l1.deaf and not again:
-                    again = True
+                if hangs and (l1.deaf or l1.expired and not up):
+                    hangs -= 1
+                elif not up:
+                    return
                 elif todo:
                     todo.pop(0)
 
-    def _start(self, l1, again):
+    def _start(self, l1, hangs):
         """Wait until L1 has booted; False if it did not.
 
         A boot has been seen to hang where the kernel changes its clock, long
-        before anything of ours runs: that is worth a note, and it boots @again.
+        before anything of ours runs: that is worth a note while @hangs are left.
         """
         try:
             with l1.bounded(BOOT_LIMIT):
@@ -348,15 +357,20 @@ class Rig:
                 l1.mark('booted')
             self._tap.result(f'{l1.config}: L1 boots', l1.complaints(0))
         except (L1Error, HarnessError, OSError) as err:
-            self._died(l1, 'L1 boots', err, l1.expired and not again)
+            problems = [str(err)] + l1.tail()
+            if l1.expired and hangs:
+                self._tap.note('\n# '.join(['L1 hangs:'] + problems))
+            else:
+                self._tap.result(f'{l1.config}: L1 boots', problems)
             return False
         self._tap.note('L1 is up')
         return True
 
-    def _scenario(self, l1, name, function, row, again):
+    def _scenario(self, l1, name, function, row, hangs):
         """Run it; False if L1 is of no more use."""
         tap = Named(self._tap, f'{l1.config}: {name}')
         since = l1.position()
+        survives = True
         self._tap.note(name)
         try:
             with l1.bounded(SCENARIO_LIMIT):
@@ -368,20 +382,20 @@ class Rig:
                                [f'{type(err).__name__}: {err}'] +
                                l1.shell('tail -n 20 /tmp/l2.log')[1])
                 l1.mark(f'end {name}')
+                if tap.failed:
+                    l1.look()
             tap.result('the kernel has nothing else to say',
                        l1.complaints(since))
         except (L1Error, OSError) as err:
-            self._died(l1, f'{name}: L1 survives', err, l1.deaf and not again)
-            return False
-        return True
-
-    def _died(self, l1, what, err, excused):
-        """L1 is gone: a failure, or a note if it was TCG and is done again."""
-        problems = [str(err)] + l1.tail()
-        if excused:
-            self._tap.note('\n# '.join(['L1 hangs:'] + problems))
-        else:
-            self._tap.result(f'{l1.config}: {what}', problems)
+            tap.result('L1 survives', [str(err)] + l1.tail())
+            survives = False
+        for what, problems in tap.failed:
+            if l1.deaf and hangs:
+                self._tap.note('\n# '.join(
+                    [f'L1 hangs: {what}'] + list(map(str, problems))))
+            else:
+                self._tap.result(what, problems)
+        return survives and not l1.deaf
 
 
 def kernel_is_patched():
