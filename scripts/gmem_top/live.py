@@ -200,8 +200,9 @@ class Live:
     async def poll(self):
         """All blocks in each interval, the chosen one's map meanwhile."""
         while True:
-            end = time.monotonic() + self.interval
             await self.poller.update()
+            # So that there is time for the map, however slow the answer was
+            end = time.monotonic() + self.interval
             self.polled.set()
             self.wake.set()
             vm = self.poller.vm

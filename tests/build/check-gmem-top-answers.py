@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 
 sys.dont_write_bytecode = True
 
@@ -158,11 +159,11 @@ def the_vm_is_asked_little(directory):
 
 
 def a_change_is_read_again(directory):
-    state = {'private': 0}
+    state = {'private': 64 * MIB}
 
     def info(_):
-        """Less and less is shared."""
-        state['private'] += 4 * MIB
+        """Slower than gmem-top asks."""
+        time.sleep(0.15)
         return [block(**{'private-bytes': state['private'],
                          'shared-bytes': GIB - state['private']})]
 
@@ -174,6 +175,7 @@ def a_change_is_read_again(directory):
     FakeQmp(path, query_guest_memfd=info, query_guest_memfd_map=area)
     terminal = Terminal(directory, [GMEM_TOP, '--interval', '0.1', path])
     terminal.until('896 MiB ' + 32 * '░' + 32 * '█')
+    state['private'] = 132 * MIB
     terminal.until('768 MiB ' + 62 * '░' + 2 * '█', '896 MiB ' + 64 * '█')
     terminal.type('q')
     assert terminal.end() == 0
@@ -186,7 +188,7 @@ def a_vm_that_does_not_answer(directory):
     assert code in (1, 3), err
     path = directory / 'silent'
     FakeQmp(path, query_name=b'{"event": "X", "timestamp": {}}\n')
-    code, _, err = gmem_top(path, '--once', '--timeout', '1')
+    code, _, err = gmem_top(path, '--once', '--timeout', '5')
     assert code == 1 and 'QEMU does not answer' in err
     path = directory / 'stuck'
     FakeQmp(path, query_guest_memfd_map=b'{"event": "X", "timestamp": {}}\n')

@@ -368,6 +368,10 @@ def sockets_that_are_no_use(directory):
         assert live.end() == 0
         for sock in waiting:
             sock.close()
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.settimeout(PATIENCE)       # until QEMU has seen all that
+            sock.connect(str(machine.path))
+            assert sock.recv(1)
         assert 'm0: 1 GiB' in said(gmem_top('--once', machine.path))
         assert 'no QMP socket' in complaint(gmem_top('--once', machine.busy))
     missing = directory / 'missing'
