@@ -11,7 +11,7 @@
  *
  * The extents of a window are what the container holds, no more and no less:
  * one is added after its map succeeded and removed after its unmap did.  They
- * belong to the lock of the block (system/guest-memfd.c), under which all
+ * belong to the lock of the block (system/guest-memfd/block.c), under which all
  * callbacks run; the list of those who follow is written under the BQL and read
  * under RCU, since the limit of a container is for all blocks.
  *

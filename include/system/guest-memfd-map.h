@@ -8,7 +8,7 @@
  * beyond the range it was given, whatever the size of the map.
  *
  * All offsets and sizes are in bytes and multiples of the smallest page size.
- * The map has no lock of its own: callers serialise (system/guest-memfd.c uses
+ * The map has no lock of its own: callers serialise (system/guest-memfd/block.c uses
  * the lock of the block).
  *
  * SPDX-License-Identifier: GPL-2.0-or-later

@@ -41,7 +41,7 @@ GuestMemfdPlatform guest_memfd_platform(const char *cgs_type);
  *                   private memory (TDX Connect, SEV-TIO, RME-DA); else it is
  *                   traditional and reaches shared memory only
  *
- * The sources are named at the table in system/guest-memfd-policy.c.
+ * The sources are named at the table in system/guest-memfd/policy.c.
  */
 GuestMemfdIoPolicy guest_memfd_io_policy(GuestMemfdPlatform platform,
                                          GuestMemfdConversion conversion,

@@ -305,7 +305,7 @@ int guest_memfd_unregister_listener(GuestMemfd *gm, GuestMemfdListener *l);
  * guest_memfd_lock - no conversions of a block, until guest_memfd_unlock()
  *
  * For listeners that begin or cease to cover a part of their section.  The order
- * of locks is at the top of system/guest-memfd.c.
+ * of locks is at the top of system/guest-memfd/block.c.
  */
 void guest_memfd_lock(GuestMemfd *gm);
 void guest_memfd_unlock(GuestMemfd *gm);

@@ -10,7 +10,7 @@
 #include "qemu/lockable.h"
 #include "qemu/units.h"
 #include "qapi/error.h"
-#include "guest-memfd-internal.h"
+#include "internal.h"
 
 /*
  * What a kernel that converts in place pays for a huge page that has shared

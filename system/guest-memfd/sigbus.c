@@ -2,7 +2,7 @@
  * guest_memfd blocks: pointers to pages that have become private
  *
  * What is left of QEMU's own accesses to memory that is converted in place
- * (system/guest-memfd-access.c) are pointers that were obtained while the page
+ * (system/guest-memfd/host-access.c) are pointers that were obtained while the page
  * was shared, such as that of a virtqueue whose guest makes the page private
  * under it.  The handler of SIGBUS lets an empty page stand in for it, which
  * nobody else sees, and QEMU goes on; the page of the file comes back when it
@@ -22,7 +22,7 @@
 #include "qemu/madvise.h"
 #include "hw/core/cpu.h"
 #include "system/ramblock.h"
-#include "guest-memfd-internal.h"
+#include "internal.h"
 #include "trace.h"
 
 /* Blocks are few; a signal handler can look at an array. */

@@ -2,7 +2,7 @@
  * guest_memfd blocks: who asks for a conversion
  *
  * Turns guest physical addresses, or a part of a block, into the pieces of a
- * transaction (system/guest-memfd-convert.c).  What a guest or a client sends
+ * transaction (system/guest-memfd/convert.c).  What a guest or a client sends
  * may be anything: all of it is checked here.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
@@ -13,7 +13,7 @@
 #include "qemu/rcu.h"
 #include "qapi/error.h"
 #include "system/address-spaces.h"
-#include "guest-memfd-internal.h"
+#include "internal.h"
 #include "trace.h"
 
 /* Can the memory at @section become what is asked?  Adds a piece if it does. */

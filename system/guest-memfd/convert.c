@@ -34,7 +34,7 @@
 #include "system/accel-blocker.h"
 #include "system/address-spaces.h"
 #include "system/kvm.h"
-#include "guest-memfd-internal.h"
+#include "internal.h"
 #include "trace.h"
 
 /* A page that is held is usually let go within microseconds. */

@@ -4,7 +4,7 @@
  * A page that is private is gone from QEMU's mapping: to touch it is SIGBUS.
  * Translation of addresses, which nearly all accesses go through, treats such a
  * page like an address where there is nothing, so that an access is an error.
- * The rest is for system/guest-memfd-sigbus.c.
+ * The rest is for system/guest-memfd/sigbus.c.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -14,7 +14,7 @@
 #include "qemu/rcu.h"
 #include "qapi/error.h"
 #include "system/address-spaces.h"
-#include "guest-memfd-internal.h"
+#include "internal.h"
 
 bool guest_memfd_unmaps_private(const GuestMemfd *gm)
 {

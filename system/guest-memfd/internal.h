@@ -1,5 +1,5 @@
 /*
- * guest_memfd blocks: what the files of system/guest-memfd*.c share
+ * guest_memfd blocks: what the files of this directory share
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */

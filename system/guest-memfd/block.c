@@ -25,7 +25,7 @@
 #include "migration/blocker.h"
 #include "system/confidential-guest-support.h"
 #include "system/ramblock.h"
-#include "guest-memfd-internal.h"
+#include "internal.h"
 #include "trace.h"
 
 OBJECT_DEFINE_SIMPLE_TYPE_WITH_INTERFACES(GuestMemfd, guest_memfd, GUEST_MEMFD,

@@ -19,7 +19,7 @@
 #include "qapi/error.h"
 #include "hw/boards.h"
 #include "system/ramblock.h"
-#include "guest-memfd-internal.h"
+#include "internal.h"
 #include "trace.h"
 
 static bool launched;
