@@ -24,6 +24,7 @@
 #include "system/kvm.h"
 #include "system/ramblock.h"
 #include "system/reset.h"
+#include "system/runstate.h"
 #include "qom/object.h"
 
 #define TYPE_MEMORY_BACKEND_GUEST_MEMFD "memory-backend-guest-memfd"
@@ -258,7 +259,8 @@ static void guest_memfd_backend_reset(void *opaque)
     Error *local_err = NULL;
 
     if (guest_memfd_reset(m->gm, &local_err)) {
-        warn_report_err(local_err);
+        error_report_err(local_err);
+        qemu_system_reset_failed();
     }
 }
 

@@ -10,6 +10,7 @@
 #include "qemu/lockable.h"
 #include "qemu/timer.h"
 #include "qemu/units.h"
+#include "hw/vfio-user/container.h"
 #include "hw/vfio-user/hang-up.h"
 
 /*
@@ -163,4 +164,12 @@ void vfio_user_report(VFIOUserProxy *proxy, Error *err)
     } else {
         error_free(err);
     }
+}
+
+bool vfio_user_lost(VFIOContainer *bcontainer)
+{
+    VFIOUserProxy *proxy = VFIO_IOMMU_USER(bcontainer)->proxy;
+
+    QEMU_LOCK_GUARD(&proxy->lock);
+    return proxy->state == VFIO_PROXY_ERROR;
 }

@@ -6,7 +6,8 @@
  * than anybody takes, is hung up on: it lets go of all memory then, nobody waits
  * for it, and nothing is sent to it or queued for it any more.
  *
- * All of these but vfio_user_report() are called with the proxy's lock held.
+ * All of these but vfio_user_report() and vfio_user_lost() are called with the
+ * proxy's lock held.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -15,6 +16,7 @@
 #define HW_VFIO_USER_HANG_UP_H
 
 #include "hw/vfio-user/proxy.h"
+#include "hw/vfio/vfio-container.h"
 
 /**
  * vfio_user_fail_msg - complete a request as if the server had refused it
@@ -64,5 +66,8 @@ bool vfio_user_flooded(VFIOUserProxy *proxy);
  * on to convert memory.
  */
 void vfio_user_report(VFIOUserProxy *proxy, Error *err);
+
+/** vfio_user_lost - is the server of a container gone for good? */
+bool vfio_user_lost(VFIOContainer *bcontainer);
 
 #endif

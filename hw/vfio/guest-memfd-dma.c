@@ -18,49 +18,40 @@ static void section_range(const MemoryRegionSection *section, uint64_t *start,
     *end = *start + int128_get64(section->size);
 }
 
-static int dma_discard(GuestMemfdListener *l,
-                       const MemoryRegionSection *section)
+static int dma_discard(RamDiscardListener *rdl, MemoryRegionSection *section)
 {
-    VFIOGuestMemfd *v = container_of(l, VFIOGuestMemfd, listener);
+    VFIOGuestMemfd *v = container_of(rdl, VFIOGuestMemfd, listener);
     uint64_t start, end;
 
     section_range(section, &start, &end);
     return vfio_guest_memfd_discard(v, &v->window, start, end);
 }
 
-static int dma_populate(GuestMemfdListener *l,
-                        const MemoryRegionSection *section)
+static int dma_populate(RamDiscardListener *rdl, MemoryRegionSection *section)
 {
-    VFIOGuestMemfd *v = container_of(l, VFIOGuestMemfd, listener);
+    VFIOGuestMemfd *v = container_of(rdl, VFIOGuestMemfd, listener);
     uint64_t start, end;
 
     section_range(section, &start, &end);
     return vfio_guest_memfd_populate(v, &v->window, start, end);
 }
 
-static uint64_t dma_next_mapped(GuestMemfdListener *l, uint64_t *start)
+static uint64_t dma_next_mapped(RamDiscardListener *rdl, uint64_t *start)
 {
-    VFIOGuestMemfd *v = container_of(l, VFIOGuestMemfd, listener);
+    VFIOGuestMemfd *v = container_of(rdl, VFIOGuestMemfd, listener);
 
     return vfio_guest_memfd_next_mapped(&v->window, start);
 }
 
-static void dma_query(GuestMemfdListener *l, GuestMemfdListenerInfo *info)
+static void dma_query(RamDiscardListener *rdl, GuestMemfdListenerInfo *info)
 {
-    VFIOGuestMemfd *v = container_of(l, VFIOGuestMemfd, listener);
+    VFIOGuestMemfd *v = container_of(rdl, VFIOGuestMemfd, listener);
 
     vfio_guest_memfd_query(v, info);
     info->name = g_strdup_printf("%s@0x%" HWADDR_PRIx,
                                  object_get_typename(OBJECT(v->bcontainer)),
                                  v->iova);
 }
-
-static const GuestMemfdListenerOps section_ops = {
-    .populate = dma_populate,
-    .discard = dma_discard,
-    .next_mapped = dma_next_mapped,
-    .query = dma_query,
-};
 
 static VFIOGuestMemfdPlan make_plan(GuestMemfd *gm, MemoryRegion *mr)
 {
@@ -76,11 +67,12 @@ static VFIOGuestMemfdPlan make_plan(GuestMemfd *gm, MemoryRegion *mr)
 
 VFIOGuestMemfd *vfio_guest_memfd_new(VFIOContainer *bcontainer,
                                      MemoryRegion *mr,
-                                     const GuestMemfdListenerOps *ops)
+                                     NotifyRamPopulate populate,
+                                     NotifyRamDiscard discard)
 {
     VFIOGuestMemfd *v = g_new0(VFIOGuestMemfd, 1);
 
-    v->listener.ops = ops;
+    ram_discard_listener_init(&v->listener, populate, discard, true);
     v->bcontainer = bcontainer;
     v->gm = guest_memfd_from_mr(mr);
     v->mr = mr;
@@ -139,7 +131,8 @@ static void set_region_error(Error **errp, VFIOGuestMemfd *v,
                                  "use x-dma-split=log, or raise "
                                  "vfio_iommu_type1.dma_entry_limit)",
                                  shared.mappings,
-                                 vfio_guest_memfd_mappings(v->bcontainer),
+                                 vfio_guest_memfd_mappings(v->bcontainer) -
+                                 v->nr_extents,
                                  v->bcontainer->dma_max_mappings);
     } else {
         advice = vfio_guest_memfd_advice(v, ret, shared.bytes);
@@ -149,41 +142,50 @@ static void set_region_error(Error **errp, VFIOGuestMemfd *v,
                strerror(-ret), advice);
 }
 
+static void leave(VFIOGuestMemfd *v)
+{
+    ram_discard_manager_unregister_listener(RAM_DISCARD_MANAGER(v->gm),
+                                            &v->listener);
+    if (v->nr_extents) {
+        error_report("cannot unmap all of '%s' at 0x%" HWADDR_PRIx " from DMA",
+                     guest_memfd_id(v->gm), v->iova);
+    }
+    vfio_guest_memfd_forget(v, &v->window);
+    vfio_guest_memfd_unfollow(v);
+}
+
 bool vfio_guest_memfd_region_add(VFIOContainer *bcontainer,
                                  MemoryRegionSection *section, Error **errp)
 {
     VFIOGuestMemfd *v = vfio_guest_memfd_new(bcontainer, section->mr,
-                                             &section_ops);
-    bool running = bcontainer->initialized;
+                                             dma_populate, dma_discard);
     Error *local_err = NULL;
-    int ret = 0;
+    int ret;
 
+    v->listener.next_mapped = dma_next_mapped;
+    v->listener.query = dma_query;
     v->iova = section->offset_within_address_space;
     v->window.to_iova = v->iova - section->offset_within_region;
     v->window.readonly = section->readonly;
 
     vfio_guest_memfd_follow(v);
-    if (!v->cannot_cut || running) {
-        v->arriving = true;
-        ret = guest_memfd_register_listener(v->gm, &v->listener, section,
-                                            running);
-        v->arriving = false;
-    }
+    v->arriving = true;
+    ret = ram_discard_manager_register_listener(RAM_DISCARD_MANAGER(v->gm),
+                                                &v->listener, section);
+    v->arriving = false;
     if (!ret && !v->cannot_cut) {
         return true;
     }
 
     set_region_error(&local_err, v, section, ret);
-    if (running) {
+    if (bcontainer->initialized) {
+        /* A VM that runs goes on: the block tries again. */
         error_report_err(local_err);
-    } else {
-        error_propagate(errp, local_err);
+        return true;
     }
-    if (!v->listener.section) {
-        vfio_guest_memfd_forget(v, &v->window);
-        vfio_guest_memfd_unfollow(v);
-    }
-    return running;
+    error_propagate(errp, local_err);
+    leave(v);
+    return false;
 }
 
 static VFIOGuestMemfd *find_section(VFIOContainer *bcontainer,
@@ -191,7 +193,7 @@ static VFIOGuestMemfd *find_section(VFIOContainer *bcontainer,
 {
     for (VFIOGuestMemfd *v = vfio_guest_memfd_next(NULL); v;
          v = vfio_guest_memfd_next(v)) {
-        if (v->listener.ops == &section_ops && v->bcontainer == bcontainer &&
+        if (!v->listener.on_demand && v->bcontainer == bcontainer &&
             v->mr == section->mr &&
             v->iova == section->offset_within_address_space) {
             return v;
@@ -204,19 +206,10 @@ void vfio_guest_memfd_region_del(VFIOContainer *bcontainer,
                                  MemoryRegionSection *section)
 {
     VFIOGuestMemfd *v = find_section(bcontainer, section);
-    int ret;
 
-    if (!v) {
-        return;
+    if (v) {
+        leave(v);
     }
-    ret = guest_memfd_unregister_listener(v->gm, &v->listener);
-    if (ret) {
-        error_report("%s: cannot unmap all of '%s' at 0x%" HWADDR_PRIx
-                     " from DMA: %s", __func__, guest_memfd_id(v->gm), v->iova,
-                     strerror(-ret));
-    }
-    vfio_guest_memfd_forget(v, &v->window);
-    vfio_guest_memfd_unfollow(v);
 }
 
 static int sync_dirty_section(MemoryRegionSection *section, void *opaque)

@@ -102,7 +102,7 @@ uint64_t vfio_guest_memfd_room(VFIOGuestMemfd *v)
     uint64_t limit = v->bcontainer->dma_max_mappings;
     uint64_t used;
 
-    if (v->listener.lazy) {
+    if (v->listener.on_demand) {
         limit = limit ? MIN(limit, MAX_TRANSLATED) : MAX_TRANSLATED;
     }
     if (!limit) {
@@ -197,17 +197,20 @@ static int container_call(VFIOGuestMemfd *v, Window *w, uint64_t start,
  * A remote peer that has not answered in time may still do what it was asked,
  * after us.  It works in order, so the opposite, sent behind it, settles that;
  * where nothing happened it changes nothing.  One that does not answer that
- * either is hung up on (hw/vfio-user/hang-up.c).  One that neither unmaps nor
- * maps is not to be asked for more.
+ * either is disconnected (hw/vfio-user/hang-up.c).  A peer that is lost has
+ * nothing mapped, so it never stands in the way.
  */
 static int container_request(VFIOGuestMemfd *v, Window *w, uint64_t start,
                              uint64_t end, bool map)
 {
+    VFIOIOMMUClass *vioc = VFIO_IOMMU_GET_CLASS(v->bcontainer);
     int ret = container_call(v, w, start, end, map);
 
-    if (ret && remote_peer(v) && container_call(v, w, start, end, !map) &&
-        !map) {
-        ret = -EREMOTEIO;
+    if (ret && vioc->lost) {
+        container_call(v, w, start, end, !map);
+        if (vioc->lost(v->bcontainer)) {
+            ret = 0;
+        }
     }
     if (ret && map && !v->arriving) {
         report_memlock_once(v, ret, end - start);
@@ -388,7 +391,8 @@ static int split_extent(VFIOGuestMemfd *v, Window *w, Extent *e,
     /* Back to one extent, which needs fewer mappings than any split. */
     if (unmap_extents(v, w, s.old_start, s.old_end) ||
         map_extent(v, w, s.old_start, s.old_end)) {
-        guest_memfd_listener_stale(&v->listener, s.old_start, s.old_end);
+        guest_memfd_listener_stale(v->gm, &v->listener, s.old_start,
+                                   s.old_end);
     }
     return ret;
 }

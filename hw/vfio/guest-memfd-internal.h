@@ -40,7 +40,7 @@ typedef struct VFIOGuestMemfdWindow {
  */
 typedef struct VFIOGuestMemfd {
     struct rcu_head rcu;
-    GuestMemfdListener listener;
+    RamDiscardListener listener;
     VFIOContainer *bcontainer;
     GuestMemfd *gm;
     MemoryRegion *mr;
@@ -66,7 +66,8 @@ typedef struct VFIOGuestMemfd {
 /** vfio_guest_memfd_new - @bcontainer is to follow @mr, which has a block */
 VFIOGuestMemfd *vfio_guest_memfd_new(VFIOContainer *bcontainer,
                                      MemoryRegion *mr,
-                                     const GuestMemfdListenerOps *ops);
+                                     NotifyRamPopulate populate,
+                                     NotifyRamDiscard discard);
 
 /**
  * vfio_guest_memfd_follow - count @v among those that share a container's limit

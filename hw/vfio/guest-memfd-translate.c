@@ -51,10 +51,10 @@ static Window *window_next_iova(Window *w, hwaddr iova, hwaddr last)
     return node ? container_of(node, Window, iova_node) : NULL;
 }
 
-static int populate_windows(GuestMemfdListener *l,
-                            const MemoryRegionSection *section)
+static int populate_windows(RamDiscardListener *rdl,
+                            MemoryRegionSection *section)
 {
-    VFIOGuestMemfd *v = container_of(l, VFIOGuestMemfd, listener);
+    VFIOGuestMemfd *v = container_of(rdl, VFIOGuestMemfd, listener);
     uint64_t start = section->offset_within_region;
     uint64_t last = start + int128_get64(section->size) - 1;
 
@@ -101,10 +101,10 @@ static int discard_window(VFIOGuestMemfd *v, Window *w, uint64_t start,
     return ret;
 }
 
-static int discard_windows(GuestMemfdListener *l,
-                           const MemoryRegionSection *section)
+static int discard_windows(RamDiscardListener *rdl,
+                           MemoryRegionSection *section)
 {
-    VFIOGuestMemfd *v = container_of(l, VFIOGuestMemfd, listener);
+    VFIOGuestMemfd *v = container_of(rdl, VFIOGuestMemfd, listener);
     uint64_t start = section->offset_within_region;
     uint64_t last = start + int128_get64(section->size) - 1;
     Window *w, *next;
@@ -121,20 +121,14 @@ static int discard_windows(GuestMemfdListener *l,
     return 0;
 }
 
-static void query(GuestMemfdListener *l, GuestMemfdListenerInfo *info)
+static void query(RamDiscardListener *rdl, GuestMemfdListenerInfo *info)
 {
-    VFIOGuestMemfd *v = container_of(l, VFIOGuestMemfd, listener);
+    VFIOGuestMemfd *v = container_of(rdl, VFIOGuestMemfd, listener);
 
     vfio_guest_memfd_query(v, info);
     info->name = g_strdup_printf("%s@viommu",
                                  object_get_typename(OBJECT(v->bcontainer)));
 }
-
-static const GuestMemfdListenerOps translate_ops = {
-    .populate = populate_windows,
-    .discard = discard_windows,
-    .query = query,
-};
 
 /* @v: NULL to start */
 static VFIOGuestMemfd *next_of(VFIOContainer *bcontainer, VFIOGuestMemfd *v)
@@ -142,7 +136,7 @@ static VFIOGuestMemfd *next_of(VFIOContainer *bcontainer, VFIOGuestMemfd *v)
     do {
         v = vfio_guest_memfd_next(v);
     } while (v && (v->bcontainer != bcontainer ||
-                   v->listener.ops != &translate_ops));
+                   !v->listener.on_demand));
     return v;
 }
 
@@ -160,12 +154,12 @@ static VFIOGuestMemfd *get_listener(VFIOContainer *bcontainer,
             return v;
         }
     }
-    v = vfio_guest_memfd_new(bcontainer, mr, &translate_ops);
-    v->listener.lazy = true;
-    if (guest_memfd_register_listener(v->gm, &v->listener, &all, false)) {
-        g_free(v);
-        return NULL;
-    }
+    v = vfio_guest_memfd_new(bcontainer, mr, populate_windows,
+                             discard_windows);
+    v->listener.on_demand = true;
+    v->listener.query = query;
+    ram_discard_manager_register_listener(RAM_DISCARD_MANAGER(v->gm),
+                                          &v->listener, &all);
     memory_region_ref(mr);
     vfio_guest_memfd_follow(v);
     return v;
@@ -174,7 +168,8 @@ static VFIOGuestMemfd *get_listener(VFIOContainer *bcontainer,
 static void put_listener(VFIOGuestMemfd *v)
 {
     if (!v->nr_windows) {
-        guest_memfd_unregister_listener(v->gm, &v->listener);
+        ram_discard_manager_unregister_listener(RAM_DISCARD_MANAGER(v->gm),
+                                                &v->listener);
         memory_region_unref(v->mr);
         vfio_guest_memfd_unfollow(v);
     }

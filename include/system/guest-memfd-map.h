@@ -109,6 +109,9 @@ uint64_t guest_memfd_map_run(const GuestMemfdMap *map, uint64_t offset,
 uint64_t guest_memfd_map_next(const GuestMemfdMap *map, bool private,
                               uint64_t *start, uint64_t end);
 
+/** guest_memfd_map_is_reserved - is guest_memfd_map_reserve() done already? */
+bool guest_memfd_map_is_reserved(const GuestMemfdMap *map);
+
 /**
  * guest_memfd_map_reserve - allocate what the next guest_memfd_map_set() needs
  *

@@ -27,7 +27,6 @@ OBJECT_DECLARE_SIMPLE_TYPE(GuestMemfd, GUEST_MEMFD)
 struct KVMMemoryListener;
 struct KVMSlot;
 struct kvm_run;
-typedef struct GuestMemfdListener GuestMemfdListener;
 
 /**
  * struct GuestMemfdStop - where a driver stopped, as it failed
@@ -48,8 +47,8 @@ typedef struct GuestMemfdStop {
  *
  * All offsets and sizes are bytes within the block, multiples of the host's
  * page size, inside the block and not empty.  Every member is called with the
- * lock of the block held and may be called without the BQL; none may take the
- * BQL.
+ * lock of guest_memfd_lock() held and may be called without the BQL; none may
+ * take the BQL.
  */
 typedef struct GuestMemfdOps {
     /** @driver: the name of the option that chooses it */
@@ -86,64 +85,19 @@ static inline bool guest_memfd_is_mapped(const GuestMemfdOps *ops)
            ops->conversion != GUEST_MEMFD_CONVERSION_TWO_COPY;
 }
 
-/**
- * struct GuestMemfdListenerOps - what follows the shared part of a block
- *
- * Called with the lock of the block held, sometimes without the BQL; none may
- * take the BQL or call back into the block.  @section lies within the section
- * the listener was registered for and is not empty.
+/*
+ * A listener is a RamDiscardListener like those of any other manager, and gets
+ * more from this one:
+ *  - It is called without the BQL at times, with the lock of guest_memfd_lock().
+ *    It must not take the BQL, or call the manager but for
+ *    guest_memfd_next_shared() and guest_memfd_listener_stale().
+ *  - Populate may meet parts that are mapped, discard parts that are not.
+ *  - When discard returns, the hardware (IOMMU, IOTLB, remote peer) has let go.
+ *  - On failure either may leave any part of the section mapped or not.  It is
+ *    asked again for what is shared, soon or before the next conversion.
+ *  - What lies outside of the section stays mapped, or the listener says so
+ *    (guest_memfd_listener_stale()).
  */
-typedef struct GuestMemfdListenerOps {
-    /**
-     * @populate: make all of @section reachable
-     *
-     * Parts that are reachable already stay as they are.  On failure any part
-     * may be reachable; the block calls @discard for all of it.
-     *
-     * Returns: 0 or a negative errno.
-     */
-    int (*populate)(GuestMemfdListener *l, const MemoryRegionSection *section);
-
-    /**
-     * @discard: make nothing of @section reachable
-     *
-     * On return the hardware (IOMMU, IOTLB, remote peer) has let go.  Parts
-     * that are not reachable stay as they are.  On failure any part may be
-     * unreachable; the block calls @populate for all of it.  What lies outside
-     * of @section stays reachable, see guest_memfd_listener_stale().
-     *
-     * Returns: 0 or a negative errno; -EREMOTEIO if it is of no use to ask for
-     * other sections, since a peer may have to be waited for each time.
-     */
-    int (*discard)(GuestMemfdListener *l, const MemoryRegionSection *section);
-
-    /**
-     * @next_mapped: optional; the next reachable run, to compare with the map
-     *
-     * @start: in: offset in the memory region to look from; out: start of the
-     *         next piece that is mapped
-     *
-     * Returns: the end of that piece, exclusive, or 0 if there is none.
-     */
-    uint64_t (*next_mapped)(GuestMemfdListener *l, uint64_t *start);
-
-    /** @query: optional; fill in what query-guest-memfd shows */
-    void (*query)(GuestMemfdListener *l, GuestMemfdListenerInfo *info);
-} GuestMemfdListenerOps;
-
-/** struct GuestMemfdListener - embedded by whoever listens */
-struct GuestMemfdListener {
-    const GuestMemfdListenerOps *ops;
-    /* The guest has accepted the device: it is to reach private pages. */
-    bool confidential_io;
-    /* Covers nothing but what it asks for by itself, see guest_memfd_lock(). */
-    bool lazy;
-    /* For the block only: */
-    MemoryRegionSection *section;
-    uint64_t resync_start;      /* shared, but a rollback could not map it: */
-    uint64_t resync_end;        /* tried again before the next conversion */
-    bool undo_failed;           /* in this transaction: not asked again */
-};
 
 /**
  * guest_memfd_new - make the pages of a block convertible
@@ -234,12 +188,12 @@ int guest_memfd_convert_block(GuestMemfd *gm, uint64_t offset, uint64_t size,
 /**
  * guest_memfd_reset - all pages back to their initial state
  *
- * Listeners let go of everything and populate again in whole runs, so that what
- * a guest has fragmented does not outlive it.  Nothing happens if the pages are
- * in their initial state already.
+ * Listeners let go of everything and map again in whole runs, so that what a
+ * guest has fragmented does not outlive it.
  *
- * Returns: 0 or the errno of who refused; what was not reset keeps its state.
- * Called with the BQL held and no vCPU running.
+ * Returns: 0, or the errno of who refused, with @errp set: not all pages are in
+ * their initial state, and the VM must not run.  Called with the BQL held and no
+ * vCPU running.
  */
 int guest_memfd_reset(GuestMemfd *gm, Error **errp);
 
@@ -273,45 +227,16 @@ int guest_memfd_launch(hwaddr gpa, uint64_t size, void **source, Error **errp);
 bool guest_memfd_finish_launch(Error **errp);
 
 /**
- * guest_memfd_register_listener - tell @l about the shared part of @section
- *
- * @l: with ops, confidential_io and lazy set and the rest zero; belongs to the
- *     caller
- * @section: in the memory region of @gm; copied
- * @keep: register @l even if it refuses.  It is stale then: nothing is
- *        populated, and the next conversion to shared tries again first
- *
- * Everything shared in @section is populated before this returns, in runs as
- * large as they are; but nothing for a listener that is lazy.
- *
- * Returns: 0; or the errno of @l, which then has nothing populated and, without
- * @keep, is not registered; -EOPNOTSUPP, and it is not registered in any case,
- * if private pages must stay mapped for it (guest_memfd_io_policy()).  Called
- * with the BQL held.
- */
-int guest_memfd_register_listener(GuestMemfd *gm, GuestMemfdListener *l,
-                                  const MemoryRegionSection *section,
-                                  bool keep);
-
-/**
- * guest_memfd_unregister_listener - @l leaves, with everything discarded
- *
- * Returns: 0 or the errno of the discard; @l has left in any case.  Called
- * with the BQL held.
- */
-int guest_memfd_unregister_listener(GuestMemfd *gm, GuestMemfdListener *l);
-
-/**
  * guest_memfd_lock - no conversions of a block, until guest_memfd_unlock()
  *
- * For listeners that begin or cease to cover a part of their section.  The order
- * of locks is at the top of system/guest-memfd/block.c.
+ * For listeners that begin or cease to cover a part of their section.  A
+ * conversion that waits for a peer is waited for.  Outer locks: the BQL.
  */
 void guest_memfd_lock(GuestMemfd *gm);
 void guest_memfd_unlock(GuestMemfd *gm);
 
 /**
- * guest_memfd_next_shared - the next run of shared pages; the lock is held
+ * guest_memfd_next_shared - the next run of shared pages
  *
  * @start: in: offset to look from; out: where it starts
  * @end: where to stop
@@ -321,21 +246,22 @@ void guest_memfd_unlock(GuestMemfd *gm);
 uint64_t guest_memfd_next_shared(GuestMemfd *gm, uint64_t *start, uint64_t end);
 
 /**
- * guest_memfd_listener_stale - what is shared of a range is not reachable
+ * guest_memfd_listener_stale - what is shared of a range is not mapped
  *
+ * @rdl: registered for the block
  * @start, @end: offsets in the memory region, in bytes
  *
- * For listeners that lost a mapping while they undid something.  The block lets
- * them populate the range before its next conversion; one to shared fails if
- * that does.  Called with the lock of the block held.
+ * For listeners that lost a mapping.  They are asked to map it again before the
+ * next conversion of the block; one to shared fails if that does.  Called with
+ * the lock of guest_memfd_lock() held, as it is in the calls of a listener.
  */
-void guest_memfd_listener_stale(GuestMemfdListener *l, uint64_t start,
-                                uint64_t end);
+void guest_memfd_listener_stale(GuestMemfd *gm, RamDiscardListener *rdl,
+                                uint64_t start, uint64_t end);
 
 /**
  * guest_memfd_foreach_run - act on each run of equal pages of a range
  *
- * The lock of the block is held around all of them.
+ * The lock of guest_memfd_lock() is held around all of them.
  *
  * Returns: the first value of @fn that is not 0, else 0.
  */
@@ -359,9 +285,8 @@ bool guest_memfd_verify(GuestMemfd *gm, Error **errp);
  * @len: in: bytes; out: as far as the answer goes, at least 1
  *
  * Always, but where private pages have no copy of their own: a kernel that
- * converts in place unmaps them.  While a conversion is going on the answer is
- * yes, too; it can be outdated as soon as it is there, for which there is
- * guest_memfd_sigbus().
+ * converts in place unmaps them.  The answer can be outdated as soon as it is
+ * there, for which there is guest_memfd_sigbus().
  */
 bool guest_memfd_host_access(GuestMemfd *gm, uint64_t offset, uint64_t *len);
 
@@ -409,7 +334,7 @@ bool guest_memfd_check_save(hwaddr gpa, uint64_t size, Error **errp);
  */
 bool guest_memfd_may_dump(Error **errp);
 
-/** guest_memfd_query - what query-guest-memfd shows of @gm */
+/** guest_memfd_query - what query-guest-memfd shows of @gm; BQL held */
 GuestMemfdInfo *guest_memfd_query(GuestMemfd *gm);
 
 /**
@@ -426,13 +351,8 @@ uint64_t guest_memfd_size(const GuestMemfd *gm);
 /** guest_memfd_emulated_ops - the software driver: bookkeeping only */
 extern const GuestMemfdOps guest_memfd_emulated_ops;
 
-/**
- * guest_memfd_all_private - is a range wholly private?
- *
- * For drivers: the lock of the block is held.
- */
-bool guest_memfd_all_private(const GuestMemfd *gm, uint64_t offset,
-                             uint64_t size);
+/** guest_memfd_all_private - is a range wholly private? */
+bool guest_memfd_all_private(GuestMemfd *gm, uint64_t offset, uint64_t size);
 
 /**
  * guest_memfd_map_by_address - must DMA to @rb be mapped by address?

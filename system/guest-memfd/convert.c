@@ -1,38 +1,26 @@
 /*
  * guest_memfd blocks: the conversion transaction
  *
+ * A request is a list of pieces, each a range of one block (request.c).  All of
+ * it happens under the convert_lock of all blocks concerned:
+ *
+ *   to private:  listeners let go, the driver converts, the map changes
+ *   to shared:   the driver converts, listeners map, the map changes
+ *
+ * so no page is ever private and reachable by DMA (I1).  The map is the last to
+ * change (I2), and while it has not it tells which pages a request has to take
+ * back.  Whatever fails is undone in one way: the driver goes back as far as it
+ * can, the map is set to what is true, and every listener is synced to it (I3).
+ *
  * SPDX-License-Identifier: GPL-2.0-or-later
- *
- * A request is a list of pieces, each a range of one block (system/guest-memfd-
- * request.c); only runs of pages that really change take part.  All of it
- * happens under the locks of all blocks concerned, in two steps:
- *
- *   to private:  1. listeners discard   2. the driver converts
- *   to shared:   1. the driver converts 2. listeners populate
- *
- * so no page is ever private and reachable by DMA (I1).  A step that fails has
- * undone itself; the step before it is undone in turn, and only when both
- * succeeded does the map change (I2, I3).
- *
- * Undoing can fail too.  Then the map says what is true, on the safe side:
- *  - the driver does not take a run back: the run stays in its new state;
- *  - a listener does not let go of a run that was to be shared: it stays
- *    shared, whatever else was asked;
- *  - a listener cannot map again what it had discarded: the run stays shared
- *    and the listener is stale there.  Each later conversion of the block
- *    first tries to mend that; one to shared fails if it cannot.
- * A listener that failed to undo something is not asked again in the same
- * transaction: a peer that hangs costs one time-out, not one per run.
  */
 
 #include "qemu/osdep.h"
-#include "qemu/lockable.h"
 #include "qemu/main-loop.h"
-#include "qemu/rcu.h"
+#include "qemu/units.h"
 #include "qapi/error.h"
 #include "qapi/qapi-events-guest-memfd.h"
 #include "system/accel-blocker.h"
-#include "system/address-spaces.h"
 #include "system/kvm.h"
 #include "internal.h"
 #include "trace.h"
@@ -41,153 +29,70 @@
 #define MAX_RETRIES 10
 #define FIRST_BACKOFF_US 10
 
+static const char DRIVER_REFUSED[] = "the driver refused";
+static const char LISTENER_REFUSED[] = "a DMA listener refused";
+
 typedef GuestMemfdPiece Piece;
 
 typedef struct Transaction {
-    GArray *pieces;             /* Piece, by block and start, no overlaps */
-    bool to_private;
+    GuestMemfdRequest *req;
+    /* How far the driver has come: */
+    unsigned at;                /* all pieces before this one */
+    uint64_t driven;            /* and of this one what is before this offset */
     /* On failure: */
+    const Piece *refused;
     const char *refused_by;
     uint64_t held;              /* with EAGAIN: the page that is in use */
-    bool rolled_back;           /* something had been done, and was undone */
-    bool undoing;
 } Transaction;
 
 /*
- * A step, and how to undo it, for one run of one block.  Both leave the run as
- * a whole in one state or the other; undo has no return value because there is
- * nobody left to tell: it settles what is true in the map.
+ * Pages have changed their state: the map says so, and the driver frees the
+ * copy that lost.
  */
-typedef struct Step {
-    const char *who;
-    int (*apply)(Transaction *t, GuestMemfd *gm, uint64_t start, uint64_t end);
-    void (*undo)(Transaction *t, GuestMemfd *gm, uint64_t start, uint64_t end);
-} Step;
-
-static GuestMemfdStats *stats_of(GuestMemfd *gm, bool to_private)
-{
-    return to_private ? &gm->to_private : &gm->to_shared;
-}
-
-/* The run is in this state, against what was wanted. */
 static void settle(GuestMemfd *gm, uint64_t start, uint64_t end, bool private)
+    TSA_REQUIRES(guest_memfd_convert_lock)
+    TSA_EXCLUDES(guest_memfd_state_lock)
 {
+    uint64_t changed = 0;
+
     trace_guest_memfd_settle(gm->id, start, end - start, private);
-    guest_memfd_map_set(gm->map, start, end - start, private);
-}
+    /* Readers wait for as much as a GiB takes. */
+    for (uint64_t s = start, e; s < end; s = e) {
+        uint64_t before;
 
-static int undo_notify(GuestMemfdListener *l, uint64_t start, uint64_t end,
-                       bool populate)
-{
-    int ret = -EIO;
-
-    if (!l->undo_failed) {
-        ret = guest_memfd_listener_notify(l, start, end, populate);
-        l->undo_failed = ret != 0;
+        e = MIN(end, QEMU_ALIGN_DOWN(s, GiB) + GiB);
+        state_lock(gm);
+        before = guest_memfd_map_private_bytes(gm->map);
+        guest_memfd_map_set(gm->map, s, e - s, private);
+        before -= guest_memfd_map_private_bytes(gm->map);
+        changed += private ? -before : before;
+        state_unlock(gm);
     }
-    return ret;
-}
-
-static void all_stale(GuestMemfd *gm, uint64_t start, uint64_t end)
-{
-    for (guint i = 0; i < gm->listeners->len; i++) {
-        guest_memfd_listener_stale(gm->listeners->pdata[i], start, end);
-    }
-}
-
-/*
- * Tell all listeners about a run, or none.  The one that refuses and those
- * before it hear the opposite, in reverse order.
- */
-static int tell(Transaction *t, GuestMemfd *gm, uint64_t start, uint64_t end,
-                bool populate)
-{
-    bool stuck = false;
-    int ret = 0;
-    guint i;
-
-    for (i = 0; i < gm->listeners->len; i++) {
-        GuestMemfdListener *l = gm->listeners->pdata[i];
-
-        ret = t->undoing ? undo_notify(l, start, end, populate) :
-              guest_memfd_listener_notify(l, start, end, populate);
-        if (ret) {
-            break;
-        }
-    }
-    if (!ret) {
-        return 0;
-    }
-
-    t->rolled_back |= i > 0;
-    do {
-        GuestMemfdListener *l = gm->listeners->pdata[i];
-
-        if (!undo_notify(l, start, end, !populate)) {
-            continue;
-        }
-        if (populate) {
-            stuck = true;
-        } else {
-            guest_memfd_listener_stale(l, start, end);
-        }
-    } while (i-- > 0);
-
-    if (stuck) {
-        /* Mapped somewhere for good, so shared; the others may follow later. */
-        settle(gm, start, end, false);
-        all_stale(gm, start, end);
-    }
-    return ret;
-}
-
-static int listeners_apply(Transaction *t, GuestMemfd *gm, uint64_t start,
-                           uint64_t end)
-{
-    return tell(t, gm, start, end, !t->to_private);
-}
-
-static void listeners_undo(Transaction *t, GuestMemfd *gm, uint64_t start,
-                           uint64_t end)
-{
-    if (!t->to_private) {
-        if (tell(t, gm, start, end, false)) {
-            settle(gm, start, end, false);
-        }
-        return;
-    }
-    /* Each for itself: one that cannot map again must not unmap the rest. */
-    for (guint i = gm->listeners->len; i-- > 0; ) {
-        GuestMemfdListener *l = gm->listeners->pdata[i];
-
-        if (undo_notify(l, start, end, true)) {
-            guest_memfd_listener_stale(l, start, end);
-        }
+    stat64_add(&gm->stats[private].bytes, changed);
+    if (changed && gm->ops->converted) {
+        gm->ops->converted(gm, start, end - start, private);
     }
 }
 
 int guest_memfd_drive(GuestMemfd *gm, uint64_t start, uint64_t end,
-                      bool to_private, GuestMemfdStop *stop)
+                      bool to_private, bool retry, GuestMemfdStop *stop)
 {
     unsigned long backoff = FIRST_BACKOFF_US;
-    int ret, tries = 0;
+    int ret, tries = retry ? MAX_RETRIES : 0;
 
     *stop = (GuestMemfdStop) { .done = start, .held = start };
     for (;;) {
         uint64_t from = stop->done;
 
         ret = gm->ops->convert(gm, from, end - from, to_private, stop);
-        if (ret != -EAGAIN) {
-            break;
-        }
-        if (stop->done > from) {
+        if (ret == -EAGAIN && retry && stop->done > from) {
             backoff = FIRST_BACKOFF_US;
-            tries = 0;
+            tries = MAX_RETRIES;
         }
-        if (tries++ == MAX_RETRIES) {
+        if (ret != -EAGAIN || !tries--) {
             break;
         }
-        stats_of(gm, to_private)->retries++;
+        stat64_add(&gm->stats[to_private].retries, 1);
         trace_guest_memfd_retry(gm->id, stop->held, backoff);
         g_usleep(backoff);
         backoff *= 2;
@@ -196,119 +101,42 @@ int guest_memfd_drive(GuestMemfd *gm, uint64_t start, uint64_t end,
     return ret;
 }
 
-static void driver_undo(Transaction *t, GuestMemfd *gm, uint64_t start,
-                        uint64_t end)
+static bool reserve(GuestMemfd *gm)
+    TSA_REQUIRES(guest_memfd_convert_lock)
+    TSA_EXCLUDES(guest_memfd_state_lock)
 {
-    GuestMemfdStop stop;
+    bool done = guest_memfd_map_is_reserved(map_of(gm));
 
-    if (guest_memfd_drive(gm, start, end, !t->to_private, &stop) && stop.done < end) {
-        settle(gm, stop.done, end, t->to_private);
-        if (!t->to_private) {
-            all_stale(gm, stop.done, end);
-        }
+    if (!done) {
+        state_lock(gm);
+        done = guest_memfd_map_reserve(gm->map);
+        state_unlock(gm);
     }
+    return done;
 }
 
-static int driver_apply(Transaction *t, GuestMemfd *gm, uint64_t start,
-                        uint64_t end)
-{
-    GuestMemfdStop stop;
-    int ret = guest_memfd_drive(gm, start, end, t->to_private, &stop);
-
-    t->held = stop.held;
-    if (ret && stop.done > start) {
-        t->rolled_back = t->undoing = true;
-        driver_undo(t, gm, start, stop.done);
-    }
-    return ret;
-}
-
-static const Step listeners_step = {
-    .who = "a DMA listener refused",
-    .apply = listeners_apply,
-    .undo = listeners_undo,
-};
-
-static const Step driver_step = {
-    .who = "the driver refused",
-    .apply = driver_apply,
-    .undo = driver_undo,
-};
-
-/* Undo @step for all runs before @stop of piece number @last. */
-static void step_undo(Transaction *t, const Step *step, guint last,
-                      uint64_t stop)
-{
-    t->undoing = true;
-    for (guint i = 0; i <= last && i < t->pieces->len; i++) {
-        Piece *p = &g_array_index(t->pieces, Piece, i);
-        uint64_t limit = i == last ? stop : p->end;
-        uint64_t s = p->start, e;
-
-        for (; (e = guest_memfd_map_next(p->gm->map, !t->to_private, &s,
-                                         limit)); s = e) {
-            t->rolled_back = true;
-            step->undo(t, p->gm, s, e);
-        }
-    }
-}
-
-static int step_apply(Transaction *t, const Step *step)
-{
-    for (guint i = 0; i < t->pieces->len; i++) {
-        Piece *p = &g_array_index(t->pieces, Piece, i);
-        uint64_t s = p->start, e;
-
-        for (; (e = guest_memfd_map_next(p->gm->map, !t->to_private, &s,
-                                         p->end)); s = e) {
-            int ret = step->apply(t, p->gm, s, e);
-
-            if (ret) {
-                t->refused_by = step->who;
-                step_undo(t, step, i, s);
-                return ret;
-            }
-        }
-    }
-    return 0;
-}
-
-/* Let listeners that could not map again after a rollback try once more. */
-static int mend_listeners(GuestMemfd *gm)
-{
-    int ret = 0;
-
-    for (guint i = 0; i < gm->listeners->len; i++) {
-        GuestMemfdListener *l = gm->listeners->pdata[i];
-        uint64_t s = l->resync_start, e;
-        int r = 0;
-
-        l->undo_failed = false;
-        for (; !r && (e = guest_memfd_map_next(gm->map, false, &s,
-                                               l->resync_end)); s = e) {
-            r = guest_memfd_listener_notify(l, s, e, true);
-        }
-        if (!r) {
-            l->resync_start = l->resync_end = 0;
-        }
-        ret = ret ?: r;
-    }
-    return ret;
-}
-
+/* Find out what there is to do, and whether nothing but a refusal can fail. */
 static int prepare(Transaction *t)
+    TSA_REQUIRES(guest_memfd_convert_lock)
+    TSA_EXCLUDES(guest_memfd_state_lock)
 {
-    for (guint i = 0; i < t->pieces->len; i++) {
-        Piece *p = &g_array_index(t->pieces, Piece, i);
-        int ret = mend_listeners(p->gm);
+    bool to_private = t->req->to_private;
 
+    for (unsigned i = 0; i < t->req->nr; i++) {
+        Piece *p = &t->req->piece[i];
+        int ret = guest_memfd_mend(p->gm);
+
+        t->refused = p;
         /* Memory must be able to become private, that may be the remedy. */
-        if (ret && !t->to_private) {
+        if (ret && !to_private) {
             t->refused_by = "a DMA listener that lost a mapping cannot map "
                             "it again";
             return ret;
         }
-        if (!guest_memfd_map_reserve(p->gm->map)) {
+        p->todo = p->start;
+        p->todo_end = guest_memfd_map_next(map_of(p->gm), !to_private,
+                                           &p->todo, p->end);
+        if (p->todo_end && !reserve(p->gm)) {
             t->refused_by = "QEMU has no memory to remember the change";
             return -ENOMEM;
         }
@@ -316,58 +144,141 @@ static int prepare(Transaction *t)
     return 0;
 }
 
-static void commit(Transaction *t)
+static int listeners_follow(Transaction *t)
+    TSA_REQUIRES(guest_memfd_convert_lock)
 {
-    for (guint i = 0; i < t->pieces->len; i++) {
-        Piece *p = &g_array_index(t->pieces, Piece, i);
-        uint64_t before = guest_memfd_map_private_bytes(p->gm->map);
-        uint64_t after;
+    for (unsigned i = 0; i < t->req->nr; i++) {
+        Piece *p = &t->req->piece[i];
+        int ret;
 
-        guest_memfd_map_set(p->gm->map, p->start, p->end - p->start,
-                            t->to_private);
-        after = guest_memfd_map_private_bytes(p->gm->map);
-        if (after != before && p->gm->ops->converted) {
-            p->gm->ops->converted(p->gm, p->start, p->end - p->start,
-                                  t->to_private);
+        if (p->todo == p->end) {
+            continue;
         }
-        stats_of(p->gm, t->to_private)->bytes += t->to_private ?
-                                                 after - before :
-                                                 before - after;
+        ret = guest_memfd_sync_all(p->gm, p->todo, p->end,
+                                   t->req->to_private ?
+                                   GUEST_MEMFD_WANT_NOTHING :
+                                   GUEST_MEMFD_WANT_ALL);
+        if (ret) {
+            t->refused = p;
+            t->refused_by = LISTENER_REFUSED;
+            return ret;
+        }
+    }
+    return 0;
+}
+
+static int drivers_convert(Transaction *t)
+    TSA_REQUIRES(guest_memfd_convert_lock)
+{
+    bool to_private = t->req->to_private;
+
+    for (; t->at < t->req->nr; t->at++) {
+        Piece *p = &t->req->piece[t->at];
+        uint64_t s = p->todo, e = p->todo_end;
+
+        t->driven = s;
+        while (s < e) {
+            GuestMemfdStop stop;
+            int ret = guest_memfd_drive(p->gm, s, e, to_private, true, &stop);
+
+            if (ret) {
+                t->driven = stop.done;
+                t->held = stop.held;
+                t->refused = p;
+                t->refused_by = DRIVER_REFUSED;
+                return ret;
+            }
+            t->driven = s = e;
+            e = s < p->end ?
+                guest_memfd_map_next(map_of(p->gm), !to_private, &s, p->end) :
+                0;
+        }
+    }
+    return 0;
+}
+
+/* The driver takes back what it has converted of a piece, up to @limit. */
+static void undo_piece(Piece *p, bool to_private, uint64_t limit)
+    TSA_REQUIRES(guest_memfd_convert_lock)
+{
+    uint64_t s = p->todo, e;
+
+    while ((e = guest_memfd_map_next(map_of(p->gm), !to_private, &s, limit))) {
+        GuestMemfdStop stop = { .done = s };
+        int ret = 0;
+
+        /* Whoever has mapped it already must let go before it is private. */
+        if (!to_private) {
+            ret = guest_memfd_sync_all(p->gm, s, e, GUEST_MEMFD_WANT_NOTHING);
+        }
+        if (!ret) {
+            ret = guest_memfd_drive(p->gm, s, e, !to_private, false, &stop);
+        }
+        if (ret) {
+            /* Asked once: what is converted stays so from here on. */
+            settle(p->gm, stop.done, limit, to_private);
+            return;
+        }
+        s = e;
+    }
+}
+
+static void undo(Transaction *t)
+    TSA_REQUIRES(guest_memfd_convert_lock)
+{
+    bool to_private = t->req->to_private;
+
+    for (unsigned i = 0; i <= t->at && i < t->req->nr; i++) {
+        Piece *p = &t->req->piece[i];
+
+        undo_piece(p, to_private, i == t->at ? t->driven : p->end);
+    }
+    for (unsigned i = 0; i < t->req->nr; i++) {
+        Piece *p = &t->req->piece[i];
+
+        if (p->todo < p->end) {
+            guest_memfd_sync_all(p->gm, p->todo, p->end,
+                                 GUEST_MEMFD_WANT_SHARED);
+        }
     }
 }
 
 static int run(Transaction *t)
+    TSA_REQUIRES(guest_memfd_convert_lock)
 {
-    const Step *steps[2] = { &driver_step, &listeners_step };
+    bool to_private = t->req->to_private;
     int ret = prepare(t);
 
     if (ret) {
         return ret;
     }
-    if (t->to_private) {
-        steps[0] = &listeners_step;
-        steps[1] = &driver_step;
+    if (to_private) {
+        ret = listeners_follow(t);
     }
+    ret = ret ?: drivers_convert(t);
+    if (!ret && !to_private) {
+        ret = listeners_follow(t);
+    }
+    if (ret) {
+        undo(t);
+        return ret;
+    }
+    for (unsigned i = 0; i < t->req->nr; i++) {
+        Piece *p = &t->req->piece[i];
 
-    ret = step_apply(t, steps[0]);
-    if (ret) {
-        return ret;
+        if (p->todo < p->end) {
+            settle(p->gm, p->todo, p->end, to_private);
+        }
     }
-    ret = step_apply(t, steps[1]);
-    if (ret) {
-        step_undo(t, steps[0], t->pieces->len, 0);
-        return ret;
-    }
-    commit(t);
     return 0;
 }
 
-static int piece_cmp(gconstpointer a, gconstpointer b)
+static int piece_cmp(const void *a, const void *b)
 {
     const Piece *p = a, *q = b;
 
     if (p->gm != q->gm) {
-        return (uintptr_t)p->gm < (uintptr_t)q->gm ? -1 : 1;
+        return p->gm->number < q->gm->number ? -1 : 1;
     }
     return p->start < q->start ? -1 : p->start > q->start;
 }
@@ -376,48 +287,49 @@ static int piece_cmp(gconstpointer a, gconstpointer b)
  * Sort by block, and make one piece of those of a block that touch or overlap
  * (a region can be seen at several addresses).
  */
-static void pieces_merge(GArray *pieces)
+static void merge_pieces(GuestMemfdRequest *req)
 {
-    guint n = 0;
+    Piece *last = NULL;
 
-    g_array_sort(pieces, piece_cmp);
-    for (guint i = 0; i < pieces->len; i++) {
-        Piece *p = &g_array_index(pieces, Piece, i);
-        Piece *last = n ? &g_array_index(pieces, Piece, n - 1) : NULL;
+    if (req->nr > 1) {
+        qsort(req->piece, req->nr, sizeof(*req->piece), piece_cmp);
+    }
+    for (unsigned i = 0; i < req->nr; i++) {
+        Piece *p = &req->piece[i];
 
         if (last && last->gm == p->gm && p->start <= last->end) {
             last->end = MAX(last->end, p->end);
+            p->start = p->end = 0;
         } else {
-            g_array_index(pieces, Piece, n++) = *p;
+            last = p;
         }
     }
-    g_array_set_size(pieces, n);
 }
 
-static bool first_of_block(Transaction *t, guint i)
+static bool first_of_block(const GuestMemfdRequest *req, unsigned i)
 {
-    return i == 0 || g_array_index(t->pieces, Piece, i - 1).gm !=
-                     g_array_index(t->pieces, Piece, i).gm;
+    return i == 0 || req->piece[i - 1].gm != req->piece[i].gm;
 }
 
-/* Blocks lock in the order of their addresses, which is that of the pieces. */
-static void lock_blocks(Transaction *t)
+static void lock_blocks(GuestMemfdRequest *req)
+    TSA_ACQUIRE(guest_memfd_convert_lock) TSA_NO_TSA
 {
     if (kvm_enabled()) {
         accel_ioctl_begin();
     }
-    for (guint i = 0; i < t->pieces->len; i++) {
-        if (first_of_block(t, i)) {
-            qemu_mutex_lock(&g_array_index(t->pieces, Piece, i).gm->lock);
+    for (unsigned i = 0; i < req->nr; i++) {
+        if (first_of_block(req, i)) {
+            convert_lock(req->piece[i].gm);
         }
     }
 }
 
-static void unlock_blocks(Transaction *t)
+static void unlock_blocks(GuestMemfdRequest *req)
+    TSA_RELEASE(guest_memfd_convert_lock) TSA_NO_TSA
 {
-    for (guint i = t->pieces->len; i-- > 0; ) {
-        if (first_of_block(t, i)) {
-            qemu_mutex_unlock(&g_array_index(t->pieces, Piece, i).gm->lock);
+    for (unsigned i = req->nr; i-- > 0; ) {
+        if (first_of_block(req, i)) {
+            convert_unlock(req->piece[i].gm);
         }
     }
     if (kvm_enabled()) {
@@ -425,113 +337,109 @@ static void unlock_blocks(Transaction *t)
     }
 }
 
+static void count(const Transaction *t, int ret)
+{
+    bool undone = t->refused_by == DRIVER_REFUSED ||
+                  t->refused_by == LISTENER_REFUSED;
+
+    for (unsigned i = 0; i < t->req->nr; i++) {
+        Piece *p = &t->req->piece[i];
+
+        if (first_of_block(t->req, i)) {
+            GuestMemfdStats *stats = &p->gm->stats[t->req->to_private];
+
+            stat64_add(&stats->requests, 1);
+            if (ret) {
+                stat64_add(&stats->failures, 1);
+                stat64_add(&stats->rollbacks, undone);
+            }
+        }
+        trace_guest_memfd_convert(p->gm->id, p->start, p->end - p->start,
+                                  t->req->to_private, ret);
+    }
+}
+
 static char *explain(const Transaction *t, int ret)
 {
-    if (ret == -EAGAIN && t->refused_by == driver_step.who) {
+    if (ret == -EAGAIN && t->refused_by == DRIVER_REFUSED) {
         return g_strdup_printf("%s: the page at offset 0x%" PRIx64 " is in use "
                                "by I/O or by a device that QEMU does not know "
                                "of", t->refused_by, t->held);
     }
     return g_strdup_printf("%s: %s%s", t->refused_by, strerror(-ret),
-                           ret == -ENOSPC && t->refused_by == listeners_step.who
+                           ret == -ENOSPC && t->refused_by == LISTENER_REFUSED
                            ? " (a device has no DMA mapping left: convert "
                              "memory in larger ranges, or raise its limit)"
                            : "");
 }
 
-int guest_memfd_transact(GArray *pieces, bool to_private, Error **errp)
+static void report(const Transaction *t, int ret, Error **errp)
 {
-    Transaction t = { .pieces = pieces, .to_private = to_private };
-    Piece *first;
+    const Piece *p = t->refused;
+    g_autofree char *why = explain(t, ret);
+
+    qapi_event_send_guest_memfd_conversion_failed(p->gm->id, p->start,
+                                                  p->end - p->start,
+                                                  t->req->to_private, why);
+    error_setg(errp, "cannot convert '%s' offset 0x%" PRIx64 " size 0x%"
+               PRIx64 " to %s: %s", p->gm->id, p->start, p->end - p->start,
+               t->req->to_private ? "private" : "shared", why);
+}
+
+int guest_memfd_transact(GuestMemfdRequest *req, Error **errp)
+{
+    Transaction t = { .req = req };
     int ret;
 
-    pieces_merge(pieces);
-    if (!pieces->len) {
+    if (!req->nr) {
         return 0;
     }
-
-    lock_blocks(&t);
+    merge_pieces(req);
+    lock_blocks(req);
     ret = run(&t);
-    for (guint i = 0; i < pieces->len; i++) {
-        Piece *p = &g_array_index(pieces, Piece, i);
-
-        if (first_of_block(&t, i)) {
-            stats_of(p->gm, to_private)->requests++;
-            stats_of(p->gm, to_private)->failures += ret != 0;
-            stats_of(p->gm, to_private)->rollbacks += t.rolled_back;
-        }
-        trace_guest_memfd_convert(p->gm->id, p->start, p->end - p->start,
-                                  to_private, ret);
-    }
-    unlock_blocks(&t);
-
+    count(&t, ret);
+    unlock_blocks(req);
     if (ret) {
-        g_autofree char *why = explain(&t, ret);
-
-        first = &g_array_index(pieces, Piece, 0);
-        qapi_event_send_guest_memfd_conversion_failed(first->gm->id,
-                                                      first->start,
-                                                      first->end - first->start,
-                                                      to_private, why);
-        error_setg(errp, "cannot convert '%s' offset 0x%" PRIx64 " size 0x%"
-                   PRIx64 " to %s: %s", first->gm->id, first->start,
-                   first->end - first->start,
-                   to_private ? "private" : "shared", why);
+        report(&t, ret, errp);
     }
     return ret;
 }
 
 static int reset_locked(GuestMemfd *gm)
+    TSA_REQUIRES(guest_memfd_convert_lock)
 {
-    uint64_t s = 0, size = guest_memfd_size(gm), e;
-    int ret = 0;
+    bool private = gm->init_private;
+    uint64_t s = 0, e;
+    int ret = guest_memfd_sync_all(gm, 0, gm->size, GUEST_MEMFD_WANT_NOTHING);
 
-    for (guint i = 0; i < gm->listeners->len; i++) {
-        GuestMemfdListener *l = gm->listeners->pdata[i];
-
-        ret = guest_memfd_listener_discard_runs(gm, l, 0, size);
-        if (ret) {
-            break;
-        }
+    /* What stays mapped somewhere can become shared, but not private. */
+    if (!private) {
+        ret = 0;
     }
-    for (; !ret && (e = guest_memfd_map_next(gm->map, !gm->init_private, &s,
-                                             size)); s = e) {
+    while (!ret && (e = guest_memfd_map_next(map_of(gm), !private, &s, gm->size))) {
         GuestMemfdStop stop;
         uint64_t done;
 
-        ret = guest_memfd_drive(gm, s, e, gm->init_private, &stop);
+        ret = guest_memfd_drive(gm, s, e, private, true, &stop);
         done = ret ? stop.done : e;
         if (done > s) {
-            settle(gm, s, done, gm->init_private);
-            if (gm->ops->converted) {
-                gm->ops->converted(gm, s, done - s, gm->init_private);
-            }
+            settle(gm, s, done, private);
         }
+        s = e;
     }
-    for (guint i = 0; i < gm->listeners->len; i++) {
-        GuestMemfdListener *l = gm->listeners->pdata[i];
-
-        if (guest_memfd_listener_populate_runs(gm, l, 0, size)) {
-            guest_memfd_listener_stale(l, 0, size);
-        } else {
-            l->resync_start = l->resync_end = 0;
-        }
-    }
+    /* Whoever cannot map it now is stale. */
+    guest_memfd_sync_all(gm, 0, gm->size, GUEST_MEMFD_WANT_SHARED);
     return ret;
 }
 
 int guest_memfd_reset(GuestMemfd *gm, Error **errp)
 {
-    GuestMemfdMapState init = gm->init_private ? GUEST_MEMFD_MAP_PRIVATE :
-                                                 GUEST_MEMFD_MAP_SHARED;
-    int ret = 0;
+    int ret;
 
     assert(bql_locked());
-    WITH_QEMU_LOCK_GUARD(&gm->lock) {
-        if (guest_memfd_map_state(gm->map, 0, guest_memfd_size(gm)) != init) {
-            ret = reset_locked(gm);
-        }
-    }
+    convert_lock(gm);
+    ret = reset_locked(gm);
+    convert_unlock(gm);
     trace_guest_memfd_reset(gm->id, ret);
     if (ret) {
         error_setg_errno(errp, -ret, "cannot bring all of '%s' back to its "

@@ -10,7 +10,6 @@
  */
 
 #include "qemu/osdep.h"
-#include "qemu/lockable.h"
 #include "qemu/rcu.h"
 #include "qapi/error.h"
 #include "system/address-spaces.h"
@@ -29,14 +28,11 @@ bool guest_memfd_host_access(GuestMemfd *gm, uint64_t offset, uint64_t *len)
     uint64_t end = ROUND_UP(offset + *len, page);
     bool private;
 
-    /* A conversion may wait for a device, whose answer may wait for us. */
     if (!guest_memfd_unmaps_private(gm) || !*len ||
-        qatomic_read(&gm->launching) || qemu_mutex_trylock(&gm->lock)) {
+        qatomic_read(&gm->launching)) {
         return true;
     }
-    end = guest_memfd_map_run(gm->map, start, MIN(end, guest_memfd_size(gm)),
-                              &private);
-    qemu_mutex_unlock(&gm->lock);
+    end = guest_memfd_run_at(gm, start, MIN(end, gm->size), &private);
     *len = MIN(*len, end - offset);
     return !private;
 }
@@ -57,9 +53,7 @@ bool guest_memfd_check_save(hwaddr gpa, uint64_t size, Error **errp)
         len = int128_get64(s.size);
         end = start + len;
         if (gm) {
-            WITH_QEMU_LOCK_GUARD(&gm->lock) {
-                private = guest_memfd_map_next(gm->map, true, &start, end);
-            }
+            private = guest_memfd_next_run(gm, true, &start, end);
         }
         memory_region_unref(s.mr);
         if (private) {

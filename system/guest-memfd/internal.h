@@ -1,48 +1,136 @@
 /*
  * guest_memfd blocks: what the files of this directory share
  *
+ * A block has two locks:
+ *
+ *  convert_lock  is held by whoever changes what the driver or a listener has:
+ *                conversions, listeners that come or go, reset.  The kernel and
+ *                peers are waited for with it.
+ *  state_lock    guards the map.  It is held for microseconds, never across a
+ *                call out, and readers take no other.
+ *
+ * Order: BQL, slots_lock, accel_ioctl_begin(), convert_lock (of several blocks,
+ * in the order of their creation), state_lock, what drivers and listeners take.
+ *  - Whoever holds a convert_lock never takes the BQL: hotplug and the monitor
+ *    hold the BQL when they take it, and vCPUs convert without the BQL.
+ *  - A conversion enters accel_ioctl_begin() before it locks: otherwise the
+ *    main thread, which adds a memory slot with ioctls inhibited, could wait
+ *    for a block whose owner waits for its ioctl.
+ * clang checks all of this but the order of blocks (-Wthread-safety): the two
+ * tokens below stand for the locks of all blocks at hand, since an attribute
+ * of a C structure cannot name another member.
+ *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
 
 #ifndef SYSTEM_GUEST_MEMFD_INTERNAL_H
 #define SYSTEM_GUEST_MEMFD_INTERNAL_H
 
+#include "qemu/stats64.h"
 #include "qemu/thread.h"
 #include "system/guest-memfd.h"
 #include "system/guest-memfd-map.h"
-#include "system/guest-memfd-policy.h"
+#include "system/memory.h"
+
+typedef struct TSA_CAPABILITY("mutex") GuestMemfdLockToken {
+    char unused;
+} GuestMemfdLockToken;
+
+extern GuestMemfdLockToken guest_memfd_convert_lock;
+extern GuestMemfdLockToken guest_memfd_state_lock
+    TSA(acquired_after(guest_memfd_convert_lock));
 
 typedef struct GuestMemfdStats {
-    uint64_t requests;
-    uint64_t bytes;
-    uint64_t failures;
-    uint64_t retries;
-    uint64_t rollbacks;
+    Stat64 requests;
+    Stat64 bytes;
+    Stat64 failures;
+    Stat64 retries;
+    Stat64 rollbacks;
 } GuestMemfdStats;
+
+/* A listener, and where shared pages may not be mapped: nowhere if empty. */
+typedef struct GuestMemfdFollower {
+    RamDiscardListener *rdl;
+    uint64_t stale_start;
+    uint64_t stale_end;
+} GuestMemfdFollower;
 
 struct GuestMemfd {
     Object parent_obj;
 
     /* Set at creation: */
     char *id;
+    uint64_t number;                    /* the order of blocks */
+    uint64_t size;
+    uint64_t page_size;
     RAMBlock *rb;                       /* its region may not know it yet */
     MemoryRegion *mr;
     const GuestMemfdOps *ops;
     bool init_private;
-    GuestMemfdPlatform platform;
     GuestMemfdDmaSplit dma_split;
-    uint64_t page_size;
     Error *migration_blocker;
     QTAILQ_ENTRY(GuestMemfd) next;      /* BQL */
     bool launching;                     /* written under the BQL */
 
-    QemuMutex lock;
-    /* Under the lock: */
-    GuestMemfdMap *map;
-    GPtrArray *listeners;               /* GuestMemfdListener, oldest first */
-    GuestMemfdStats to_private;
-    GuestMemfdStats to_shared;
+    QemuMutex convert_mutex;
+    QemuMutex state_mutex;
+
+    /* Changes under the BQL as well, so that the monitor can read it. */
+    GPtrArray *followers TSA_GUARDED_BY(guest_memfd_convert_lock);
+
+    /* Written with both locks held, so the owner of either can read it. */
+    GuestMemfdMap *map TSA_GUARDED_BY(guest_memfd_state_lock);
+    GuestMemfdStats stats[2];           /* to shared, to private */
 };
+
+static inline void TSA_ACQUIRE(guest_memfd_convert_lock) TSA_NO_TSA
+convert_lock(GuestMemfd *gm)
+{
+    qemu_mutex_lock(&gm->convert_mutex);
+}
+
+static inline void TSA_RELEASE(guest_memfd_convert_lock) TSA_NO_TSA
+convert_unlock(GuestMemfd *gm)
+{
+    qemu_mutex_unlock(&gm->convert_mutex);
+}
+
+static inline void TSA_ACQUIRE(guest_memfd_state_lock) TSA_NO_TSA
+state_lock(GuestMemfd *gm)
+{
+    qemu_mutex_lock(&gm->state_mutex);
+}
+
+static inline void TSA_RELEASE(guest_memfd_state_lock) TSA_NO_TSA
+state_unlock(GuestMemfd *gm)
+{
+    qemu_mutex_unlock(&gm->state_mutex);
+}
+
+/* The map, to be read: it changes with both locks held. */
+static inline TSA_REQUIRES(guest_memfd_convert_lock) TSA_NO_TSA
+const GuestMemfdMap *map_of(const GuestMemfd *gm)
+{
+    return gm->map;
+}
+
+/**
+ * guest_memfd_next_run - the next run of pages in a given state
+ *
+ * As guest_memfd_map_next(), for readers: takes the state_lock for a moment.
+ */
+uint64_t guest_memfd_next_run(GuestMemfd *gm, bool private, uint64_t *start,
+                              uint64_t end)
+    TSA_EXCLUDES(guest_memfd_state_lock);
+
+/**
+ * guest_memfd_run_at - the run of equal pages that starts at @offset
+ *
+ * As guest_memfd_map_run(), for readers.
+ */
+uint64_t guest_memfd_run_at(GuestMemfd *gm, uint64_t offset, uint64_t end,
+                            bool *private)
+    TSA_EXCLUDES(guest_memfd_state_lock);
 
 /** guest_memfd_unmaps_private - do private pages vanish from the mapping? */
 bool guest_memfd_unmaps_private(const GuestMemfd *gm);
@@ -68,71 +156,129 @@ static inline void guest_memfd_unwatch(GuestMemfd *gm)
 }
 #endif
 
-/* A range of a block. */
+/**
+ * struct GuestMemfdPiece - a range of a block that is to be converted
+ *
+ * @start, @end: offsets in the block, in bytes; empty if another piece has it
+ * @todo, @todo_end: the first run that is not in the wanted state; @end and 0
+ *                   if there is none
+ * @mr: a reference, if the region was found by its address @gpa, or NULL
+ */
 typedef struct GuestMemfdPiece {
     GuestMemfd *gm;
     uint64_t start;
     uint64_t end;
+    uint64_t todo;
+    uint64_t todo_end;
+    MemoryRegion *mr;
+    hwaddr gpa;
 } GuestMemfdPiece;
 
+#define GUEST_MEMFD_FEW_PIECES 4
+
 /**
- * guest_memfd_collect - the pieces that a guest physical range consists of
+ * struct GuestMemfdRequest - what is to be converted, as a whole or not at all
  *
- * @pieces: out: GuestMemfdPiece, in the order of their addresses
- * @regions: out: MemoryRegion, all that were found, also on failure, each with a
- *           reference
+ * @few: nearly all requests are of one piece, so none of them allocates memory
+ */
+typedef struct GuestMemfdRequest {
+    bool to_private;
+    unsigned nr;
+    unsigned room;
+    GuestMemfdPiece *piece;
+    GuestMemfdPiece few[GUEST_MEMFD_FEW_PIECES];
+} GuestMemfdRequest;
+
+/** guest_memfd_request_init - an empty request */
+void guest_memfd_request_init(GuestMemfdRequest *req, bool to_private);
+
+/** guest_memfd_request_add - one piece more; @mr is a reference or NULL */
+void guest_memfd_request_add(GuestMemfdRequest *req, GuestMemfd *gm,
+                             uint64_t start, uint64_t end, MemoryRegion *mr,
+                             hwaddr gpa);
+
+/**
+ * guest_memfd_request_find - add the pieces of a guest physical range
+ *
  * @gpa, @size: bytes, anything
  *
  * Returns: 0; -EINVAL if not all of it can become what is asked.
  */
-int guest_memfd_collect(GArray *pieces, GPtrArray *regions, hwaddr gpa,
-                        uint64_t size, bool to_private);
+int guest_memfd_request_find(GuestMemfdRequest *req, hwaddr gpa,
+                             uint64_t size);
+
+/** guest_memfd_request_end - free the request, and drop its references */
+void guest_memfd_request_end(GuestMemfdRequest *req);
 
 /**
- * guest_memfd_drive - let the driver convert a run, as often as it says EAGAIN
+ * guest_memfd_drive - let the driver convert a run
  *
+ * @retry: repeat it for some milliseconds as long as the driver says EAGAIN
  * @stop: out: on failure, how much of it was converted
  *
- * Returns: 0 or the errno of the driver.  The lock of the block is held.
+ * Returns: 0 or the errno of the driver.
  */
 int guest_memfd_drive(GuestMemfd *gm, uint64_t start, uint64_t end,
-                      bool to_private, GuestMemfdStop *stop);
+                      bool to_private, bool retry, GuestMemfdStop *stop)
+    TSA_REQUIRES(guest_memfd_convert_lock)
+    TSA_EXCLUDES(guest_memfd_state_lock);
 
 /**
- * guest_memfd_transact - convert all pieces, or none
+ * guest_memfd_transact - convert all pieces of a request, or none
  *
- * @pieces: GuestMemfdPiece, aligned to the host's page size, inside their
- *          blocks, in any order; is sorted and merged
+ * The pieces are aligned to the host's page size and inside their blocks, in
+ * any order; they are sorted and merged.
  *
  * Returns: 0, also if nothing had to change, or a negative errno, with @errp
- * set and the event sent.  Takes the locks of the blocks.
+ * set and the event sent.
  */
-int guest_memfd_transact(GArray *pieces, bool to_private, Error **errp);
+int guest_memfd_transact(GuestMemfdRequest *req, Error **errp)
+    TSA_EXCLUDES(guest_memfd_convert_lock, guest_memfd_state_lock);
+
+/** enum GuestMemfdWant - what a listener is to have mapped of a range */
+typedef enum GuestMemfdWant {
+    GUEST_MEMFD_WANT_SHARED,    /* what the map calls shared */
+    GUEST_MEMFD_WANT_ALL,
+    GUEST_MEMFD_WANT_NOTHING,
+} GuestMemfdWant;
 
 /**
- * guest_memfd_listener_notify - tell one listener about a range
+ * guest_memfd_sync - bring a listener in line in a range
  *
- * The part of [@start, @end) outside its section does not concern it.
+ * The only way in which what a listener has mapped changes.  Nothing private is
+ * ever mapped (I1), so that what the map calls shared can only be missing.
+ *
+ * With GUEST_MEMFD_WANT_SHARED the listener is stale from the first run on that
+ * it could not map.  Otherwise the caller settles what a failure left.
+ *
+ * Returns: 0 or the errno of the listener.
  */
-int guest_memfd_listener_notify(GuestMemfdListener *l, uint64_t start,
-                                uint64_t end, bool populate);
+int guest_memfd_sync(GuestMemfd *gm, GuestMemfdFollower *f, uint64_t start,
+                     uint64_t end, GuestMemfdWant want)
+    TSA_REQUIRES(guest_memfd_convert_lock)
+    TSA_EXCLUDES(guest_memfd_state_lock);
 
 /**
- * guest_memfd_listener_discard_runs - discard what is shared of a range
+ * guest_memfd_sync_all - the same for all listeners of a block
  *
- * Goes on after a failure.
- *
- * Returns: 0 or the first errno.
+ * Returns: 0 or the first errno.  With GUEST_MEMFD_WANT_SHARED all listeners
+ * are asked, otherwise those after the one that failed are not.
  */
-int guest_memfd_listener_discard_runs(GuestMemfd *gm, GuestMemfdListener *l,
-                                      uint64_t start, uint64_t end);
+int guest_memfd_sync_all(GuestMemfd *gm, uint64_t start, uint64_t end,
+                         GuestMemfdWant want)
+    TSA_REQUIRES(guest_memfd_convert_lock)
+    TSA_EXCLUDES(guest_memfd_state_lock);
 
 /**
- * guest_memfd_listener_populate_runs - populate what is shared of a range
+ * guest_memfd_mend - sync stale listeners where they are stale
  *
- * Returns: 0 or an errno, with nothing of the range populated.
+ * Returns: 0 if no listener is stale any more, or the errno of one that is.
  */
-int guest_memfd_listener_populate_runs(GuestMemfd *gm, GuestMemfdListener *l,
-                                       uint64_t start, uint64_t end);
+int guest_memfd_mend(GuestMemfd *gm)
+    TSA_REQUIRES(guest_memfd_convert_lock)
+    TSA_EXCLUDES(guest_memfd_state_lock);
+
+/** guest_memfd_rdm_listeners - set the methods for listeners of a manager */
+void guest_memfd_rdm_listeners(RamDiscardManagerClass *rdmc);
 
 #endif

@@ -13,7 +13,6 @@
  */
 
 #include "qemu/osdep.h"
-#include "qemu/lockable.h"
 #include "qemu/main-loop.h"
 #include "qemu/memalign.h"
 #include "qapi/error.h"
@@ -69,8 +68,9 @@ static int launch_piece(const GuestMemfdPiece *p, Error **errp)
         return guest_memfd_convert_block(p->gm, p->start, p->end - p->start,
                                          true, errp);
     }
-    QEMU_LOCK_GUARD(&p->gm->lock);
-    ret = guest_memfd_drive(p->gm, p->start, p->end, true, &stop);
+    convert_lock(p->gm);
+    ret = guest_memfd_drive(p->gm, p->start, p->end, true, true, &stop);
+    convert_unlock(p->gm);
     if (ret) {
         error_setg_errno(errp, -ret, "cannot make '%s' offset 0x%" PRIx64
                          " size 0x%" PRIx64 " private for the launch",
@@ -81,34 +81,33 @@ static int launch_piece(const GuestMemfdPiece *p, Error **errp)
 
 int guest_memfd_launch(hwaddr gpa, uint64_t size, void **source, Error **errp)
 {
-    g_autoptr(GArray) pieces = g_array_new(false, false,
-                                           sizeof(GuestMemfdPiece));
-    g_autoptr(GPtrArray) regions = g_ptr_array_new_with_free_func(
-        (GDestroyNotify)memory_region_unref);
-    int ret = guest_memfd_collect(pieces, regions, gpa, size, true);
+    GuestMemfdRequest req;
+    int ret;
 
     assert(bql_locked() && !launched);
+    guest_memfd_request_init(&req, true);
+    ret = guest_memfd_request_find(&req, gpa, size);
     if (ret) {
         error_setg(errp, "guest physical address 0x%" HWADDR_PRIx " size 0x%"
                    PRIx64 " is not all memory that can be private", gpa, size);
-        return ret;
-    }
-    if (source && is_guest_memory(*source)) {
+    } else if (source && is_guest_memory(*source)) {
         *source = copy_source(*source, size);
     }
-    for (guint i = 0; !ret && i < pieces->len; i++) {
-        ret = launch_piece(&g_array_index(pieces, GuestMemfdPiece, i), errp);
+    for (unsigned i = 0; !ret && i < req.nr; i++) {
+        ret = launch_piece(&req.piece[i], errp);
     }
+    guest_memfd_request_end(&req);
     return ret;
 }
 
-static int launch_rest(uint64_t offset, uint64_t size, bool private,
-                       void *opaque)
+/* Called with the convert_lock, see guest_memfd_foreach_run(). */
+static int TSA_NO_TSA launch_rest(uint64_t offset, uint64_t size, bool private,
+                                  void *opaque)
 {
     GuestMemfdStop stop;
 
     return private ? guest_memfd_drive(opaque, offset, offset + size, true,
-                                       &stop) : 0;
+                                       true, &stop) : 0;
 }
 
 bool guest_memfd_finish_launch(Error **errp)

@@ -1,11 +1,12 @@
 /*
  * Which pages of a guest_memfd block are private: the page-size tree
  *
- * Level 0 is an array with one entry per page of the largest size.  An entry
- * is the state of all its pages, or a pointer to a node with one child per
- * page of the next size.  The nodes of the last level hold bits in place of
- * entries.  A node never stays when its children have become equal, so an
- * entry with a node is always mixed.  Nothing here locks; see the header.
+ * A node of level n has one child per page of size n.  The node of level 0
+ * covers the map, and every other one a single page of the size above.  A child
+ * is shared, private or mixed, and has a node of its own if it is mixed; in the
+ * last level none is.  A node whose children have become equal is freed, and
+ * its page is a bit of the node above: a child with a node is always mixed.
+ * Nothing here locks; see the header.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -14,17 +15,23 @@
 #include "qemu/bitmap.h"
 #include "system/guest-memfd-map.h"
 
-/* A change cuts at most the entry at each of its two ends, on every level. */
+/* A change cuts at most the page at each of its two ends, on every level. */
 #define MAX_SPLITS 2
 
-typedef uintptr_t MapEntry;
-#define ENTRY_SHARED  ((MapEntry)0)
-#define ENTRY_PRIVATE ((MapEntry)1)
+/*
+ * Nodes that are kept for later.  Twice as many as a change needs, so that a
+ * page that goes to and fro does not need malloc().
+ */
+#define MAX_SPARE (2 * MAX_SPLITS)
 
+/*
+ * @bits: a bitmap of the children that are wholly private; but in the last level
+ *        one of those that are mixed, and pointers to the nodes of these
+ */
 typedef struct MapNode {
-    uint32_t nr_private;        /* children that are wholly private */
-    uint32_t nr_mixed;          /* children that have a node themselves */
-    unsigned long child[];      /* MapEntry each; in the last level, bits */
+    uint32_t nr_private;
+    uint32_t nr_mixed;
+    unsigned long bits[];
 } MapNode;
 
 struct GuestMemfdMap {
@@ -32,12 +39,11 @@ struct GuestMemfdMap {
     uint64_t private_bytes;
     uint64_t node_bytes;
     GuestMemfdMapGeometry geo;
-    MapNode *spare[GUEST_MEMFD_MAP_MAX_LEVELS][MAX_SPLITS];
+    unsigned longs[GUEST_MEMFD_MAP_MAX_LEVELS];     /* of a bitmap */
+    MapNode *top;
+    MapNode *spare[GUEST_MEMFD_MAP_MAX_LEVELS][MAX_SPARE];
     unsigned nr_spare[GUEST_MEMFD_MAP_MAX_LEVELS];
-    MapEntry top[];
 };
-
-QEMU_BUILD_BUG_ON(sizeof(MapEntry) != sizeof(unsigned long));
 
 static uint64_t level_size(const GuestMemfdMap *map, unsigned level)
 {
@@ -49,72 +55,91 @@ static bool level_is_last(const GuestMemfdMap *map, unsigned level)
     return level == map->geo.levels - 1;
 }
 
-/* The number of children of a node of @level that starts at @base. */
-static uint32_t node_children(const GuestMemfdMap *map, unsigned level,
-                              uint64_t base)
+/* The end of the child of @level that starts at @start: the last may be cut. */
+static uint64_t child_end(const GuestMemfdMap *map, unsigned level,
+                          uint64_t start)
 {
-    uint64_t len = MIN(level_size(map, level - 1), map->size - base);
-
-    return DIV_ROUND_UP(len, level_size(map, level));
+    return MIN(start + level_size(map, level), map->size);
 }
 
-static bool entry_is_mixed(MapEntry entry)
+/* Children of the node of @level that starts at @base, or so many till @end. */
+static uint64_t nr_children(const GuestMemfdMap *map, unsigned level,
+                            uint64_t base, uint64_t end)
 {
-    return entry > ENTRY_PRIVATE;
+    uint64_t node_end = level ? child_end(map, level - 1, base) : map->size;
+
+    return (MIN(node_end, end) - base + level_size(map, level) - 1) >>
+           map->geo.shift[level];
 }
 
-static MapNode *entry_node(MapEntry entry)
+/* The most children that a node of @level can have. */
+static uint64_t fanout(const GuestMemfdMap *map, unsigned level)
 {
-    return (MapNode *)entry;
+    return level ? 1ULL << (map->geo.shift[level - 1] - map->geo.shift[level]) :
+                   nr_children(map, 0, 0, map->size);
 }
 
-/* Bytes of the map inside the page of @level that starts at @base. */
-static uint64_t entry_bytes(const GuestMemfdMap *map, unsigned level,
-                            uint64_t base)
+static unsigned long *mixed_bits(const GuestMemfdMap *map, unsigned level,
+                                 const MapNode *node)
 {
-    return MIN(level_size(map, level), map->size - base);
+    return (unsigned long *)node->bits + map->longs[level];
+}
+
+static MapNode **child_of(const GuestMemfdMap *map, unsigned level,
+                          const MapNode *node, uint64_t i)
+{
+    return (MapNode **)(mixed_bits(map, level, node) + map->longs[level]) + i;
 }
 
 static size_t node_bytes(const GuestMemfdMap *map, unsigned level)
 {
-    uint64_t fanout = level_size(map, level - 1) / level_size(map, level);
+    size_t bitmap = map->longs[level] * sizeof(unsigned long);
 
-    return sizeof(MapNode) + (level_is_last(map, level) ?
-                              BITS_TO_LONGS(fanout) * sizeof(unsigned long) :
-                              fanout * sizeof(MapEntry));
+    return sizeof(MapNode) + bitmap +
+           (level_is_last(map, level) ? 0 :
+            bitmap + fanout(map, level) * sizeof(MapNode *));
 }
 
+/* Returns: a node of @level whose content is undefined, or NULL. */
+static MapNode *node_alloc(GuestMemfdMap *map, unsigned level)
+{
+    MapNode *node = g_try_malloc(node_bytes(map, level));
+
+    if (node) {
+        map->node_bytes += node_bytes(map, level);
+    }
+    return node;
+}
+
+/* A node of @level at @base, all of whose children are private or shared. */
 static MapNode *node_new(GuestMemfdMap *map, unsigned level, uint64_t base,
                          bool private)
 {
-    uint32_t nr = node_children(map, level, base);
+    uint64_t nr = nr_children(map, level, base, map->size);
+    size_t bytes = map->longs[level] * sizeof(unsigned long);
     MapNode *node;
 
     if (map->nr_spare[level]) {
         node = map->spare[level][--map->nr_spare[level]];
     } else {
-        node = g_malloc(node_bytes(map, level));
-        map->node_bytes += node_bytes(map, level);
+        node = node_alloc(map, level);
+        if (!node) {
+            g_error("%s: no memory for %zu bytes", __func__,
+                    node_bytes(map, level));
+        }
     }
-
     node->nr_private = private ? nr : 0;
     node->nr_mixed = 0;
-    if (level_is_last(map, level)) {
-        bitmap_zero(node->child, nr);
-        if (private) {
-            bitmap_set(node->child, 0, nr);
-        }
-    } else {
-        for (uint32_t i = 0; i < nr; i++) {
-            node->child[i] = private ? ENTRY_PRIVATE : ENTRY_SHARED;
-        }
+    memset(node->bits, private ? 0xff : 0, bytes);
+    if (!level_is_last(map, level)) {
+        memset(mixed_bits(map, level, node), 0, bytes);
     }
     return node;
 }
 
 static void node_free(GuestMemfdMap *map, unsigned level, MapNode *node)
 {
-    if (map->nr_spare[level] < MAX_SPLITS) {
+    if (map->nr_spare[level] < MAX_SPARE) {
         map->spare[level][map->nr_spare[level]++] = node;
     } else {
         g_free(node);
@@ -122,162 +147,214 @@ static void node_free(GuestMemfdMap *map, unsigned level, MapNode *node)
     }
 }
 
-/* Drop everything below @entry, of @level; returns its private bytes. */
-static uint64_t entry_clear(GuestMemfdMap *map, unsigned level, MapEntry entry,
-                            uint64_t base)
+static bool is_private(const MapNode *node, uint64_t i)
 {
-    uint64_t bytes = 0;
-    MapNode *node;
+    return test_bit(i, node->bits);
+}
 
-    if (!entry_is_mixed(entry)) {
-        return entry == ENTRY_PRIVATE ? entry_bytes(map, level, base) : 0;
+static bool is_mixed(const GuestMemfdMap *map, unsigned level,
+                     const MapNode *node, uint64_t i)
+{
+    return node->nr_mixed && test_bit(i, mixed_bits(map, level, node));
+}
+
+/* Bytes of @nr children, of which the last may be cut. */
+static uint64_t children_bytes(const GuestMemfdMap *map, unsigned level,
+                               uint64_t base, uint64_t first, uint64_t nr)
+{
+    uint64_t start = base + (first << map->geo.shift[level]);
+
+    return MIN(start + (nr << map->geo.shift[level]), map->size) - start;
+}
+
+/* Bytes of those of @nr children that are wholly private, @ones of them. */
+static uint64_t private_bytes(const GuestMemfdMap *map, unsigned level,
+                              const MapNode *node, uint64_t base,
+                              uint64_t first, uint64_t nr, uint64_t ones)
+{
+    uint64_t end = base + ((first + nr) << map->geo.shift[level]);
+    uint64_t bytes = ones << map->geo.shift[level];
+
+    if (end > map->size && is_private(node, first + nr - 1)) {
+        bytes -= end - map->size;
     }
-
-    node = entry_node(entry);
-    level++;
-    if (level_is_last(map, level)) {
-        bytes = node->nr_private * level_size(map, level);
-    } else {
-        uint32_t nr = node_children(map, level, base);
-
-        for (uint32_t i = 0; i < nr; i++) {
-            bytes += entry_clear(map, level, node->child[i],
-                                 base + i * level_size(map, level));
-        }
-    }
-    node_free(map, level, node);
     return bytes;
 }
 
-static void set_bits(GuestMemfdMap *map, MapNode *node, unsigned level,
-                     uint64_t first, uint64_t nr, bool private)
+/* Free what is below a node; returns the private bytes that there were. */
+static uint64_t drop_mixed(GuestMemfdMap *map, unsigned level, MapNode *node,
+                           uint64_t base, uint64_t first, uint64_t nr)
 {
-    uint64_t before = bitmap_count_one_with_offset(node->child, first, nr);
-    uint64_t after = private ? nr : 0;
+    unsigned long *mixed = mixed_bits(map, level, node);
+    uint64_t end = first + nr, bytes = 0;
 
-    if (private) {
-        bitmap_set(node->child, first, nr);
-    } else {
-        bitmap_clear(node->child, first, nr);
+    if (!node->nr_mixed) {
+        return 0;
     }
-    node->nr_private += after - before;
-    map->private_bytes += (after - before) * level_size(map, level);
+    for (uint64_t i = find_next_bit(mixed, end, first); i < end;
+         i = find_next_bit(mixed, end, i + 1)) {
+        uint64_t start = base + (i << map->geo.shift[level]);
+        uint64_t n = nr_children(map, level + 1, start, map->size);
+        MapNode *child = *child_of(map, level, node, i);
+
+        bytes += drop_mixed(map, level + 1, child, start, 0, n) +
+                 private_bytes(map, level + 1, child, start, 0, n,
+                               child->nr_private);
+        node_free(map, level + 1, child);
+        clear_bit(i, mixed);
+        node->nr_mixed--;
+    }
+    return bytes;
+}
+
+/* Whole children become equal. */
+static void set_children(GuestMemfdMap *map, unsigned level, MapNode *node,
+                         uint64_t base, uint64_t first, uint64_t nr,
+                         bool private)
+{
+    uint64_t ones;
+
+    /* Most conversions are of a single small page. */
+    if (nr == 1 && level_is_last(map, level)) {
+        if (is_private(node, first) != private) {
+            change_bit(first, node->bits);
+            node->nr_private += private ? 1 : -1;
+            map->private_bytes += private ? level_size(map, level) :
+                                            -level_size(map, level);
+        }
+        return;
+    }
+    ones = bitmap_count_one_with_offset(node->bits, first, nr);
+    map->private_bytes -= drop_mixed(map, level, node, base, first, nr) +
+                          private_bytes(map, level, node, base, first, nr,
+                                        ones);
+    node->nr_private -= ones;
+    if (private) {
+        map->private_bytes += children_bytes(map, level, base, first, nr);
+        node->nr_private += nr;
+        bitmap_set(node->bits, first, nr);
+    } else {
+        bitmap_clear(node->bits, first, nr);
+    }
+}
+
+/* Child @i, at @base, whose pages are equal, gets a node. */
+static void split_child(GuestMemfdMap *map, unsigned level, MapNode *node,
+                        uint64_t i, uint64_t base)
+{
+    bool private = is_private(node, i);
+
+    *child_of(map, level, node, i) = node_new(map, level + 1, base, private);
+    set_bit(i, mixed_bits(map, level, node));
+    node->nr_mixed++;
+    if (private) {
+        clear_bit(i, node->bits);
+        node->nr_private--;
+    }
+}
+
+/* If the pages of child @i, at @base, have become equal, its node goes. */
+static bool fold_child(GuestMemfdMap *map, unsigned level, MapNode *node,
+                       uint64_t i, uint64_t base)
+{
+    MapNode *child = *child_of(map, level, node, i);
+
+    if (child->nr_mixed ||
+        (child->nr_private &&
+         child->nr_private != nr_children(map, level + 1, base, map->size))) {
+        return false;
+    }
+    if (child->nr_private) {
+        set_bit(i, node->bits);
+        node->nr_private++;
+    }
+    clear_bit(i, mixed_bits(map, level, node));
+    node->nr_mixed--;
+    node_free(map, level + 1, child);
+    return true;
 }
 
 /*
- * Set [@start, @end), which lies in the page of @level at @base, and fold the
- * entry when that makes its pages equal.
+ * Set as much of [@start, @end) as the whole children of one node are, or as is
+ * in that state already; returns where that ends.
  */
-static void entry_set(GuestMemfdMap *map, unsigned level, MapEntry *entry,
-                      uint64_t base, uint64_t start, uint64_t end,
-                      bool private)
+static uint64_t set_some(GuestMemfdMap *map, uint64_t start, uint64_t end,
+                         bool private)
 {
-    const MapEntry want = private ? ENTRY_PRIVATE : ENTRY_SHARED;
-    uint64_t bytes = entry_bytes(map, level, base);
-    uint64_t child_size;
-    uint32_t nr;
-    MapNode *node;
+    MapNode *node[GUEST_MEMFD_MAP_MAX_LEVELS] QEMU_UNINITIALIZED;
+    uint64_t base[GUEST_MEMFD_MAP_MAX_LEVELS] QEMU_UNINITIALIZED;
+    uint64_t i, nr, child, stop;
+    unsigned level;
 
-    if (*entry == want) {
-        return;
+    node[0] = map->top;
+    base[0] = 0;
+    for (level = 0; ; level++) {
+        i = (start - base[level]) >> map->geo.shift[level];
+        child = base[level] + (i << map->geo.shift[level]);
+        stop = child_end(map, level, child);
+        if (start == child && stop <= end) {
+            break;
+        }
+        if (!is_mixed(map, level, node[level], i)) {
+            if (is_private(node[level], i) == private) {
+                return MIN(stop, end);
+            }
+            split_child(map, level, node[level], i, child);
+        }
+        node[level + 1] = *child_of(map, level, node[level], i);
+        base[level + 1] = child;
     }
 
-    if (end - start == bytes) {
-        map->private_bytes -= entry_clear(map, level, *entry, base);
-        map->private_bytes += private ? bytes : 0;
-        *entry = want;
-        return;
-    }
-
-    level++;
-    if (!entry_is_mixed(*entry)) {
-        *entry = (MapEntry)node_new(map, level, base, !private);
-    }
-    node = entry_node(*entry);
-    child_size = level_size(map, level);
-
-    if (level_is_last(map, level)) {
-        set_bits(map, node, level, (start - base) / child_size,
-                 (end - start) / child_size, private);
+    /* All children until @end, but for one of which a part is beyond. */
+    if (stop < end) {
+        nr = nr_children(map, level, base[level], end);
+        stop = child_end(map, level,
+                         base[level] + ((nr - 1) << map->geo.shift[level]));
+        if (stop > end) {
+            stop -= level_size(map, level);
+            nr--;
+        }
+        nr -= i;
     } else {
-        for (uint64_t s = start, e; s < end; s = e) {
-            uint64_t child_base = QEMU_ALIGN_DOWN(s, child_size);
-            MapEntry *child = &node->child[(child_base - base) / child_size];
-            MapEntry old = *child;
+        nr = 1;
+    }
+    set_children(map, level, node[level], base[level], i, nr, private);
 
-            e = MIN(end, child_base + child_size);
-            entry_set(map, level, child, child_base, s, e, private);
-            node->nr_private += (*child == ENTRY_PRIVATE) -
-                                (old == ENTRY_PRIVATE);
-            node->nr_mixed += entry_is_mixed(*child) - entry_is_mixed(old);
+    while (level--) {
+        i = (base[level + 1] - base[level]) >> map->geo.shift[level];
+        if (!fold_child(map, level, node[level], i, base[level + 1])) {
+            break;
         }
     }
-
-    nr = node_children(map, level, base);
-    if (!node->nr_mixed && (!node->nr_private || node->nr_private == nr)) {
-        *entry = node->nr_private ? ENTRY_PRIVATE : ENTRY_SHARED;
-        node_free(map, level, node);
-    }
-}
-
-/* The pages around @offset known to be equal: their end, and their state. */
-static uint64_t uniform_end(const GuestMemfdMap *map, uint64_t offset,
-                            bool *private)
-{
-    uint64_t base = QEMU_ALIGN_DOWN(offset, level_size(map, 0));
-    MapEntry entry = map->top[base / level_size(map, 0)];
-    unsigned level = 0;
-
-    while (entry_is_mixed(entry)) {
-        const MapNode *node = entry_node(entry);
-        uint64_t i;
-
-        level++;
-        i = (offset - base) / level_size(map, level);
-        if (level_is_last(map, level)) {
-            uint32_t nr = node_children(map, level, base);
-            unsigned long stop;
-
-            *private = test_bit(i, node->child);
-            stop = *private ? find_next_zero_bit(node->child, nr, i) :
-                              find_next_bit(node->child, nr, i);
-            return base + stop * level_size(map, level);
-        }
-        base += i * level_size(map, level);
-        entry = node->child[i];
-    }
-
-    *private = entry == ENTRY_PRIVATE;
-    return base + entry_bytes(map, level, base);
+    return stop;
 }
 
 static void assert_range(const GuestMemfdMap *map, uint64_t start,
                          uint64_t end)
 {
-    uint64_t mask = level_size(map, map->geo.levels - 1) - 1;
-
     assert(start < end && end <= map->size);
-    assert(!((start | end) & mask));
+    assert(!((start | end) & (level_size(map, map->geo.levels - 1) - 1)));
 }
 
 GuestMemfdMap *guest_memfd_map_new(uint64_t size,
                                    const GuestMemfdMapGeometry *geometry,
                                    bool private)
 {
-    uint64_t nr_top = DIV_ROUND_UP(size, 1ULL << geometry->shift[0]);
-    GuestMemfdMap *map;
+    GuestMemfdMap *map = g_new0(GuestMemfdMap, 1);
 
     assert(geometry->levels >= 2 &&
            geometry->levels <= GUEST_MEMFD_MAP_MAX_LEVELS);
     for (unsigned l = 1; l < geometry->levels; l++) {
         assert(geometry->shift[l] < geometry->shift[l - 1]);
     }
-
-    map = g_malloc0(sizeof(*map) + nr_top * sizeof(MapEntry));
     map->size = size;
     map->geo = *geometry;
     assert_range(map, 0, size);
-    guest_memfd_map_set(map, 0, size, private);
+    for (unsigned l = 0; l < geometry->levels; l++) {
+        map->longs[l] = BITS_TO_LONGS(fanout(map, l));
+    }
+    map->top = node_new(map, 0, 0, private);
+    map->private_bytes = private ? size : 0;
     return map;
 }
 
@@ -292,6 +369,7 @@ void guest_memfd_map_free(GuestMemfdMap *map)
             g_free(map->spare[l][--map->nr_spare[l]]);
         }
     }
+    g_free(map->top);
     g_free(map);
 }
 
@@ -305,6 +383,29 @@ uint64_t guest_memfd_map_page_size(const GuestMemfdMap *map)
     return level_size(map, map->geo.levels - 1);
 }
 
+/* Pages around @offset known to be equal: their end, and their state. */
+static uint64_t uniform_end(const GuestMemfdMap *map, uint64_t offset,
+                            uint64_t end, bool *private)
+{
+    const MapNode *node = map->top;
+    unsigned level = 0;
+    uint64_t base = 0, i, nr, stop;
+
+    while (is_mixed(map, level, node,
+                    i = (offset - base) >> map->geo.shift[level])) {
+        base += i << map->geo.shift[level];
+        node = *child_of(map, level++, node, i);
+    }
+    nr = nr_children(map, level, base, end);
+    *private = is_private(node, i);
+    stop = *private ? find_next_zero_bit(node->bits, nr, i + 1) :
+                      find_next_bit(node->bits, nr, i + 1);
+    if (node->nr_mixed) {
+        stop = find_next_bit(mixed_bits(map, level, node), stop, i + 1);
+    }
+    return MIN(base + (stop << map->geo.shift[level]), end);
+}
+
 uint64_t guest_memfd_map_run(const GuestMemfdMap *map, uint64_t offset,
                              uint64_t end, bool *private)
 {
@@ -312,17 +413,16 @@ uint64_t guest_memfd_map_run(const GuestMemfdMap *map, uint64_t offset,
     bool state;
 
     assert_range(map, offset, end);
-
-    stop = uniform_end(map, offset, private);
+    stop = uniform_end(map, offset, end, private);
     while (stop < end) {
-        uint64_t next = uniform_end(map, stop, &state);
+        uint64_t next = uniform_end(map, stop, end, &state);
 
         if (state != *private) {
             break;
         }
         stop = next;
     }
-    return MIN(stop, end);
+    return stop;
 }
 
 GuestMemfdMapState guest_memfd_map_state(const GuestMemfdMap *map,
@@ -352,16 +452,25 @@ uint64_t guest_memfd_map_next(const GuestMemfdMap *map, bool private,
     return 0;
 }
 
+bool guest_memfd_map_is_reserved(const GuestMemfdMap *map)
+{
+    for (unsigned l = 1; l < map->geo.levels; l++) {
+        if (map->nr_spare[l] < MAX_SPLITS) {
+            return false;
+        }
+    }
+    return true;
+}
+
 bool guest_memfd_map_reserve(GuestMemfdMap *map)
 {
     for (unsigned l = 1; l < map->geo.levels; l++) {
         while (map->nr_spare[l] < MAX_SPLITS) {
-            MapNode *node = g_try_malloc(node_bytes(map, l));
+            MapNode *node = node_alloc(map, l);
 
             if (!node) {
                 return false;
             }
-            map->node_bytes += node_bytes(map, l);
             map->spare[l][map->nr_spare[l]++] = node;
         }
     }
@@ -374,13 +483,8 @@ void guest_memfd_map_set(GuestMemfdMap *map, uint64_t offset, uint64_t size,
     uint64_t end = offset + size;
 
     assert_range(map, offset, end);
-
-    for (uint64_t s = offset, e; s < end; s = e) {
-        uint64_t base = QEMU_ALIGN_DOWN(s, level_size(map, 0));
-
-        e = MIN(end, base + level_size(map, 0));
-        entry_set(map, 0, &map->top[base / level_size(map, 0)], base, s, e,
-                  private);
+    while (offset < end) {
+        offset = set_some(map, offset, end, private);
     }
 }
 
@@ -389,7 +493,7 @@ uint64_t guest_memfd_map_private_bytes(const GuestMemfdMap *map)
     return map->private_bytes;
 }
 
-/* Count an entry of @level of equal pages, on its level and those below. */
+/* Count a page of @level whose pages are equal, on its level and those below. */
 static void count_uniform(const GuestMemfdMap *map, unsigned level,
                           uint64_t bytes, bool private,
                           GuestMemfdMapCount *count)
@@ -397,52 +501,39 @@ static void count_uniform(const GuestMemfdMap *map, unsigned level,
     for (; level < map->geo.levels - 1; level++) {
         uint64_t *nr = private ? &count[level].private : &count[level].shared;
 
-        *nr += bytes / level_size(map, level);
+        *nr += bytes >> map->geo.shift[level];
     }
 }
 
-/* Count the children of a node of the last level that is counted at all. */
-static void count_node(const GuestMemfdMap *map, unsigned level,
-                       const MapNode *node, uint64_t base,
-                       GuestMemfdMapCount *count)
+static void count_children(const GuestMemfdMap *map, unsigned level,
+                           const MapNode *node, uint64_t base,
+                           GuestMemfdMapCount *count)
 {
-    uint32_t nr = node_children(map, level, base);
-    uint64_t last = base + (nr - 1ULL) * level_size(map, level);
+    uint64_t nr = nr_children(map, level, base, map->size);
+    uint64_t whole = children_bytes(map, level, base, 0, nr) >>
+                     map->geo.shift[level];
 
-    count->private += node->nr_private;
-    count->mixed += node->nr_mixed;
-    count->shared += nr - node->nr_private - node->nr_mixed;
+    if (level == map->geo.levels - 2) {
+        bool cut = whole < nr;
 
-    if (entry_bytes(map, level, last) < level_size(map, level)) {
-        MapEntry entry = node->child[nr - 1];
-
-        *(entry_is_mixed(entry) ? &count->mixed :
-          entry == ENTRY_PRIVATE ? &count->private : &count->shared) -= 1;
+        count[level].private += node->nr_private -
+                                (cut && is_private(node, whole));
+        count[level].mixed += node->nr_mixed -
+                              (cut && is_mixed(map, level, node, whole));
+        count[level].shared += nr - node->nr_private - node->nr_mixed -
+                               (cut && !is_private(node, whole) &&
+                                !is_mixed(map, level, node, whole));
+        return;
     }
-}
-
-static void count_entries(const GuestMemfdMap *map, unsigned level,
-                          const MapEntry *entry, uint64_t nr, uint64_t base,
-                          GuestMemfdMapCount *count)
-{
-    const unsigned last_counted = map->geo.levels - 2;
-
-    for (uint64_t i = 0; i < nr; i++, base += level_size(map, level)) {
-        uint64_t bytes = entry_bytes(map, level, base);
-        const MapNode *node = entry_node(entry[i]);
-
-        if (!entry_is_mixed(entry[i])) {
-            count_uniform(map, level, bytes, entry[i] == ENTRY_PRIVATE, count);
-            continue;
-        }
-        if (bytes == level_size(map, level)) {
-            count[level].mixed++;
-        }
-        if (level + 1 == last_counted) {
-            count_node(map, last_counted, node, base, &count[last_counted]);
-        } else if (level + 1 < last_counted) {
-            count_entries(map, level + 1, node->child,
-                          node_children(map, level + 1, base), base, count);
+    for (uint64_t i = 0; i < nr; i++) {
+        if (is_mixed(map, level, node, i)) {
+            count[level].mixed += i < whole;
+            count_children(map, level + 1, *child_of(map, level, node, i),
+                           base + (i << map->geo.shift[level]), count);
+        } else {
+            count_uniform(map, level,
+                          children_bytes(map, level, base, i, 1),
+                          is_private(node, i), count);
         }
     }
 }
@@ -455,13 +546,11 @@ unsigned guest_memfd_map_count(const GuestMemfdMap *map,
     for (unsigned l = 0; l < levels; l++) {
         count[l] = (GuestMemfdMapCount) { .size = level_size(map, l) };
     }
-    count_entries(map, 0, map->top, DIV_ROUND_UP(map->size, level_size(map, 0)),
-                  0, count);
+    count_children(map, 0, map->top, 0, count);
     return levels;
 }
 
 uint64_t guest_memfd_map_metadata_bytes(const GuestMemfdMap *map)
 {
-    return sizeof(*map) + map->node_bytes +
-           DIV_ROUND_UP(map->size, level_size(map, 0)) * sizeof(MapEntry);
+    return sizeof(*map) + map->node_bytes;
 }

@@ -7,7 +7,7 @@
  */
 
 #include "qemu/osdep.h"
-#include "qemu/lockable.h"
+#include "qemu/main-loop.h"
 #include "qemu/units.h"
 #include "qapi/error.h"
 #include "internal.h"
@@ -26,15 +26,16 @@ static GuestMemfdDirectionInfo *direction_info(const GuestMemfdStats *stats)
 {
     GuestMemfdDirectionInfo *info = g_new0(GuestMemfdDirectionInfo, 1);
 
-    info->requests = stats->requests;
-    info->bytes = stats->bytes;
-    info->failures = stats->failures;
-    info->retries = stats->retries;
-    info->rollbacks = stats->rollbacks;
+    info->requests = stat64_get(&stats->requests);
+    info->bytes = stat64_get(&stats->bytes);
+    info->failures = stat64_get(&stats->failures);
+    info->retries = stat64_get(&stats->retries);
+    info->rollbacks = stat64_get(&stats->rollbacks);
     return info;
 }
 
 static void query_huge_pages(GuestMemfd *gm, GuestMemfdInfo *info)
+    TSA_REQUIRES(guest_memfd_state_lock)
 {
     GuestMemfdMapCount count[GUEST_MEMFD_MAP_MAX_LEVELS];
     unsigned n = guest_memfd_map_count(gm->map, count);
@@ -55,36 +56,44 @@ static void query_huge_pages(GuestMemfd *gm, GuestMemfdInfo *info)
     }
 }
 
+/* Who follows the block changes under the BQL, which is held here. */
+static void TSA_NO_TSA query_listeners(GuestMemfd *gm, GuestMemfdInfo *info)
+{
+    GuestMemfdListenerInfoList **tail = &info->listeners;
+
+    for (guint i = 0; i < gm->followers->len; i++) {
+        GuestMemfdFollower *f = g_ptr_array_index(gm->followers, i);
+        GuestMemfdListenerInfo *li = g_new0(GuestMemfdListenerInfo, 1);
+
+        if (f->rdl->query) {
+            f->rdl->query(f->rdl, li);
+        }
+        li->name = li->name ?: g_strdup("unnamed");
+        QAPI_LIST_APPEND(tail, li);
+    }
+}
+
 GuestMemfdInfo *guest_memfd_query(GuestMemfd *gm)
 {
     GuestMemfdInfo *info = g_new0(GuestMemfdInfo, 1);
-    GuestMemfdListenerInfoList **tail = &info->listeners;
 
-    QEMU_LOCK_GUARD(&gm->lock);
+    assert(bql_locked());
+    query_listeners(gm, info);
     info->id = g_strdup(gm->id);
-    info->size = guest_memfd_size(gm);
+    info->size = gm->size;
     info->page_size = gm->page_size;
     info->driver = gm->ops->driver;
     info->conversion = gm->ops->conversion;
     info->init = gm->init_private ? GUEST_MEMFD_INIT_PRIVATE :
                                     GUEST_MEMFD_INIT_SHARED;
+    state_lock(gm);
     info->private_bytes = guest_memfd_map_private_bytes(gm->map);
     info->shared_bytes = info->size - info->private_bytes;
-    info->to_private = direction_info(&gm->to_private);
-    info->to_shared = direction_info(&gm->to_shared);
+    info->to_private = direction_info(&gm->stats[true]);
+    info->to_shared = direction_info(&gm->stats[false]);
     info->metadata_bytes = guest_memfd_map_metadata_bytes(gm->map);
     query_huge_pages(gm, info);
-
-    for (guint i = 0; i < gm->listeners->len; i++) {
-        GuestMemfdListener *l = gm->listeners->pdata[i];
-        GuestMemfdListenerInfo *li = g_new0(GuestMemfdListenerInfo, 1);
-
-        if (l->ops->query) {
-            l->ops->query(l, li);
-        }
-        li->name = li->name ?: g_strdup("unnamed");
-        QAPI_LIST_APPEND(tail, li);
-    }
+    state_unlock(gm);
     return info;
 }
 
@@ -92,17 +101,18 @@ GuestMemfdRunList *guest_memfd_query_map(GuestMemfd *gm, uint64_t offset,
                                          uint32_t limit, uint64_t *next)
 {
     GuestMemfdRunList *list = NULL, **tail = &list;
-    uint64_t end = guest_memfd_size(gm);
 
-    QEMU_LOCK_GUARD(&gm->lock);
-    for (; offset < end && limit; limit--) {
+    state_lock(gm);
+    for (; offset < gm->size && limit; limit--) {
         GuestMemfdRun *run = g_new0(GuestMemfdRun, 1);
 
         run->offset = offset;
-        offset = guest_memfd_map_run(gm->map, offset, end, &run->q_private);
+        offset = guest_memfd_map_run(gm->map, offset, gm->size,
+                                     &run->q_private);
         run->size = offset - run->offset;
         QAPI_LIST_APPEND(tail, run);
     }
+    state_unlock(gm);
     *next = offset;
     return list;
 }
@@ -113,9 +123,9 @@ bool guest_memfd_may_dump(Error **errp)
          gm = guest_memfd_next(gm)) {
         uint64_t private;
 
-        WITH_QEMU_LOCK_GUARD(&gm->lock) {
-            private = guest_memfd_map_private_bytes(gm->map);
-        }
+        state_lock(gm);
+        private = guest_memfd_map_private_bytes(gm->map);
+        state_unlock(gm);
         if (private) {
             error_setg(errp, "memory cannot be dumped: 0x%" PRIx64 " bytes of "
                        "'%s' are private to the guest, and would be missing; "
@@ -128,14 +138,14 @@ bool guest_memfd_may_dump(Error **errp)
 }
 
 /*
- * In [*@offset, @end), find where @l's state changes next and whether *@offset
- * is mapped.
+ * In [@offset, @end), find where the state of @rdl changes next and whether
+ * @offset is mapped.
  */
-static uint64_t mapped_run(GuestMemfdListener *l, uint64_t offset,
+static uint64_t mapped_run(RamDiscardListener *rdl, uint64_t offset,
                            uint64_t end, bool *mapped)
 {
     uint64_t start = offset;
-    uint64_t stop = l->ops->next_mapped(l, &start);
+    uint64_t stop = rdl->next_mapped(rdl, &start);
 
     if (!stop || start >= end) {
         *mapped = false;
@@ -145,16 +155,16 @@ static uint64_t mapped_run(GuestMemfdListener *l, uint64_t offset,
     return MIN(*mapped ? stop : start, end);
 }
 
-static bool verify_listener(GuestMemfd *gm, GuestMemfdListener *l,
+static bool verify_listener(GuestMemfd *gm, RamDiscardListener *rdl,
                             Error **errp)
 {
-    uint64_t s = l->section->offset_within_region;
-    uint64_t end = s + int128_get64(l->section->size);
+    uint64_t s = rdl->section->offset_within_region;
+    uint64_t end = s + int128_get64(rdl->section->size);
 
     while (s < end) {
         bool private, mapped;
-        uint64_t e1 = guest_memfd_map_run(gm->map, s, end, &private);
-        uint64_t e2 = mapped_run(l, s, end, &mapped);
+        uint64_t e1 = guest_memfd_run_at(gm, s, end, &private);
+        uint64_t e2 = mapped_run(rdl, s, end, &mapped);
 
         if (private == mapped) {
             error_setg(errp, "%s: offset 0x%" PRIx64 " is %s, but %s", gm->id,
@@ -169,13 +179,14 @@ static bool verify_listener(GuestMemfd *gm, GuestMemfdListener *l,
 
 bool guest_memfd_verify(GuestMemfd *gm, Error **errp)
 {
-    QEMU_LOCK_GUARD(&gm->lock);
-    for (guint i = 0; i < gm->listeners->len; i++) {
-        GuestMemfdListener *l = gm->listeners->pdata[i];
+    bool ok = true;
 
-        if (l->ops->next_mapped && !verify_listener(gm, l, errp)) {
-            return false;
-        }
+    convert_lock(gm);
+    for (guint i = 0; ok && i < gm->followers->len; i++) {
+        GuestMemfdFollower *f = g_ptr_array_index(gm->followers, i);
+
+        ok = !f->rdl->next_mapped || verify_listener(gm, f->rdl, errp);
     }
-    return true;
+    convert_unlock(gm);
+    return ok;
 }

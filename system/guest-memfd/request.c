@@ -16,32 +16,58 @@
 #include "internal.h"
 #include "trace.h"
 
-/* Can the memory at @section become what is asked?  Adds a piece if it does. */
-static int add_section(GArray *pieces, const MemoryRegionSection *section,
-                       bool to_private)
+void guest_memfd_request_init(GuestMemfdRequest *req, bool to_private)
 {
-    GuestMemfd *gm = guest_memfd_from_mr(section->mr);
-    GuestMemfdPiece p = { .gm = gm, .start = section->offset_within_region };
+    req->to_private = to_private;
+    req->nr = 0;
+    req->room = GUEST_MEMFD_FEW_PIECES;
+    req->piece = req->few;
+}
 
-    if (gm) {
-        uint64_t page = qemu_real_host_page_size();
+void guest_memfd_request_add(GuestMemfdRequest *req, GuestMemfd *gm,
+                             uint64_t start, uint64_t end, MemoryRegion *mr,
+                             hwaddr gpa)
+{
+    if (req->nr == req->room) {
+        GuestMemfdPiece *more = g_new(GuestMemfdPiece, 2 * req->room);
 
-        p.end = p.start + int128_get64(section->size);
-        if (!QEMU_IS_ALIGNED(p.start | p.end, page)) {
-            return -EINVAL;
+        memcpy(more, req->piece, req->nr * sizeof(*more));
+        if (req->piece != req->few) {
+            g_free(req->piece);
         }
-        g_array_append_val(pieces, p);
+        req->piece = more;
+        req->room *= 2;
+    }
+    req->piece[req->nr++] = (GuestMemfdPiece) {
+        .gm = gm,
+        .start = start,
+        .end = end,
+        .mr = mr,
+        .gpa = gpa,
+    };
+}
+
+/* Can the memory at @section become what is asked?  Adds a piece if it does. */
+static int add_section(GuestMemfdRequest *req, const MemoryRegionSection *s)
+{
+    GuestMemfd *gm = guest_memfd_from_mr(s->mr);
+    uint64_t start = s->offset_within_region;
+    uint64_t end = start + int128_get64(s->size);
+
+    if (gm && QEMU_IS_ALIGNED(start | end, qemu_real_host_page_size())) {
+        memory_region_ref(s->mr);
+        guest_memfd_request_add(req, gm, start, end, s->mr,
+                                s->offset_within_address_space);
         return 0;
     }
-    if (!to_private && !memory_region_is_ram(section->mr) &&
-        !memory_region_is_romd(section->mr)) {
+    if (!gm && !req->to_private && !memory_region_is_ram(s->mr) &&
+        !memory_region_is_romd(s->mr)) {
         return 0;
     }
     return -EINVAL;
 }
 
-int guest_memfd_collect(GArray *pieces, GPtrArray *regions, hwaddr gpa,
-                        uint64_t size, bool to_private)
+int guest_memfd_request_find(GuestMemfdRequest *req, hwaddr gpa, uint64_t size)
 {
     hwaddr last = gpa + size - 1;
 
@@ -49,6 +75,8 @@ int guest_memfd_collect(GArray *pieces, GPtrArray *regions, hwaddr gpa,
         !QEMU_IS_ALIGNED(gpa | size, qemu_real_host_page_size())) {
         return -EINVAL;
     }
+    /* A FlatView has references of its own until the grace period ends. */
+    RCU_READ_LOCK_GUARD();
     for (;;) {
         MemoryRegionSection s = memory_region_find(get_system_memory(), gpa,
                                                    last - gpa + 1);
@@ -56,19 +84,14 @@ int guest_memfd_collect(GArray *pieces, GPtrArray *regions, hwaddr gpa,
         int ret;
 
         if (!s.mr) {
-            return to_private ? -EINVAL : 0;
-        }
-        g_ptr_array_add(regions, s.mr);
-        if (s.offset_within_address_space > gpa && to_private) {
-            return -EINVAL;
-        }
-        ret = add_section(pieces, &s, to_private);
-        if (ret) {
-            return ret;
+            return req->to_private ? -EINVAL : 0;
         }
         stop = s.offset_within_address_space + int128_get64(s.size) - 1;
-        if (stop >= last) {
-            return 0;
+        ret = s.offset_within_address_space > gpa && req->to_private ?
+              -EINVAL : add_section(req, &s);
+        memory_region_unref(s.mr);
+        if (ret || stop >= last) {
+            return ret;
         }
         gpa = stop + 1;
     }
@@ -86,49 +109,63 @@ static void regions_free(Regions *regions)
 }
 
 /*
- * Is the memory at @gpa still the only region?  Then, as long as the caller is
- * in an RCU read section, a FlatView holds a reference of its own.
+ * Does the memory map show the region of @p where it was found?  Then, as long
+ * as the caller is in an RCU read section, a FlatView has a reference of its own.
  */
-static bool still_mapped(Regions *regions, hwaddr gpa)
+static bool still_mapped(const GuestMemfdPiece *p)
 {
-    MemoryRegionSection section;
+    MemoryRegionSection s = memory_region_find(get_system_memory(), p->gpa, 1);
 
-    if (regions->mrs->len != 1) {
-        return false;
-    }
-    section = memory_region_find(get_system_memory(), gpa, 1);
-    memory_region_unref(section.mr);
-    return section.mr == g_ptr_array_index(regions->mrs, 0);
+    memory_region_unref(s.mr);
+    return s.mr == p->mr;
 }
 
 /*
  * The last reference to a region that was unplugged meanwhile must go under the
  * BQL, which RCU callbacks have.  They wake a thread, so only if it may be that.
  */
-static void regions_put(Regions *regions, hwaddr gpa)
+void guest_memfd_request_end(GuestMemfdRequest *req)
 {
+    bool bql = bql_locked();
+    Regions *later = NULL;
+
     RCU_READ_LOCK_GUARD();
-    if (bql_locked() || still_mapped(regions, gpa)) {
-        regions_free(regions);
-    } else {
-        call_rcu(regions, regions_free, rcu);
+    for (unsigned i = 0; i < req->nr; i++) {
+        GuestMemfdPiece *p = &req->piece[i];
+
+        if (!p->mr) {
+            continue;
+        }
+        if (bql || still_mapped(p)) {
+            memory_region_unref(p->mr);
+            continue;
+        }
+        if (!later) {
+            later = g_new0(Regions, 1);
+            later->mrs = g_ptr_array_new_with_free_func(
+                (GDestroyNotify)memory_region_unref);
+        }
+        g_ptr_array_add(later->mrs, p->mr);
+    }
+    if (later) {
+        call_rcu(later, regions_free, rcu);
+    }
+    if (req->piece != req->few) {
+        g_free(req->piece);
     }
 }
 
 int guest_memfd_convert(hwaddr gpa, uint64_t size, bool to_private)
 {
-    g_autoptr(GArray) pieces = g_array_new(false, false,
-                                           sizeof(GuestMemfdPiece));
-    Regions *regions = g_new0(Regions, 1);
+    GuestMemfdRequest req QEMU_UNINITIALIZED;
     int ret;
 
-    regions->mrs = g_ptr_array_new_with_free_func(
-        (GDestroyNotify)memory_region_unref);
-    ret = guest_memfd_collect(pieces, regions->mrs, gpa, size, to_private);
+    guest_memfd_request_init(&req, to_private);
+    ret = guest_memfd_request_find(&req, gpa, size);
     if (!ret) {
-        ret = guest_memfd_transact(pieces, to_private, NULL);
+        ret = guest_memfd_transact(&req, NULL);
     }
-    regions_put(regions, gpa);
+    guest_memfd_request_end(&req);
     trace_guest_memfd_request(gpa, size, to_private, ret);
     return ret;
 }
@@ -136,9 +173,9 @@ int guest_memfd_convert(hwaddr gpa, uint64_t size, bool to_private)
 int guest_memfd_convert_block(GuestMemfd *gm, uint64_t offset, uint64_t size,
                               bool to_private, Error **errp)
 {
-    g_autoptr(GArray) pieces = g_array_new(false, false, sizeof(GuestMemfdPiece));
     uint64_t page = qemu_real_host_page_size();
-    GuestMemfdPiece p = { .gm = gm, .start = offset, .end = offset + size };
+    GuestMemfdRequest req QEMU_UNINITIALIZED;
+    int ret;
 
     if (!QEMU_IS_ALIGNED(offset, page) || !QEMU_IS_ALIGNED(size, page)) {
         error_setg(errp, "offset 0x%" PRIx64 " and size 0x%" PRIx64 " must be "
@@ -150,13 +187,15 @@ int guest_memfd_convert_block(GuestMemfd *gm, uint64_t offset, uint64_t size,
         error_setg(errp, "size must not be 0");
         return -EINVAL;
     }
-    if (offset >= guest_memfd_size(gm) ||
-        size > guest_memfd_size(gm) - offset) {
+    if (offset >= gm->size || size > gm->size - offset) {
         error_setg(errp, "offset 0x%" PRIx64 " size 0x%" PRIx64 " is not "
                    "inside '%s', which has 0x%" PRIx64 " bytes", offset, size,
-                   gm->id, guest_memfd_size(gm));
+                   gm->id, gm->size);
         return -EINVAL;
     }
-    g_array_append_val(pieces, p);
-    return guest_memfd_transact(pieces, to_private, errp);
+    guest_memfd_request_init(&req, to_private);
+    guest_memfd_request_add(&req, gm, offset, offset + size, NULL, 0);
+    ret = guest_memfd_transact(&req, errp);
+    guest_memfd_request_end(&req);
+    return ret;
 }

@@ -22,7 +22,7 @@ typedef struct Block {
     RAMBlock rb;
     MemoryRegion mr;
     GuestMemfd *gm;
-    GuestMemfdListener listener;
+    RamDiscardListener listener;
 } Block;
 
 /* Nobody asks by guest physical address here. */
@@ -43,15 +43,15 @@ void memory_region_unref(MemoryRegion *mr)
     g_assert_not_reached();
 }
 
-static int nothing(GuestMemfdListener *l, const MemoryRegionSection *section)
+void memory_region_ref(MemoryRegion *mr)
+{
+    g_assert_not_reached();
+}
+
+static int nothing(RamDiscardListener *rdl, MemoryRegionSection *section)
 {
     return 0;
 }
-
-static const GuestMemfdListenerOps listener_ops = {
-    .populate = nothing,
-    .discard = nothing,
-};
 
 static void *block_create(uint64_t size)
 {
@@ -60,14 +60,15 @@ static void *block_create(uint64_t size)
         .mr = &b->mr,
         .size = int128_make64(size),
     };
+    RamDiscardManager *rdm;
 
     core_init_block(&b->rb, &b->mr, size);
     b->gm = guest_memfd_new(&b->rb, "m0", &guest_memfd_emulated_ops, true,
                             &error_abort);
-    b->listener.ops = &listener_ops;
-    if (guest_memfd_register_listener(b->gm, &b->listener, &section, false)) {
-        abort();
-    }
+    ram_discard_listener_init(&b->listener, nothing, nothing, true);
+    rdm = RAM_DISCARD_MANAGER(b->gm);
+    RAM_DISCARD_MANAGER_GET_CLASS(rdm)->register_listener(rdm, &b->listener,
+                                                          &section);
     return b;
 }
 
@@ -75,7 +76,8 @@ static void block_destroy(void *opaque)
 {
     Block *b = opaque;
 
-    guest_memfd_unregister_listener(b->gm, &b->listener);
+    RAM_DISCARD_MANAGER_GET_CLASS(b->gm)->unregister_listener(
+        RAM_DISCARD_MANAGER(b->gm), &b->listener);
     guest_memfd_free(b->gm);
     g_free(b);
 }

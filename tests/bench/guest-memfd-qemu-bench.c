@@ -29,8 +29,9 @@ static int populate(RamDiscardListener *rdl, MemoryRegionSection *section)
     return 0;
 }
 
-static void discard(RamDiscardListener *rdl, MemoryRegionSection *section)
+static int discard(RamDiscardListener *rdl, MemoryRegionSection *section)
 {
+    return 0;
 }
 
 static void *map_create(uint64_t size)

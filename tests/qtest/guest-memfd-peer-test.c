@@ -50,7 +50,7 @@
 typedef enum Outcome {
     FINE,               /* what is wrong does no harm */
     REFUSED,            /* an error, for this once */
-    DEAD,               /* an error, until the device is replaced */
+    DEAD,               /* it is lost, until the device is replaced */
 } Outcome;
 
 typedef struct Case {
@@ -158,7 +158,10 @@ static void try_convert(World *w, uint64_t offset, uint64_t size, bool private)
 {
     bool ok = convert(w, offset, size, private);
 
-    g_assert_cmpint(ok, ==, w->c->outcome == FINE);
+    /* A peer that is late may be lost, and then is in nobody's way. */
+    if (!w->c->slow) {
+        g_assert_cmpint(ok, ==, w->c->outcome != REFUSED);
+    }
 }
 
 static void arm(World *w, unsigned command, unsigned skip, unsigned count)
@@ -215,13 +218,13 @@ static void recover(World *w, bool for_ever)
     check_exact(w->qts, w->good, "m0", 0);
     if (w->c->outcome == DEAD || (w->c->slow && for_ever)) {
         wait_detached(w);
-        g_assert_false(convert(w, 64 * MiB, 4096, false));
+        g_assert_true(convert(w, 64 * MiB, 4096, false));
         check_exact(w->qts, w->good, "m0", 0);
         replace_bad(w);
     } else {
         check_safe(w->qts, w->bad, "m0", 0);
-        /* if the time-out after the intended one has passed by accident */
-        if (w->c->slow && !convert(w, 64 * MiB, 4096, false)) {
+        /* the time-out after the intended one may have passed by accident */
+        if (w->c->slow) {
             replace_bad(w);
         }
     }

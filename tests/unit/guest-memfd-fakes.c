@@ -103,7 +103,7 @@ const GuestMemfdOps fake_ops = {
 
 static Block *block_of_listener(Listener *l)
 {
-    return container_of(l->parent.section->mr, Block, mr);
+    return container_of(l->rdl.section->mr, Block, mr);
 }
 
 void section_pages(const MemoryRegionSection *s, unsigned long *first,
@@ -115,9 +115,9 @@ void section_pages(const MemoryRegionSection *s, unsigned long *first,
     g_assert_cmpuint(*first + *nr, <=, PAGES);
 }
 
-static int fake_populate(GuestMemfdListener *gl, const MemoryRegionSection *s)
+static int fake_populate(RamDiscardListener *rdl, MemoryRegionSection *s)
 {
-    Listener *l = container_of(gl, Listener, parent);
+    Listener *l = container_of(rdl, Listener, rdl);
     bool fails = fake_fails();
     unsigned long first, nr;
 
@@ -129,9 +129,9 @@ static int fake_populate(GuestMemfdListener *gl, const MemoryRegionSection *s)
     return fails ? fake.error : 0;
 }
 
-static int fake_discard(GuestMemfdListener *gl, const MemoryRegionSection *s)
+static int fake_discard(RamDiscardListener *rdl, MemoryRegionSection *s)
 {
-    Listener *l = container_of(gl, Listener, parent);
+    Listener *l = container_of(rdl, Listener, rdl);
     bool fails = fake_fails();
     unsigned long first, nr;
 
@@ -140,9 +140,9 @@ static int fake_discard(GuestMemfdListener *gl, const MemoryRegionSection *s)
     return fails ? fake.error : 0;
 }
 
-static uint64_t fake_next_mapped(GuestMemfdListener *gl, uint64_t *start)
+static uint64_t fake_next_mapped(RamDiscardListener *rdl, uint64_t *start)
 {
-    Listener *l = container_of(gl, Listener, parent);
+    Listener *l = container_of(rdl, Listener, rdl);
     unsigned long first = find_next_bit(l->mapped, PAGES, *start / PAGE);
 
     if (first >= PAGES) {
@@ -152,11 +152,27 @@ static uint64_t fake_next_mapped(GuestMemfdListener *gl, uint64_t *start)
     return find_next_zero_bit(l->mapped, PAGES, first) * PAGE;
 }
 
-const GuestMemfdListenerOps fake_listener_ops = {
-    .populate = fake_populate,
-    .discard = fake_discard,
-    .next_mapped = fake_next_mapped,
-};
+void listener_init(Listener *l)
+{
+    memset(l, 0, sizeof(*l));
+    ram_discard_listener_init(&l->rdl, fake_populate, fake_discard, true);
+    l->rdl.next_mapped = fake_next_mapped;
+}
+
+int listener_add(Block *b, Listener *l, MemoryRegionSection *s)
+{
+    RamDiscardManager *rdm = RAM_DISCARD_MANAGER(b->gm);
+
+    return RAM_DISCARD_MANAGER_GET_CLASS(rdm)->register_listener(rdm, &l->rdl,
+                                                                 s);
+}
+
+void listener_remove(Block *b, Listener *l)
+{
+    RamDiscardManager *rdm = RAM_DISCARD_MANAGER(b->gm);
+
+    RAM_DISCARD_MANAGER_GET_CLASS(rdm)->unregister_listener(rdm, &l->rdl);
+}
 
 /* Guest physical addresses */
 
@@ -189,7 +205,7 @@ MemoryRegionSection memory_region_find(MemoryRegion *root, hwaddr addr,
         hwaddr s = MAX(addr, at[i].start);
 
         if (s < at[i].end && s <= last) {
-            region_refs++;
+            qatomic_inc(&region_refs);
             return (MemoryRegionSection) {
                 .mr = at[i].mr,
                 .offset_within_address_space = s,
@@ -201,9 +217,16 @@ MemoryRegionSection memory_region_find(MemoryRegion *root, hwaddr addr,
     return (MemoryRegionSection) { .mr = NULL };
 }
 
+void memory_region_ref(MemoryRegion *mr)
+{
+    qatomic_inc(&region_refs);
+}
+
 void memory_region_unref(MemoryRegion *mr)
 {
-    region_refs -= mr != NULL;
+    if (mr) {
+        qatomic_dec(&region_refs);
+    }
 }
 
 /* Set up and take down. */
@@ -244,9 +267,8 @@ static void setup_block(Block *b, const char *id, bool private)
         MemoryRegionSection s = section_of(b, start[i] * PAGE,
                                            (end[i] - start[i]) * PAGE);
 
-        b->listener[i].parent.ops = &fake_listener_ops;
-        g_assert_cmpint(guest_memfd_register_listener(
-                            b->gm, &b->listener[i].parent, &s, false), ==, 0);
+        listener_init(&b->listener[i]);
+        g_assert_cmpint(listener_add(b, &b->listener[i], &s), ==, 0);
     }
 }
 
@@ -270,9 +292,7 @@ void teardown(void)
     fake_reset();
     for (int i = 0; i < BLOCKS; i++) {
         for (int j = 0; j < LISTENERS; j++) {
-            g_assert_cmpint(guest_memfd_unregister_listener(
-                                block[i].gm, &block[i].listener[j].parent),
-                            ==, 0);
+            listener_remove(&block[i], &block[i].listener[j]);
             g_assert_true(bitmap_empty(block[i].listener[j].mapped, PAGES));
         }
         guest_memfd_free(block[i].gm);

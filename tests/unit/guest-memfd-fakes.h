@@ -23,7 +23,7 @@
 #define BLOCKS 2
 
 typedef struct Listener {
-    GuestMemfdListener parent;
+    RamDiscardListener rdl;
     DECLARE_BITMAP(mapped, PAGES);
 } Listener;
 
@@ -67,7 +67,6 @@ extern Block block[BLOCKS];
 extern Fake fake;
 extern int region_refs;         /* references held to memory regions */
 extern const GuestMemfdOps fake_ops;
-extern const GuestMemfdListenerOps fake_listener_ops;
 
 /* Once, before anything else */
 void fake_init(void);
@@ -83,6 +82,11 @@ void setup(bool private);
 
 /* The end, with nothing left behind */
 void teardown(void);
+
+/* A listener that is like those of the blocks; maps what is shared of @s */
+void listener_init(Listener *l);
+int listener_add(Block *b, Listener *l, MemoryRegionSection *s);
+void listener_remove(Block *b, Listener *l);
 
 int convert(Block *b, uint64_t first, uint64_t nr, bool to_private);
 

@@ -130,45 +130,6 @@ static void test_other_block(void)
     teardown();
 }
 
-/* Where private pages must stay mapped for it, a device cannot come. */
-static void test_confidential_device(void)
-{
-    static const struct {
-        const char *cgs_type;
-        int ret;
-    } machines[] = {
-        { "tdx-guest", 0 },
-        { "sev-snp-guest", -EOPNOTSUPP },
-    };
-    MachineState machine = {};
-
-    for (int i = 0; i < ARRAY_SIZE(machines); i++) {
-        for (int confidential = 0; confidential < 2; confidential++) {
-            Listener l = {
-                .parent.ops = &fake_listener_ops,
-                .parent.confidential_io = confidential,
-            };
-            MemoryRegionSection s;
-            int ret;
-
-            machine.cgs = (ConfidentialGuestSupport *)
-                object_new(machines[i].cgs_type);
-            current_machine = &machine;
-            setup(false);
-            current_machine = NULL;
-            s = section_of(b, 0, PAGE);
-            ret = guest_memfd_register_listener(b->gm, &l.parent, &s, true);
-            g_assert_cmpint(ret, ==, confidential ? machines[i].ret : 0);
-            g_assert_cmpint(bitmap_empty(l.mapped, PAGES), ==, ret != 0);
-            if (!ret) {
-                guest_memfd_unregister_listener(b->gm, &l.parent);
-            }
-            teardown();
-            object_unref(OBJECT(machine.cgs));
-        }
-    }
-}
-
 /* All that nobody has made shared becomes private.  There is one launch only. */
 static void test_finish(void)
 {
@@ -197,18 +158,6 @@ static void test_finish(void)
     teardown_launch();
 }
 
-static void register_machines(void)
-{
-    static const TypeInfo types[] = {
-        { .name = "tdx-guest", .parent = TYPE_OBJECT },
-        { .name = "sev-snp-guest", .parent = TYPE_OBJECT },
-    };
-
-    type_register_static_array(types, ARRAY_SIZE(types));
-}
-
-type_init(register_machines)
-
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -217,8 +166,6 @@ int main(int argc, char **argv)
     g_test_add_func("/guest-memfd/launch/bad-range", test_bad_range);
     g_test_add_func("/guest-memfd/launch/driver-fails", test_driver_fails);
     g_test_add_func("/guest-memfd/launch/other-block", test_other_block);
-    g_test_add_func("/guest-memfd/launch/confidential-device",
-                    test_confidential_device);
     g_test_add_func("/guest-memfd/launch/finish", test_finish);
     return g_test_run();
 }

@@ -72,7 +72,7 @@ static void test_failures(gconstpointer partial)
 
         setup(false);
         calls = count_calls(to_private);
-        g_assert_cmpuint(calls, >=, 3 + 3 * (LISTENERS - 1));
+        g_assert_cmpuint(calls, ==, 3 + LISTENERS);
         for (unsigned k = 1; k <= calls; k++) {
             DECLARE_BITMAP(before, PAGES);
             DECLARE_BITMAP(after, PAGES);
@@ -281,26 +281,28 @@ static void test_gpa(void)
 
 static void test_late_listener(void)
 {
-    Listener late = { .parent.ops = &fake_listener_ops };
     Block *b = &block[0];
     MemoryRegionSection s;
+    Listener late;
 
+    listener_init(&late);
     setup(false);
     s = section_of(b, 5 * PAGE + 512, 600 * PAGE);
     make_runs(b, true);
 
-    /* Refused at any run: it leaves nothing, and is not there. */
+    /* Refused at any run: it is there all the same, and leaves nothing. */
     for (unsigned k = 1; k <= 4; k++) {
         fake_reset();
         fake.fail[0] = k;
-        g_assert_cmpint(guest_memfd_register_listener(b->gm, &late.parent, &s,
-                                                      false), ==, -ENOSPC);
+        g_assert_cmpint(listener_add(b, &late, &s), ==, -ENOSPC);
+        check_safe();
+        g_assert_cmpuint(fake.calls, ==, k);
+        listener_remove(b, &late);
         g_assert_true(bitmap_empty(late.mapped, PAGES));
         check_exact();
     }
     fake_reset();
-    g_assert_cmpint(guest_memfd_register_listener(b->gm, &late.parent, &s,
-                                                  false), ==, 0);
+    g_assert_cmpint(listener_add(b, &late, &s), ==, 0);
     check_exact();
     /* Pages cut by the edges of the section are not its business. */
     g_assert_false(test_bit(5, late.mapped));
@@ -309,23 +311,26 @@ static void test_late_listener(void)
     g_assert_false(test_bit(605, late.mapped));
     g_assert_cmpint(convert(b, 0, PAGES, false), ==, 0);
     check_exact();
-    g_assert_cmpint(guest_memfd_unregister_listener(b->gm, &late.parent), ==,
-                    0);
+    listener_remove(b, &late);
     g_assert_true(bitmap_empty(late.mapped, PAGES));
 
-    /* One that must not be turned away: it stays, and is mended. */
+    /* One that stays is synced before the next conversion of the block. */
     make_runs(b, true);
     fake_reset();
     fake.fail[0] = 2;
-    g_assert_cmpint(guest_memfd_register_listener(b->gm, &late.parent, &s,
-                                                  true), ==, -ENOSPC);
-    g_assert_true(bitmap_empty(late.mapped, PAGES));
+    g_assert_cmpint(listener_add(b, &late, &s), ==, -ENOSPC);
     check_safe();
     fake_reset();
     g_assert_cmpint(convert(b, 0, 1, true), ==, 0);
     check_exact();
-    g_assert_cmpint(guest_memfd_unregister_listener(b->gm, &late.parent), ==,
-                    0);
+    listener_remove(b, &late);
+
+    /* One that asks by itself is not asked when it registers. */
+    fake_reset();
+    late.rdl.on_demand = true;
+    g_assert_cmpint(listener_add(b, &late, &s), ==, 0);
+    g_assert_cmpuint(fake.calls, ==, 0);
+    listener_remove(b, &late);
     teardown();
 }
 
@@ -359,39 +364,7 @@ static void test_reset(void)
     }
 }
 
-/* The manager's own interface, with a listener of QEMU's kind. */
-typedef struct Foreign {
-    RamDiscardListener rdl;
-    DECLARE_BITMAP(mapped, PAGES);
-    int refuse;
-} Foreign;
-
-static int foreign_populate(RamDiscardListener *rdl, MemoryRegionSection *s)
-{
-    Foreign *f = container_of(rdl, Foreign, rdl);
-    unsigned long first, nr;
-
-    section_pages(s, &first, &nr);
-    g_assert_cmpuint(find_next_bit(f->mapped, first + nr, first), >=,
-                     first + nr);
-    if (f->refuse) {
-        return f->refuse;
-    }
-    bitmap_set(f->mapped, first, nr);
-    return 0;
-}
-
-static void foreign_discard(RamDiscardListener *rdl, MemoryRegionSection *s)
-{
-    Foreign *f = container_of(rdl, Foreign, rdl);
-    unsigned long first, nr;
-
-    section_pages(s, &first, &nr);
-    g_assert_cmpuint(find_next_zero_bit(f->mapped, first + nr, first), >=,
-                     first + nr);
-    bitmap_clear(f->mapped, first, nr);
-}
-
+/* What others ask the manager. */
 static int count_pages(MemoryRegionSection *s, void *opaque)
 {
     *(uint64_t *)opaque += int128_get64(s->size) / PAGE;
@@ -404,36 +377,20 @@ static void test_ram_discard_manager(void)
     RamDiscardManagerClass *rdmc;
     RamDiscardManager *rdm;
     MemoryRegionSection s, part;
-    DECLARE_BITMAP(map, PAGES);
     uint64_t pages = 0;
-    Foreign f = { };
 
     setup(false);
-    make_runs(b, true);
     rdm = RAM_DISCARD_MANAGER(b->gm);
     rdmc = RAM_DISCARD_MANAGER_GET_CLASS(rdm);
     s = section_of(b, 0, PAGES * PAGE);
-
-    ram_discard_listener_init(&f.rdl, foreign_populate, foreign_discard, true);
-    rdmc->register_listener(rdm, &f.rdl, &s);
-    read_map(b, map);
-    g_assert_cmpuint(bitmap_count_one(map, PAGES) +
-                     bitmap_count_one(f.mapped, PAGES), ==, PAGES);
-
-    /* It hears of each page once, also when a request fails. */
-    f.refuse = -ENOMEM;
-    g_assert_cmpint(convert(b, 0, PAGES, false), ==, -ENOMEM);
-    check_exact();
-    f.refuse = 0;
-    g_assert_cmpint(convert(b, 0, PAGES, false), ==, 0);
-    g_assert_true(bitmap_full(f.mapped, PAGES));
     g_assert_cmpint(convert(b, 7, 90, true), ==, 0);
-    g_assert_cmpuint(bitmap_count_one(f.mapped, PAGES), ==, PAGES - 90);
 
     part = section_of(b, 7 * PAGE - 1, 1);
     g_assert_true(rdmc->is_populated(rdm, &part));
     part = section_of(b, 7 * PAGE - 1, 2);
     g_assert_false(rdmc->is_populated(rdm, &part));
+    part = section_of(b, 7 * PAGE, 0);
+    g_assert_true(rdmc->is_populated(rdm, &part));
     g_assert_cmpint(rdmc->replay_populated(rdm, &s, count_pages, &pages), ==,
                     0);
     g_assert_cmpuint(pages, ==, PAGES - 90);
@@ -442,9 +399,6 @@ static void test_ram_discard_manager(void)
     g_assert_cmpint(rdmc->replay_discarded(rdm, &part, count_pages, &pages), ==,
                     0);
     g_assert_cmpuint(pages, ==, 7);
-
-    rdmc->unregister_listener(rdm, &f.rdl);
-    g_assert_true(bitmap_empty(f.mapped, PAGES));
     teardown();
 }
 
@@ -501,7 +455,6 @@ static void test_vcpus(void)
         qemu_thread_join(&thread[i]);
     }
     check_exact();
-    region_refs = 0;            /* the test's own counter is not atomic */
     teardown();
 }
 
