@@ -14,7 +14,6 @@
 #include "qemu/error-report.h"
 #include "qemu/memfd.h"
 #include "qemu/module.h"
-#include "qemu/units.h"
 #include "qapi/error.h"
 #include "qapi/qapi-types-guest-memfd-options.h"
 #include "qapi/visitor.h"
@@ -26,12 +25,11 @@
 #include "system/reset.h"
 #include "system/runstate.h"
 #include "qom/object.h"
+#include "huge-page-pool.h"
 
 #define TYPE_MEMORY_BACKEND_GUEST_MEMFD "memory-backend-guest-memfd"
 OBJECT_DECLARE_SIMPLE_TYPE(HostMemoryBackendGuestMemfd,
                            MEMORY_BACKEND_GUEST_MEMFD)
-
-#define HUGEPAGES_DIR "/sys/kernel/mm/hugepages"
 
 struct HostMemoryBackendGuestMemfd {
     HostMemoryBackend parent_obj;
@@ -46,61 +44,10 @@ struct HostMemoryBackendGuestMemfd {
     GuestMemfd *gm;             /* set once the memory is there */
 };
 
-/* The host's huge page sizes as "2M, 1G", for error messages. */
-static char *offered_huge_pages(void)
-{
-    g_autoptr(GDir) dir = g_dir_open(HUGEPAGES_DIR, 0, NULL);
-    GString *list = g_string_new(NULL);
-    const char *name;
-
-    while (dir && (name = g_dir_read_name(dir))) {
-        unsigned long kib;
-
-        if (sscanf(name, "hugepages-%lukB", &kib) == 1) {
-            g_autofree char *size = size_to_str(kib * KiB);
-
-            g_string_append_printf(list, "%s%s", list->len ? ", " : "", size);
-        }
-    }
-    if (!list->len) {
-        g_string_append(list, "none");
-    }
-    return g_string_free(list, false);
-}
-
-/* A counter of the pool of huge pages of @size bytes. */
-static bool huge_page_counter(uint64_t size, const char *counter,
-                              uint64_t *value)
-{
-    g_autofree char *path = g_strdup_printf(HUGEPAGES_DIR "/hugepages-%" PRIu64
-                                            "kB/%s", size / KiB, counter);
-    g_autofree char *text = NULL;
-
-    return g_file_get_contents(path, &text, NULL, NULL) &&
-           !qemu_strtou64(g_strchomp(text), NULL, 10, value);
-}
-
-static bool default_huge_page_size(uint64_t *size)
-{
-    g_autofree char *text = NULL;
-    const char *line;
-    unsigned long kib;
-
-    if (!g_file_get_contents("/proc/meminfo", &text, NULL, NULL)) {
-        return false;
-    }
-    line = strstr(text, "Hugepagesize:");
-    if (!line || sscanf(line, "Hugepagesize: %lu kB", &kib) != 1) {
-        return false;
-    }
-    *size = kib * KiB;
-    return true;
-}
-
 /* The size of the pages that back @m's shared memory; 0 with @errp set. */
 static uint64_t choose_page_size(HostMemoryBackendGuestMemfd *m, Error **errp)
 {
-    uint64_t size = m->hugetlbsize, unused;
+    uint64_t size = m->hugetlbsize;
 
     if (!m->hugetlb) {
         if (m->hugetlbsize) {
@@ -114,12 +61,12 @@ static uint64_t choose_page_size(HostMemoryBackendGuestMemfd *m, Error **errp)
         error_setg(errp, "hugetlbsize=%" PRIu64 " is not a power of two", size);
         return 0;
     }
-    if (!size && !default_huge_page_size(&size)) {
+    if (!size && !huge_page_default_size(&size)) {
         error_setg(errp, "hugetlb=on: this host has no huge pages");
         return 0;
     }
-    if (!huge_page_counter(size, "nr_hugepages", &unused)) {
-        g_autofree char *offered = offered_huge_pages();
+    if (!huge_page_pool_exists(size)) {
+        g_autofree char *offered = huge_page_sizes();
 
         error_setg(errp, "hugetlbsize=%" PRIu64 " is no huge page size of this "
                    "host, which offers: %s", size, offered);
@@ -128,39 +75,12 @@ static uint64_t choose_page_size(HostMemoryBackendGuestMemfd *m, Error **errp)
     return size;
 }
 
-/*
- * Huge pages are taken from a pool when they are reserved or preallocated.
- * What is short now would fail as "Cannot allocate memory" in the middle of
- * it, so say beforehand what to do.
- */
-static bool check_huge_page_pool(HostMemoryBackend *backend, uint64_t page_size,
-                                 Error **errp)
+static bool check_pool(HostMemoryBackend *backend, uint64_t page_size,
+                       Error **errp)
 {
-    uint64_t nr_free, reserved = 0, overcommit = 0, surplus = 0, needed, avail;
-
-    if (page_size == qemu_real_host_page_size() ||
-        (!backend->prealloc && !backend->reserve) ||
-        !huge_page_counter(page_size, "free_hugepages", &nr_free)) {
-        return true;
-    }
-    huge_page_counter(page_size, "resv_hugepages", &reserved);
-    huge_page_counter(page_size, "nr_overcommit_hugepages", &overcommit);
-    huge_page_counter(page_size, "surplus_hugepages", &surplus);
-
-    needed = backend->size / page_size;
-    avail = nr_free - MIN(reserved, nr_free) +
-            overcommit - MIN(surplus, overcommit);
-    if (needed > avail) {
-        g_autofree char *size_str = size_to_str(page_size);
-
-        error_setg(errp, "not enough free huge pages of %s: %" PRIu64
-                   " needed, %" PRIu64 " free; reserve more in " HUGEPAGES_DIR
-                   "/hugepages-%" PRIu64 "kB/nr_hugepages or, for the default "
-                   "size, with sysctl vm.nr_hugepages", size_str, needed, avail,
-                   page_size / KiB);
-        return false;
-    }
-    return true;
+    return page_size == qemu_real_host_page_size() ||
+           (!backend->prealloc && !backend->reserve) ||
+           huge_page_pool_check(page_size, backend->size / page_size, errp);
 }
 
 static bool check_size(HostMemoryBackend *backend, uint64_t page_size,
@@ -402,7 +322,7 @@ static bool guest_memfd_backend_alloc(HostMemoryBackend *backend, Error **errp)
         return false;
     }
     ops = choose_driver(m, &private, errp);
-    if (!ops || !check_huge_page_pool(backend, page_size, errp)) {
+    if (!ops || !check_pool(backend, page_size, errp)) {
         return false;
     }
 
