@@ -322,17 +322,11 @@ bool guest_memfd_many_stand_ins(void);
 /**
  * guest_memfd_check_save - is the memory at a guest physical address readable?
  *
+ * There may be more than memory in the range, and nothing: that does not count.
+ *
  * Returns: false, with @errp set, if a page of it is private.
  */
 bool guest_memfd_check_save(hwaddr gpa, uint64_t size, Error **errp);
-
-/**
- * guest_memfd_may_dump - is all memory there for a dump?
- *
- * Returns: false, with @errp set, if any page is private: a dump would leave it
- * out without a word.  Called with the BQL held.
- */
-bool guest_memfd_may_dump(Error **errp);
 
 /** guest_memfd_query - what query-guest-memfd shows of @gm; BQL held */
 GuestMemfdInfo *guest_memfd_query(GuestMemfd *gm);

@@ -44,21 +44,25 @@ bool guest_memfd_check_save(hwaddr gpa, uint64_t size, Error **errp)
         MemoryRegionSection s = memory_region_find(get_system_memory(), gpa,
                                                    size);
         GuestMemfd *gm = s.mr ? guest_memfd_from_mr(s.mr) : NULL;
-        uint64_t start = s.offset_within_region, len, end;
+        uint64_t page = qemu_real_host_page_size();
+        uint64_t start, end, len;
         bool private = false;
 
         if (!s.mr) {
             return true;
         }
         len = int128_get64(s.size);
-        end = start + len;
+        start = QEMU_ALIGN_DOWN(s.offset_within_region, page);
+        end = ROUND_UP(s.offset_within_region + len, page);
         if (gm) {
             private = guest_memfd_next_run(gm, true, &start, end);
         }
         memory_region_unref(s.mr);
         if (private) {
             error_setg(errp, "memory cannot be saved: offset 0x%" PRIx64
-                       " of '%s' is private to the guest", start, gm->id);
+                       " of '%s' is private to the guest; save it from inside "
+                       "the guest, or let the guest share it first", start,
+                       gm->id);
             return false;
         }
         len += s.offset_within_address_space - gpa;

@@ -8,6 +8,7 @@
 #include "qapi/error.h"
 #include "qapi/qapi-commands-guest-memfd.h"
 #include "system/guest-memfd.h"
+#include "system/runstate.h"
 
 #define DEFAULT_RUNS 1024
 #define MAX_RUNS 65536
@@ -77,7 +78,14 @@ void qmp_x_guest_memfd_convert(const char *id, uint64_t offset, uint64_t size,
 {
     GuestMemfd *gm = find_block(id, errp);
 
-    if (gm) {
-        guest_memfd_convert_block(gm, offset, size, private, errp);
+    if (!gm) {
+        return;
     }
+    /* The guest does not convert memory: a dump has stopped it. */
+    if (private && qemu_system_dump_in_progress()) {
+        error_setg(errp, "'%s' cannot become private while memory is dumped; "
+                   "wait for the event DUMP_COMPLETED", id);
+        return;
+    }
+    guest_memfd_convert_block(gm, offset, size, private, errp);
 }

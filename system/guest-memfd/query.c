@@ -117,26 +117,6 @@ GuestMemfdRunList *guest_memfd_query_map(GuestMemfd *gm, uint64_t offset,
     return list;
 }
 
-bool guest_memfd_may_dump(Error **errp)
-{
-    for (GuestMemfd *gm = guest_memfd_next(NULL); gm;
-         gm = guest_memfd_next(gm)) {
-        uint64_t private;
-
-        state_lock(gm);
-        private = guest_memfd_map_private_bytes(gm->map);
-        state_unlock(gm);
-        if (private) {
-            error_setg(errp, "memory cannot be dumped: 0x%" PRIx64 " bytes of "
-                       "'%s' are private to the guest, and would be missing; "
-                       "dump from inside the guest (kdump), or convert them "
-                       "to shared first", private, gm->id);
-            return false;
-        }
-    }
-    return true;
-}
-
 /*
  * In [@offset, @end), find where the state of @rdl changes next and whether
  * @offset is mapped.

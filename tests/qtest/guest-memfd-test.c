@@ -513,27 +513,88 @@ static void test_testdev(void)
     qtest_quit(qts);
 }
 
-/* A dump has all of the memory, or there is none. */
+#define DUMP "{ 'execute': 'dump-guest-memory', 'arguments': {" \
+             " 'paging': false, 'protocol': %s "
+
+/* A dump has all of the memory that was asked for, or there is none. */
 static void test_dump(void)
 {
-    QTestState *qts = qtest_init(Q35 "-m 128M " M0);
+    QTestState *qts = qtest_init(Q35 "-m 128M " M0 " -object " BACKEND
+                                 ",id=spare,size=4M,init=private");
     g_autofree char *dir = g_dir_make_tmp("guest-memfd-XXXXXX", NULL);
     g_autofree char *path = g_build_filename(dir, "dump", NULL);
     g_autofree char *protocol = g_strdup_printf("file:%s", path);
-    const char *dump = "{ 'execute': 'dump-guest-memory', 'arguments':"
-                       " { 'paging': false, 'protocol': %s } }";
+    const struct {
+        uint64_t begin, length;
+        bool private;
+    } ranges[] = {
+        { 0, 1 * MiB, false }, { 0, 1 * MiB + 1, true },
+        { 1 * MiB + 8191, 1, true }, { 1 * MiB + 8192, 4 * MiB, false },
+        { 1 * MiB, 8192, true }, { 2 * MiB + 1, 4097, false },
+    };
     struct stat st;
 
     gm_convert(qts, "m0", 1 * MiB, 8192, true);
-    gm_assert_failure(qts, qtest_qmp(qts, dump, protocol),
-                      "0x2000 bytes of 'm0' are private");
-    g_assert_cmpint(stat(path, &st), ==, -1);
+    gm_assert_failure(qts, qtest_qmp(qts, DUMP "} }", protocol),
+                      "offset 0x100000 of 'm0' is private");
+    /* It stopped the VM to look: before that the guest can convert. */
+    qtest_qmp_eventwait(qts, "STOP");
+    qtest_qmp_eventwait(qts, "RESUME");
+
+    for (size_t i = 0; i < ARRAY_SIZE(ranges); i++) {
+        QDict *rsp = qtest_qmp(qts, DUMP ", 'begin': %" PRIu64 ", 'length': %"
+                               PRIu64 " } }", protocol, ranges[i].begin,
+                               ranges[i].length);
+
+        if (ranges[i].private) {
+            gm_assert_failure(qts, rsp, "of 'm0' is private");
+        } else {
+            g_assert_true(qdict_haskey(rsp, "return"));
+            qobject_unref(rsp);
+        }
+    }
 
     gm_convert(qts, "m0", 0, 128 * MiB, false);
-    qtest_qmp_assert_success(qts, dump, protocol);
+    qtest_qmp_assert_success(qts, DUMP "} }", protocol);
     g_assert_cmpint(stat(path, &st), ==, 0);
     g_assert_cmpint(st.st_size, >, 128 * MiB);
 
+    unlink(path);
+    rmdir(dir);
+    qtest_quit(qts);
+}
+
+/* What a dump goes on to write stays shared. */
+static void test_detached_dump(void)
+{
+    QTestState *qts = qtest_init(Q35 "-m 32M -object " BACKEND
+                                 ",id=m0,size=32M");
+    g_autofree char *dir = g_dir_make_tmp("guest-memfd-XXXXXX", NULL);
+    g_autofree char *path = g_build_filename(dir, "dump", NULL);
+    g_autofree char *protocol = g_strdup_printf("file:%s", path);
+    static char buf[64 * KiB];
+    ssize_t got;
+    int fd;
+
+    /* The dump is not over before somebody reads it. */
+    g_assert_cmpint(mkfifo(path, 0600), ==, 0);
+    fd = open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC);
+    g_assert_cmpint(fd, >=, 0);
+    qtest_qmp_assert_success(qts, DUMP ", 'detach': true } }", protocol);
+
+    gm_convert_fails(qts, "m0", 0, 4096, true, "DUMP_COMPLETED");
+    gm_convert(qts, "m0", 0, 4096, false);
+
+    g_assert_cmpint(fcntl(fd, F_SETFL, 0), ==, 0);
+    do {
+        got = read(fd, buf, sizeof(buf));
+    } while (got > 0);
+    g_assert_cmpint(got, ==, 0);
+    qtest_qmp_eventwait(qts, "DUMP_COMPLETED");
+    qtest_qmp_eventwait(qts, "RESUME");
+    gm_convert(qts, "m0", 0, 4096, true);
+
+    close(fd);
     unlink(path);
     rmdir(dir);
     qtest_quit(qts);
@@ -553,6 +614,7 @@ int main(int argc, char **argv)
     qtest_add_func("guest-memfd/hotplug", test_hotplug);
     qtest_add_func("guest-memfd/testdev", test_testdev);
     qtest_add_func("guest-memfd/dump", test_dump);
+    qtest_add_func("guest-memfd/dump-detached", test_detached_dump);
     qtest_add_data_func("guest-memfd/hugetlb/2M",
                         (void *)(uintptr_t)(2 * MiB), test_hugetlb);
     qtest_add_data_func("guest-memfd/hugetlb/1G",
