@@ -11,7 +11,7 @@
 #include "system/runstate.h"
 
 #define DEFAULT_RUNS 1024
-#define MAX_RUNS 65536
+#define MAX_RUNS 4096
 
 static GuestMemfd *find_block(const char *id, Error **errp)
 {
