@@ -24,6 +24,7 @@
 #include "system/ramblock.h"
 #include "system/reset.h"
 #include "system/runstate.h"
+#include "system/system.h"
 #include "qom/object.h"
 #include "huge-page-pool.h"
 
@@ -122,6 +123,21 @@ static const GuestMemfdOps *choose_emulated(HostMemoryBackendGuestMemfd *m,
     return &guest_memfd_emulated_ops;
 }
 
+/*
+ * Locked pages cannot be freed one by one: the copy that is not used would stay
+ * where it is, and the log would tell of each attempt.
+ */
+static bool check_mlock(GuestMemfdConversion conversion, Error **errp)
+{
+    if (conversion != GUEST_MEMFD_CONVERSION_TWO_COPY ||
+        !should_mlock(mlock_state)) {
+        return true;
+    }
+    error_setg(errp, "conversion=two-copy: -overcommit mem-lock=on would lock "
+               "the copy that is not used, too; use mem-lock=off");
+    return false;
+}
+
 static const GuestMemfdOps *choose_kvm(HostMemoryBackendGuestMemfd *m,
                                        Error **errp)
 {
@@ -132,8 +148,14 @@ static const GuestMemfdOps *choose_kvm(HostMemoryBackendGuestMemfd *m,
                    "use driver=emulated without it");
         return NULL;
     }
+    if (!check_mlock(m->conversion, errp)) {
+        return NULL;
+    }
     ops = guest_memfd_kvm_choose(m->conversion, errp);
-    if (!ops || !guest_memfd_is_mapped(ops)) {
+    if (!ops || !check_mlock(ops->conversion, errp)) {
+        return NULL;
+    }
+    if (!guest_memfd_is_mapped(ops)) {
         return ops;
     }
     if (m->hugetlb) {

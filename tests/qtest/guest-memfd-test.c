@@ -266,6 +266,10 @@ static void test_kvm_refused(void)
         g_test_skip("no access to /dev/kvm");
         return;
     }
+    check_refused("-overcommit mem-lock=on " KVM_M0 "conversion=two-copy",
+                  "conversion=two-copy: -overcommit mem-lock=on would lock");
+    check_refused("-overcommit mem-lock=on-fault " KVM_M0
+                  "conversion=two-copy", "use mem-lock=off");
     check_refused(KVM_M0 "conversion=in-place",
                   "conversion=in-place needs KVM_SET_MEMORY_ATTRIBUTES2");
     if (!(kvm_vm_capability(KVM_CAP_MEMORY_ATTRIBUTES) &
