@@ -48,32 +48,15 @@ struct HostMemoryBackendGuestMemfd {
 /* The size of the pages that back @m's shared memory; 0 with @errp set. */
 static uint64_t choose_page_size(HostMemoryBackendGuestMemfd *m, Error **errp)
 {
-    uint64_t size = m->hugetlbsize;
-
-    if (!m->hugetlb) {
-        if (m->hugetlbsize) {
-            error_setg(errp, "hugetlbsize=%" PRIu64 " needs hugetlb=on",
-                       m->hugetlbsize);
-            return 0;
-        }
-        return qemu_real_host_page_size();
+    if (m->hugetlb) {
+        return huge_page_size(m->hugetlbsize, errp);
     }
-    if (size && !is_power_of_2(size)) {
-        error_setg(errp, "hugetlbsize=%" PRIu64 " is not a power of two", size);
+    if (m->hugetlbsize) {
+        error_setg(errp, "hugetlbsize=%" PRIu64 " needs hugetlb=on",
+                   m->hugetlbsize);
         return 0;
     }
-    if (!size && !huge_page_default_size(&size)) {
-        error_setg(errp, "hugetlb=on: this host has no huge pages");
-        return 0;
-    }
-    if (!huge_page_pool_exists(size)) {
-        g_autofree char *offered = huge_page_sizes();
-
-        error_setg(errp, "hugetlbsize=%" PRIu64 " is no huge page size of this "
-                   "host, which offers: %s", size, offered);
-        return 0;
-    }
-    return size;
+    return qemu_real_host_page_size();
 }
 
 static bool check_pool(HostMemoryBackend *backend, uint64_t page_size,
@@ -84,18 +67,16 @@ static bool check_pool(HostMemoryBackend *backend, uint64_t page_size,
            huge_page_pool_check(page_size, backend->size / page_size, errp);
 }
 
+/* Where the memory is created, all that is said of it is "Invalid argument". */
 static bool check_size(HostMemoryBackend *backend, uint64_t page_size,
                        Error **errp)
 {
+    g_autofree char *name = host_memory_backend_get_name(backend);
     g_autofree char *size_str = size_to_str(page_size);
 
-    if (!backend->size) {
-        error_setg(errp, "size=0: a memory backend cannot be empty");
-        return false;
-    }
     if (!QEMU_IS_ALIGNED(backend->size, page_size)) {
-        error_setg(errp, "size=%" PRIu64 " is not a multiple of the page size, "
-                   "%s", backend->size, size_str);
+        error_setg(errp, "size=%" PRIu64 " of '%s' is not a multiple of its "
+                   "page size, %s; round it up", backend->size, name, size_str);
         return false;
     }
     return true;
@@ -352,7 +333,6 @@ static bool guest_memfd_backend_alloc(HostMemoryBackend *backend, Error **errp)
     if (fd < 0) {
         return false;
     }
-    backend->aligned = true;
     ram_flags |= backend->reserve ? 0 : RAM_NORESERVE;
     if (!memory_region_init_ram_from_fd(&backend->mr, OBJECT(backend), name,
                                         backend->size, ram_flags, fd, 0,
@@ -416,7 +396,7 @@ static void set_hugetlbsize(Object *obj, Visitor *v, const char *name,
         return;
     }
     if (!value) {
-        error_setg(errp, "hugetlbsize=0 is no page size; leave the option out "
+        error_setg(errp, "hugetlbsize=0 is not a page size; leave the option out "
                    "for the host's default");
         return;
     }

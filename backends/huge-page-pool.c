@@ -5,32 +5,72 @@
  */
 
 #include "qemu/osdep.h"
+#include <dirent.h>
 #include "qemu/cutils.h"
+#include "qemu/host-utils.h"
+#include "qemu/memfd.h"
+#include "qemu/mmap-alloc.h"
 #include "qemu/units.h"
 #include "qapi/error.h"
 #include "huge-page-pool.h"
 
 #define HUGEPAGES_DIR "/sys/kernel/mm/hugepages"
 
-char *huge_page_sizes(void)
+/* What the host has instead, for an error message. */
+static char *offered_sizes(void)
 {
-    g_autoptr(GDir) dir = g_dir_open(HUGEPAGES_DIR, 0, NULL);
-    GString *list = g_string_new(NULL);
-    const char *name;
+    GString *list = g_string_new("which offers: ");
+    DIR *dir = opendir(HUGEPAGES_DIR);
+    const char *separator = "";
+    struct dirent *entry;
 
-    while (dir && (name = g_dir_read_name(dir))) {
+    if (!dir) {
+        g_string_printf(list, "whose sizes cannot be read from "
+                        HUGEPAGES_DIR ": %s", strerror(errno));
+        return g_string_free(list, false);
+    }
+    while ((entry = readdir(dir))) {
         unsigned long kib;
 
-        if (sscanf(name, "hugepages-%lukB", &kib) == 1) {
+        if (sscanf(entry->d_name, "hugepages-%lukB", &kib) == 1) {
             g_autofree char *size = size_to_str(kib * KiB);
 
-            g_string_append_printf(list, "%s%s", list->len ? ", " : "", size);
+            g_string_append_printf(list, "%s%s", separator, size);
+            separator = ", ";
         }
     }
-    if (!list->len) {
-        g_string_append(list, "none");
-    }
+    closedir(dir);
+    g_string_append(list, *separator ? "" : "none");
     return g_string_free(list, false);
+}
+
+/* Files of huge pages need neither /proc nor /sys, which may not be there. */
+uint64_t huge_page_size(uint64_t size, Error **errp)
+{
+    uint64_t found = 0;
+    int fd = -1;
+
+    if (size && !is_power_of_2(size)) {
+        error_setg(errp, "hugetlbsize=%" PRIu64 " is not a power of two", size);
+        return 0;
+    }
+    fd = qemu_memfd_create("huge-page-size", 0, true, size, 0, NULL);
+    if (fd >= 0) {
+        found = qemu_fd_getpagesize(fd);
+        close(fd);
+    } else if (!size || (errno != ENODEV && errno != EINVAL)) {
+        error_setg(errp, "hugetlb=on: the host's kernel refuses a file of huge "
+                   "pages (%s); leave the option out", strerror(errno));
+        return 0;
+    }
+    if (size && found != size) {
+        g_autofree char *offered = offered_sizes();
+
+        error_setg(errp, "hugetlbsize=%" PRIu64 " is not a huge page size of "
+                   "this host, %s", size, offered);
+        return 0;
+    }
+    return found;
 }
 
 /* A counter of the pool of huge pages of @size bytes. */
@@ -43,30 +83,6 @@ static bool huge_page_counter(uint64_t size, const char *counter,
 
     return g_file_get_contents(path, &text, NULL, NULL) &&
            !qemu_strtou64(g_strchomp(text), NULL, 10, value);
-}
-
-bool huge_page_pool_exists(uint64_t size)
-{
-    uint64_t unused;
-
-    return huge_page_counter(size, "nr_hugepages", &unused);
-}
-
-bool huge_page_default_size(uint64_t *size)
-{
-    g_autofree char *text = NULL;
-    const char *line;
-    unsigned long kib;
-
-    if (!g_file_get_contents("/proc/meminfo", &text, NULL, NULL)) {
-        return false;
-    }
-    line = strstr(text, "Hugepagesize:");
-    if (!line || sscanf(line, "Hugepagesize: %lu kB", &kib) != 1) {
-        return false;
-    }
-    *size = kib * KiB;
-    return true;
 }
 
 bool huge_page_pool_check(uint64_t page_size, uint64_t needed, Error **errp)

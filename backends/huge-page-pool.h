@@ -7,14 +7,13 @@
 #ifndef BACKENDS_HUGE_PAGE_POOL_H
 #define BACKENDS_HUGE_PAGE_POOL_H
 
-/** huge_page_sizes - the host's huge page sizes, for error messages */
-char *huge_page_sizes(void);
-
-/** huge_page_pool_exists - whether the host has huge pages of @size bytes */
-bool huge_page_pool_exists(uint64_t size);
-
-/** huge_page_default_size - the size of huge pages when none is asked for */
-bool huge_page_default_size(uint64_t *size);
+/**
+ * huge_page_size - the size of the huge pages that were asked for
+ * @size: of the option hugetlbsize; 0: the host's default
+ *
+ * Returns 0, with @errp set, if the host does not have such pages.
+ */
+uint64_t huge_page_size(uint64_t size, Error **errp);
 
 /**
  * huge_page_pool_check - whether @needed huge pages of @page_size bytes are free

@@ -153,10 +153,12 @@ static void test_bad_qmp(void)
     qtest_quit(qts);
 }
 
-/* QEMU must exit with status 1 and these words. */
-static void check_refused(const char *args, const char *needle)
+/* QEMU must exit with status 1 and these words; @prefix is what starts it. */
+static void check_refused_by(const char *prefix, const char *args,
+                             const char *needle)
 {
-    g_autofree char *cmd = g_strdup_printf("%s -nodefaults -display none -S %s",
+    g_autofree char *cmd = g_strdup_printf("%s%s -nodefaults -display none -S "
+                                           "%s", prefix,
                                            qtest_qemu_binary(NULL), args);
     g_autofree char *out = NULL, *err = NULL;
     int status;
@@ -170,23 +172,30 @@ static void check_refused(const char *args, const char *needle)
     }
 }
 
+static void check_refused(const char *args, const char *needle)
+{
+    check_refused_by("", args, needle);
+}
+
 static void test_bad_options(void)
 {
     static const struct {
         const char *options, *needle;
     } bad[] = {
         { "size=0", "'size' of " BACKEND " doesn't take value '0'" },
-        { "size=1000", "size=1000 is not a multiple of the page size, 4 KiB" },
+        { "size=1000",
+          "size=1000 of 'm0' is not a multiple of its page size, 4 KiB" },
         { "size=1M,share=off", "share=off is impossible" },
         { "size=1M,hugetlbsize=2M", "hugetlbsize=2097152 needs hugetlb=on" },
         { "size=6M,hugetlb=on,hugetlbsize=3M",
           "hugetlbsize=3145728 is not a power of two" },
         { "size=8M,hugetlb=on,hugetlbsize=8M",
-          "hugetlbsize=8388608 is no huge page size of this host, which "
+          "hugetlbsize=8388608 is not a huge page size of this host, which "
           "offers: " },
+        { "size=1M,hugetlb=on,hugetlbsize=1", "hugetlbsize=1 is not a huge" },
         { "size=1M,hugetlb=on,hugetlbsize=0", "hugetlbsize=0" },
         { "size=3M,hugetlb=on,hugetlbsize=2M",
-          "size=3145728 is not a multiple of the page size, 2 MiB" },
+          "size=3145728 of 'm0' is not a multiple of its page size, 2 MiB" },
         { "size=512G,hugetlb=on,hugetlbsize=2M,prealloc=on",
           "262144 needed, " },
         { "size=512G,hugetlb=on,hugetlbsize=2M,prealloc=on",
@@ -212,11 +221,15 @@ static void test_bad_options(void)
     };
 
     for (size_t i = 0; i < ARRAY_SIZE(bad); i++) {
-        g_autofree char *args =
-            g_strdup_printf("-accel tcg -machine none -object " BACKEND
-                            ",id=m0,%s", bad[i].options);
+        g_autofree char *object = g_strdup_printf("-object " BACKEND
+                                                  ",id=m0,%s", bad[i].options);
+        g_autofree char *args = g_strdup_printf("-accel tcg -machine none "
+                                                "-object memory-backend-ram,"
+                                                "id=m1,size=1M %s", object);
+        g_autofree char *located = g_strdup_printf("%s: ", object);
 
         check_refused(args, bad[i].needle);
+        check_refused(args, located);
     }
 
     check_refused("-accel tcg -machine q35,memory-backend=m0 -m 2M "
@@ -228,6 +241,34 @@ static void test_bad_options(void)
     check_refused("-accel tcg -machine q35,memory-backend=m0 -m 32M,slots=1,"
                   "maxmem=1G -object " BACKEND ",id=m0,size=32M "
                   "-device pc-dimm,memdev=m0", "m0");
+}
+
+#define NO_SYSFS \
+    "unshare -rm sh -c 'mount -t tmpfs none /sys && " \
+    "mount --bind /dev/null /proc/meminfo && exec \"$@\"' sh "
+
+/* The host has huge pages, but no files that tell of them. */
+static void test_no_sysfs(void)
+{
+    g_autofree char *out = NULL, *err = NULL;
+    int status;
+
+    if (!g_file_test("/sys/kernel/mm/hugepages/hugepages-2048kB",
+                     G_FILE_TEST_IS_DIR)) {
+        g_test_skip("the host has no huge pages");
+        return;
+    }
+    if (!g_spawn_command_line_sync(NO_SYSFS "true", &out, &err, &status,
+                                   NULL) || status) {
+        g_test_skip("no mount namespace can be created");
+        return;
+    }
+    check_refused_by(NO_SYSFS, "-machine none -object " BACKEND ",id=m0,"
+                     "size=1000,hugetlb=on", "size=1000 of 'm0' is not");
+    check_refused_by(NO_SYSFS, "-machine none -object " BACKEND ",id=m0,"
+                     "size=8M,hugetlb=on,hugetlbsize=8M",
+                     "whose sizes cannot be read from "
+                     "/sys/kernel/mm/hugepages: No such file or directory");
 }
 
 /* A capability of an ordinary VM of this machine's KVM; -1 without KVM. */
@@ -615,6 +656,7 @@ int main(int argc, char **argv)
     qtest_add_func("guest-memfd/init-private", test_init_private);
     qtest_add_func("guest-memfd/bad-qmp", test_bad_qmp);
     qtest_add_func("guest-memfd/bad-options", test_bad_options);
+    qtest_add_func("guest-memfd/no-sysfs", test_no_sysfs);
     qtest_add_func("guest-memfd/kvm-refused", test_kvm_refused);
     qtest_add_func("guest-memfd/kvm-shared", test_kvm_shared);
     qtest_add_func("guest-memfd/bad-objects", test_bad_objects_at_run_time);
