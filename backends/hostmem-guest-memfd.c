@@ -26,6 +26,7 @@
 #include "system/runstate.h"
 #include "system/system.h"
 #include "qom/object.h"
+#include "qom/object_interfaces.h"
 #include "huge-page-pool.h"
 
 #define TYPE_MEMORY_BACKEND_GUEST_MEMFD "memory-backend-guest-memfd"
@@ -42,8 +43,11 @@ struct HostMemoryBackendGuestMemfd {
     GuestMemfdInit init;
     GuestMemfdDmaSplit dma_split;
 
+    bool prealloc_private;      /* preallocate here, not in the base class */
     GuestMemfd *gm;             /* set once the memory is there */
 };
+
+static void (*parent_complete)(UserCreatable *uc, Error **errp);
 
 /* The size of the pages that back @m's shared memory; 0 with @errp set. */
 static uint64_t choose_page_size(HostMemoryBackendGuestMemfd *m, Error **errp)
@@ -281,26 +285,40 @@ static bool preallocate_private(HostMemoryBackend *backend, Error **errp)
         policy_leave(&old);
     }
 #endif
-    backend->prealloc = false;
     return !ret;
 }
 
-/* What QEMU does for all backends knows nothing of private memory. */
-static bool prepare_private(HostMemoryBackend *backend,
-                            const GuestMemfdOps *ops, bool private,
-                            Error **errp)
+/*
+ * What QEMU does for all backends knows nothing of private memory: it touches
+ * the mapping.
+ */
+static void guest_memfd_backend_complete(UserCreatable *uc, Error **errp)
 {
-    if (private && backend->prealloc) {
-        return preallocate_private(backend, errp);
+    HostMemoryBackendGuestMemfd *m = MEMORY_BACKEND_GUEST_MEMFD(uc);
+    ERRP_GUARD();
+
+    parent_complete(uc, errp);
+    if (!*errp && m->prealloc_private) {
+        MEMORY_BACKEND(uc)->prealloc =
+            preallocate_private(MEMORY_BACKEND(uc), errp);
     }
-    if (!guest_memfd_is_mapped(ops) &&
-        !bitmap_empty(backend->host_nodes, MAX_NODES)) {
+}
+
+static void prepare_private(HostMemoryBackendGuestMemfd *m,
+                            const GuestMemfdOps *ops, bool private)
+{
+    HostMemoryBackend *backend = MEMORY_BACKEND(m);
+
+    if (private && backend->prealloc) {
+        m->prealloc_private = true;
+        backend->prealloc = false;
+    } else if (!guest_memfd_is_mapped(ops) &&
+               !bitmap_empty(backend->host_nodes, MAX_NODES)) {
         warn_report("host-nodes: private pages of '%s' will follow the NUMA "
                     "policy of the vCPU that touches them first, as this "
                     "kernel has no other (conversion=two-copy)",
                     object_get_canonical_path_component(OBJECT(backend)));
     }
-    return true;
 }
 
 static bool guest_memfd_backend_alloc(HostMemoryBackend *backend, Error **errp)
@@ -340,10 +358,11 @@ static bool guest_memfd_backend_alloc(HostMemoryBackend *backend, Error **errp)
         close(fd);
         return false;
     }
-    if (ops->driver == GUEST_MEMFD_DRIVER_KVM &&
-        (!add_guest_memfd(backend, ops, errp) ||
-         !prepare_private(backend, ops, private, errp))) {
-        return false;
+    if (ops->driver == GUEST_MEMFD_DRIVER_KVM) {
+        if (!add_guest_memfd(backend, ops, errp)) {
+            return false;
+        }
+        prepare_private(m, ops, private);
     }
 
     m->gm = guest_memfd_new(backend->mr.ram_block, id ?: name, ops, private,
@@ -439,8 +458,11 @@ static void guest_memfd_backend_finalize(Object *obj)
 static void guest_memfd_backend_class_init(ObjectClass *oc, const void *data)
 {
     HostMemoryBackendClass *bc = MEMORY_BACKEND_CLASS(oc);
+    UserCreatableClass *ucc = USER_CREATABLE_CLASS(oc);
 
     bc->alloc = guest_memfd_backend_alloc;
+    parent_complete = ucc->complete;
+    ucc->complete = guest_memfd_backend_complete;
 
     object_class_property_add_bool(oc, "hugetlb", get_hugetlb, set_hugetlb);
     object_class_property_set_description(oc, "hugetlb", "Use huge pages");

@@ -413,6 +413,49 @@ static void test_bad_objects_at_run_time(void)
     qtest_quit(qts);
 }
 
+/* The options of @id are those it was created with. */
+static void check_fixed(QTestState *qts, const char *id, const char *property,
+                        const char *value)
+{
+    g_autofree char *cmd =
+        g_strdup_printf("{ 'execute': 'qom-set', 'arguments': { 'path':"
+                        " '/objects/%s', 'property': '%s', 'value': %s } }",
+                        id, property, value);
+
+    gm_assert_failure(qts, qtest_qmp(qts, "%p", qobject_from_json(cmd, NULL)),
+                      "change");
+}
+
+static void test_fixed_options(void)
+{
+    QTestState *qts = qtest_init("-machine none " M0 " "
+                                 "-object x-sw-protected-guest,id=p0");
+    const char *options[][2] = {
+        { "size", "4096" }, { "share", "false" }, { "reserve", "false" },
+        { "hugetlb", "true" }, { "hugetlbsize", "2097152" },
+        { "driver", "'kvm'" }, { "conversion", "'none'" },
+        { "init", "'private'" }, { "x-dma-split", "'log'" },
+#ifdef CONFIG_NUMA
+        { "policy", "'bind'" }, { "host-nodes", "[ 0 ]" },
+#endif
+    };
+    const QListEntry *e;
+    QDict *rsp, *memdev;
+
+    for (size_t i = 0; i < ARRAY_SIZE(options); i++) {
+        check_fixed(qts, "m0", options[i][0], options[i][1]);
+    }
+    check_fixed(qts, "p0", "private-launch", "true");
+
+    rsp = qtest_qmp(qts, "{ 'execute': 'query-memdev' }");
+    e = qlist_first(qdict_get_qlist(rsp, "return"));
+    memdev = qobject_to(QDict, qlist_entry_obj(e));
+    check_str(memdev, "policy", "default");
+    g_assert_true(qlist_empty(qdict_get_qlist(memdev, "host-nodes")));
+    qobject_unref(rsp);
+    qtest_quit(qts);
+}
+
 static void test_hotplug(void)
 {
     QTestState *qts = qtest_init(Q35 "-m 128M,slots=2,maxmem=1G " M0);
@@ -660,6 +703,7 @@ int main(int argc, char **argv)
     qtest_add_func("guest-memfd/kvm-refused", test_kvm_refused);
     qtest_add_func("guest-memfd/kvm-shared", test_kvm_shared);
     qtest_add_func("guest-memfd/bad-objects", test_bad_objects_at_run_time);
+    qtest_add_func("guest-memfd/fixed-options", test_fixed_options);
     qtest_add_func("guest-memfd/hotplug", test_hotplug);
     qtest_add_func("guest-memfd/testdev", test_testdev);
     qtest_add_func("guest-memfd/dump", test_dump);

@@ -82,11 +82,13 @@ def steady(l1, tap, rounds):
 def preallocated(l1, tap, row):
     """All memory is there from the start, on the node that was asked for."""
     before = held_by_nodes(l1)
-    with L2(l1, row):
+    with L2(l1, row) as l2:
+        says = l2.qmp.command('query-memdev')[0]['prealloc']
         there = [now - was for now, was in zip(held_by_nodes(l1), before)]
     wrong = abs(there[1] - row.ram) > MIB * 4 or there[0] > MIB * 4
     tap.result('the memory is there, on node 1',
                [f'bytes on nodes 0 and 1: {there}'] if wrong else [])
+    tap.result('query-memdev says so', [] if says else ['prealloc: false'])
 
 
 def scenarios():

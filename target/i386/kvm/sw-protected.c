@@ -18,6 +18,7 @@
 #include "qom/object_interfaces.h"
 #include "hw/boards.h"
 #include "hw/i386/x86.h"
+#include "hw/qdev-core.h"
 #include "system/guest-memfd.h"
 #include "system/kvm.h"
 #include "system/system.h"
@@ -114,6 +115,11 @@ static bool get_private_launch(Object *obj, Error **errp)
 
 static void set_private_launch(Object *obj, bool value, Error **errp)
 {
+    if (phase_check(PHASE_ACCEL_CREATED)) {
+        error_setg(errp, "property 'private-launch' of '%s' cannot change any "
+                   "more", object_get_typename(obj));
+        return;
+    }
     CONFIDENTIAL_GUEST_SUPPORT(obj)->require_guest_memfd = value;
 }
 
