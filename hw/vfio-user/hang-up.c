@@ -34,7 +34,7 @@
 void vfio_user_fail_msg(VFIOUserProxy *proxy, VFIOUserMsg *msg)
 {
     msg->hdr->flags = VFIO_USER_REPLY | VFIO_USER_ERROR;
-    msg->hdr->error_reply = EIO;
+    msg->hdr->error_reply = ENOTCONN;
     vfio_user_process(proxy, msg);
 }
 
@@ -155,15 +155,16 @@ bool vfio_user_flooded(VFIOUserProxy *proxy)
     return proxy->incoming_bytes > MAX_QUEUED || unread > MAX_QUEUED;
 }
 
-void vfio_user_report(VFIOUserProxy *proxy, Error *err)
+int vfio_user_report(VFIOUserProxy *proxy, Error *err)
 {
     QEMU_LOCK_GUARD(&proxy->lock);
 
     if (proxy->state == VFIO_PROXY_CONNECTED) {
         error_report_err(err);
-    } else {
-        error_free(err);
+        return -ETIMEDOUT;
     }
+    error_free(err);
+    return -ENOTCONN;
 }
 
 bool vfio_user_lost(VFIOContainer *bcontainer)

@@ -19,7 +19,7 @@
 #include "hw/vfio/vfio-container.h"
 
 /**
- * vfio_user_fail_msg - complete a request as if the server had refused it
+ * vfio_user_fail_msg - complete a request that a lost server will not answer
  *
  * @msg: on no list any more
  */
@@ -63,9 +63,12 @@ bool vfio_user_flooded(VFIOUserProxy *proxy);
  * vfio_user_report - print why a request failed, and free @err
  *
  * Of a server that was hung up on, vfio_user_fail() has said all: a guest can go
- * on to convert memory.
+ * on to convert memory, and to access the device.
+ *
+ * Returns: -ENOTCONN if the server is gone; else it has not answered in time,
+ * -ETIMEDOUT.
  */
-void vfio_user_report(VFIOUserProxy *proxy, Error *err);
+int vfio_user_report(VFIOUserProxy *proxy, Error *err);
 
 /** vfio_user_lost - is the server of a container gone for good? */
 bool vfio_user_lost(VFIOContainer *bcontainer);

@@ -546,7 +546,16 @@ static void test_flood(void)
     world_stop_quiet(&w);
 }
 
-/* A guest that goes on converting does not fill the log; nor does a flood. */
+static void pam_write(QTestState *qts, uint8_t reg, uint8_t val)
+{
+    qtest_outl(qts, 0xcf8, 0x80000000 | (reg & ~3));
+    qtest_outb(qts, 0xcfc + (reg & 3), val);
+}
+
+/*
+ * A guest that goes on converting, or moves memory, does not fill the log; nor
+ * does a flood.
+ */
 static void test_log(void)
 {
     static const Case cases[] = {
@@ -564,14 +573,11 @@ static void test_log(void)
         for (int n = 0; n < 100; n++) {
             try_convert(&w, BASE, 4096, false);
         }
+        for (int n = 0; n < 100; n++) {
+            pam_write(w.qts, 0x90 + n % 7, n % 2 ? 0x33 : 0);
+        }
         world_stop_quiet(&w);
     }
-}
-
-static void pam_write(QTestState *qts, uint8_t reg, uint8_t val)
-{
-    qtest_outl(qts, 0xcf8, 0x80000000 | (reg & ~3));
-    qtest_outb(qts, 0xcfc + (reg & 3), val);
 }
 
 /*
@@ -638,6 +644,25 @@ static void test_negotiation(void)
     evil_negotiate(w.evil, NULL);
     plug(&w, "bad", evil_socket(w.evil), false);
     check_settled(&w);
+    world_stop(&w);
+}
+
+/* What failed, and why, are two parts of an error. */
+static void test_connect_error(void)
+{
+    static const Case c = { "connect-error", EVIL_ERROR, ENOMEM, REFUSED };
+    World w = { .c = &c };
+
+    if (!world_start(&w)) {
+        return;
+    }
+    must_convert(&w, BASE, 4096, false);
+    unplug_bad(&w);
+    arm(&w, EVIL_MAP, 0, EVIL_FOR_EVER);
+    gm_assert_failure(w.qts, device_add(w.qts, "bad", evil_socket(w.evil),
+                                        LONG_TIMEOUT_MS),
+                      "failed to connect proxy: ");
+    evil_disarm(w.evil);
     world_stop(&w);
 }
 
@@ -720,6 +745,7 @@ int main(int argc, char **argv)
     qtest_add_func("guest-memfd-peer/log", test_log);
     qtest_add_func("guest-memfd-peer/other-memory", test_other_memory);
     qtest_add_func("guest-memfd-peer/negotiation", test_negotiation);
+    qtest_add_func("guest-memfd-peer/connect-error", test_connect_error);
     qtest_add_func("guest-memfd-peer/plug-errors", test_plug_errors);
     qtest_add_func("guest-memfd-peer/random", test_random);
     return g_test_run();
