@@ -415,8 +415,8 @@ static void set_hugetlbsize(Object *obj, Visitor *v, const char *name,
         return;
     }
     if (!value) {
-        error_setg(errp, "hugetlbsize=0 is not a page size; leave the option out "
-                   "for the host's default");
+        error_setg(errp, "hugetlbsize=0 is not a page size; leave the option "
+                   "out for the host's default");
         return;
     }
     MEMORY_BACKEND_GUEST_MEMFD(obj)->hugetlbsize = value;
