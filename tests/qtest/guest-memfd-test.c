@@ -375,6 +375,51 @@ static void test_kvm_shared(void)
     qtest_quit(qts);
 }
 
+#define FAKE_KVM "tests/qtest/guest-memfd-fake-kvm.so"
+
+static bool query_prealloc(QTestState *qts)
+{
+    QDict *rsp = qtest_qmp(qts, "{ 'execute': 'query-memdev' }");
+    const QListEntry *e = qlist_first(qdict_get_qlist(rsp, "return"));
+    bool prealloc = qdict_get_bool(qobject_to(QDict, qlist_entry_obj(e)),
+                                   "prealloc");
+
+    qobject_unref(rsp);
+    return prealloc;
+}
+
+/* How memory with two copies starts. */
+static void test_kvm_two_copy(void)
+{
+    QTestState *qts;
+    QDict *block;
+
+#ifdef __SANITIZE_ADDRESS__
+    g_test_skip("a sanitizer has to be loaded before the KVM of this test");
+    return;
+#endif
+    if (!kvm_has_shared_files()) {
+        g_test_skip("this kernel's KVM has no guest_memfd for ordinary VMs, or "
+                    "/dev/kvm cannot be used");
+        return;
+    }
+    check_refused_by("env LD_PRELOAD=" FAKE_KVM " ", "-overcommit mem-lock=on "
+                     KVM_M0 "init=private", "conversion=two-copy: -overcommit "
+                     "mem-lock=on would lock");
+
+    g_setenv("LD_PRELOAD", FAKE_KVM, true);
+    qts = qtest_init("-accel kvm -nodefaults -S -machine q35,memory-backend=m0 "
+                     "-m 32M -object " BACKEND ",id=m0,size=32M,init=private,"
+                     "prealloc=on");
+    g_unsetenv("LD_PRELOAD");
+    block = gm_block(qts, "m0");
+    check_str(block, "conversion", "two-copy");
+    check_str(block, "init", "private");
+    qobject_unref(block);
+    g_assert_true(query_prealloc(qts));
+    qtest_quit(qts);
+}
+
 /* What was refused leaves nothing behind in a running QEMU. */
 static void test_bad_objects_at_run_time(void)
 {
@@ -702,6 +747,7 @@ int main(int argc, char **argv)
     qtest_add_func("guest-memfd/no-sysfs", test_no_sysfs);
     qtest_add_func("guest-memfd/kvm-refused", test_kvm_refused);
     qtest_add_func("guest-memfd/kvm-shared", test_kvm_shared);
+    qtest_add_func("guest-memfd/kvm-two-copy", test_kvm_two_copy);
     qtest_add_func("guest-memfd/bad-objects", test_bad_objects_at_run_time);
     qtest_add_func("guest-memfd/fixed-options", test_fixed_options);
     qtest_add_func("guest-memfd/hotplug", test_hotplug);
