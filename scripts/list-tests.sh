@@ -10,6 +10,7 @@ cd "$(dirname "$0")/.."
 scripts/build-qemu.sh tests | while read -r name; do
     case $name in
     tests/unit/*) echo "unit build/qemu/$name" ;;
+    *.so) ;;
     tests/qtest/*) echo "qtest build/qemu/$name" ;;
     esac
 done
