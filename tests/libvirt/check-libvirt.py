@@ -267,11 +267,10 @@ class Scenario:
         self._compare()
 
     def what_cannot_be_saved_says_why(self):
-        """virsh save is a migration, which is blocked."""
+        """virsh save is a migration, which the device blocks."""
         refused(lambda: self.session.virsh(
             'save', 'gmem', self.session.path('saved')),
-            "'gmem0' is guest_memfd memory, whose private pages cannot be "
-            'migrated')
+            "non-migratable device '", '/vfio-user-pci')
         same('state', self.session.virsh('domstate', 'gmem').strip(),
              'running')
 
