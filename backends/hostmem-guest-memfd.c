@@ -18,6 +18,7 @@
 #include "qapi/qapi-types-guest-memfd-options.h"
 #include "qapi/visitor.h"
 #include "hw/boards.h"
+#include "migration/cpr.h"
 #include "system/guest-memfd.h"
 #include "system/hostmem.h"
 #include "system/kvm.h"
@@ -86,26 +87,33 @@ static bool check_size(HostMemoryBackend *backend, uint64_t page_size,
     return true;
 }
 
-static const GuestMemfdOps *choose_emulated(HostMemoryBackendGuestMemfd *m,
-                                            Error **errp)
+/* Is the memory a guest_memfd that is mapped? */
+static bool is_mapped(const GuestMemfdOps *ops)
+{
+    return !ops || guest_memfd_is_mapped(ops);
+}
+
+static bool choose_emulated(HostMemoryBackendGuestMemfd *m,
+                            const GuestMemfdOps **ops, Error **errp)
 {
     if (machine_require_guest_memfd(current_machine)) {
         error_setg(errp, "driver=emulated cannot back a confidential machine, "
                    "because it protects no memory; leave the option out");
-        return NULL;
+        return false;
     }
     if (m->conversion != GUEST_MEMFD_CONVERSION_AUTO &&
         m->conversion != GUEST_MEMFD_CONVERSION_IN_PLACE) {
         error_setg(errp, "conversion=%s: driver=emulated can only convert "
                    "in-place", GuestMemfdConversion_str(m->conversion));
-        return NULL;
+        return false;
     }
     if (m->driver == GUEST_MEMFD_DRIVER_AUTO) {
         warn_report_once(TYPE_MEMORY_BACKEND_GUEST_MEMFD ": driver=emulated is "
                          "used, as there is no KVM: private memory is not "
                          "protected from the host");
     }
-    return &guest_memfd_emulated_ops;
+    *ops = &guest_memfd_emulated_ops;
+    return true;
 }
 
 /*
@@ -123,37 +131,53 @@ static bool check_mlock(GuestMemfdConversion conversion, Error **errp)
     return false;
 }
 
-static const GuestMemfdOps *choose_kvm(HostMemoryBackendGuestMemfd *m,
-                                       Error **errp)
+/* What only memory can have whose pages are converted. */
+static bool check_ordinary(HostMemoryBackendGuestMemfd *m, Error **errp)
 {
-    const GuestMemfdOps *ops;
+    if (machine_require_guest_memfd(current_machine)) {
+        error_setg(errp, "conversion=none cannot back a confidential machine, "
+                   "because its guest makes memory private; leave the option "
+                   "out");
+        return false;
+    }
+    if (m->init == GUEST_MEMFD_INIT_PRIVATE) {
+        error_setg(errp, "init=private: this VM has no private memory "
+                   "(conversion=none); use a confidential machine or "
+                   "driver=emulated");
+        return false;
+    }
+    if (m->dma_split != GUEST_MEMFD_DMA_SPLIT_AUTO) {
+        error_setg(errp, "x-dma-split=%s: memory that nobody converts "
+                   "(conversion=none) is never split; leave the option out",
+                   GuestMemfdDmaSplit_str(m->dma_split));
+        return false;
+    }
+    return true;
+}
 
+static bool choose_kvm(HostMemoryBackendGuestMemfd *m,
+                       const GuestMemfdOps **ops, Error **errp)
+{
     if (!kvm_enabled()) {
         error_setg(errp, "driver=kvm needs the KVM accelerator (-accel kvm); "
                    "use driver=emulated without it");
-        return NULL;
+        return false;
     }
-    if (!check_mlock(m->conversion, errp)) {
-        return NULL;
+    if (!check_mlock(m->conversion, errp) ||
+        !guest_memfd_kvm_choose(m->conversion, ops, errp)) {
+        return false;
     }
-    ops = guest_memfd_kvm_choose(m->conversion, errp);
-    if (!ops || !check_mlock(ops->conversion, errp)) {
-        return NULL;
+    if (*ops ? !check_mlock((*ops)->conversion, errp) :
+               !check_ordinary(m, errp)) {
+        return false;
     }
-    if (!guest_memfd_is_mapped(ops)) {
-        return ops;
+    if (!is_mapped(*ops)) {
+        return true;
     }
     if (m->hugetlb) {
         error_setg(errp, "hugetlb=on: the guest_memfd of this kernel has no "
                    "huge pages; use driver=emulated or memory-backend-memfd");
-        return NULL;
-    }
-    if (m->init == GUEST_MEMFD_INIT_PRIVATE &&
-        ops->conversion == GUEST_MEMFD_CONVERSION_NONE) {
-        error_setg(errp, "init=private: this VM has no private memory "
-                   "(conversion=none); use a confidential machine or "
-                   "driver=emulated");
-        return NULL;
+        return false;
     }
 #ifdef CONFIG_NUMA
     if (!bitmap_empty(MEMORY_BACKEND(m)->host_nodes, MAX_NODES) &&
@@ -161,23 +185,32 @@ static const GuestMemfdOps *choose_kvm(HostMemoryBackendGuestMemfd *m,
         error_setg(errp, "host-nodes: the guest_memfd of this kernel does not "
                    "follow NUMA policies (Linux 7.3 does); use "
                    "driver=emulated or memory-backend-memfd");
-        return NULL;
+        return false;
     }
 #endif
-    return ops;
+    return true;
 }
 
-/* Resolve driver=, conversion= and init=; refuse what cannot be done. */
-static const GuestMemfdOps *choose_driver(HostMemoryBackendGuestMemfd *m,
-                                          bool *private, Error **errp)
+/*
+ * Resolve driver=, conversion= and init=; refuse what cannot be done.  Nothing
+ * converts memory whose @ops are NULL.
+ */
+static bool choose_driver(HostMemoryBackendGuestMemfd *m,
+                          const GuestMemfdOps **ops, Error **errp)
 {
     bool kvm = m->driver == GUEST_MEMFD_DRIVER_KVM ||
                (m->driver == GUEST_MEMFD_DRIVER_AUTO && kvm_enabled());
 
-    *private = m->init == GUEST_MEMFD_INIT_PRIVATE ||
-               (m->init == GUEST_MEMFD_INIT_AUTO &&
-                machine_require_guest_memfd(current_machine));
-    return kvm ? choose_kvm(m, errp) : choose_emulated(m, errp);
+    if (kvm ? !choose_kvm(m, ops, errp) : !choose_emulated(m, ops, errp)) {
+        return false;
+    }
+    m->driver = kvm ? GUEST_MEMFD_DRIVER_KVM : GUEST_MEMFD_DRIVER_EMULATED;
+    m->conversion = *ops ? (*ops)->conversion : GUEST_MEMFD_CONVERSION_NONE;
+    if (m->init == GUEST_MEMFD_INIT_AUTO) {
+        m->init = machine_require_guest_memfd(current_machine) ?
+                  GUEST_MEMFD_INIT_PRIVATE : GUEST_MEMFD_INIT_SHARED;
+    }
+    return true;
 }
 
 static void guest_memfd_backend_reset(void *opaque)
@@ -197,7 +230,7 @@ static int create_file(HostMemoryBackendGuestMemfd *m, const GuestMemfdOps *ops,
 {
     uint64_t size = MEMORY_BACKEND(m)->size;
 
-    if (guest_memfd_is_mapped(ops)) {
+    if (is_mapped(ops)) {
         return guest_memfd_kvm_create(ops, size, private, errp);
     }
     return qemu_memfd_create(TYPE_MEMORY_BACKEND_GUEST_MEMFD, size, m->hugetlb,
@@ -329,7 +362,7 @@ static bool guest_memfd_backend_alloc(HostMemoryBackend *backend, Error **errp)
     const GuestMemfdOps *ops;
     uint32_t ram_flags = RAM_SHARED;
     uint64_t page_size;
-    bool private;
+    bool private, inherited;
     int fd;
 
     if (!backend->share) {
@@ -342,12 +375,18 @@ static bool guest_memfd_backend_alloc(HostMemoryBackend *backend, Error **errp)
     if (!page_size || !check_size(backend, page_size, errp)) {
         return false;
     }
-    ops = choose_driver(m, &private, errp);
-    if (!ops || !check_pool(backend, page_size, errp)) {
+    if (!choose_driver(m, &ops, errp) ||
+        !check_pool(backend, page_size, errp)) {
         return false;
     }
+    private = m->init == GUEST_MEMFD_INIT_PRIVATE;
 
-    fd = create_file(m, ops, page_size, private, errp);
+    /* A new QEMU in the place of one that has ended (CPR) goes on with it. */
+    fd = ops ? -1 : cpr_find_fd(name, 0);
+    inherited = fd >= 0;
+    if (!inherited) {
+        fd = create_file(m, ops, page_size, private, errp);
+    }
     if (fd < 0) {
         return false;
     }
@@ -357,6 +396,13 @@ static bool guest_memfd_backend_alloc(HostMemoryBackend *backend, Error **errp)
                                         errp)) {
         close(fd);
         return false;
+    }
+    backend->mr.ram_block->fd_is_guest_memfd = is_mapped(ops);
+    if (!ops) {
+        if (!inherited) {
+            cpr_save_fd(name, 0, fd);
+        }
+        return true;            /* all else is for memory that converts */
     }
     if (ops->driver == GUEST_MEMFD_DRIVER_KVM) {
         if (!add_guest_memfd(backend, ops, errp)) {

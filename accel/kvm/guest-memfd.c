@@ -9,8 +9,9 @@
  *  two-copy  shared pages are in the RAMBlock's mapping, private pages in the
  *            guest_memfd, and KVM_SET_MEMORY_ATTRIBUTES on the VM says which of
  *            them a guest physical address shows (6.8)
- *  none      an ordinary VM whose only memory is a mapped guest_memfd, all of
- *            it shared (6.18)
+ *
+ * Where the VM has no private memory, a guest_memfd that is mapped is ordinary
+ * RAM (6.18): there is nothing to drive, and no block.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -251,18 +252,6 @@ static const GuestMemfdOps two_copy_ops = {
     .converted = two_copy_converted,
 };
 
-static int none_convert(GuestMemfd *gm, uint64_t offset, uint64_t size,
-                        bool to_private, GuestMemfdStop *stop)
-{
-    return -EOPNOTSUPP;
-}
-
-static const GuestMemfdOps none_ops = {
-    .driver = GUEST_MEMFD_DRIVER_KVM,
-    .conversion = GUEST_MEMFD_CONVERSION_NONE,
-    .convert = none_convert,
-};
-
 static const GuestMemfdOps *need_in_place(const KVMGuestMemfdCaps *caps,
                                           Error **errp)
 {
@@ -294,8 +283,7 @@ static const GuestMemfdOps *need_two_copy(const KVMGuestMemfdCaps *caps,
     return &two_copy_ops;
 }
 
-static const GuestMemfdOps *need_none(const KVMGuestMemfdCaps *caps,
-                                      Error **errp)
+static bool need_shared_files(const KVMGuestMemfdCaps *caps, Error **errp)
 {
     if (!caps->files ||
         (caps->file_flags & SHARED_FILE_FLAGS) != SHARED_FILE_FLAGS) {
@@ -303,9 +291,9 @@ static const GuestMemfdOps *need_none(const KVMGuestMemfdCaps *caps,
                    "GUEST_MEMFD_FLAG_INIT_SHARED (Linux 6.18), which this "
                    "kernel's KVM does not offer to this type of VM; use "
                    "driver=emulated or memory-backend-memfd");
-        return NULL;
+        return false;
     }
-    return &none_ops;
+    return true;
 }
 
 /* Memory that can be private. */
@@ -316,27 +304,35 @@ static const GuestMemfdOps *need_private(const KVMGuestMemfdCaps *caps,
                             need_two_copy(caps, errp);
 }
 
-const GuestMemfdOps *guest_memfd_kvm_choose(GuestMemfdConversion wish,
-                                            Error **errp)
+bool guest_memfd_kvm_choose(GuestMemfdConversion wish,
+                            const GuestMemfdOps **ops, Error **errp)
 {
     KVMGuestMemfdCaps caps;
 
     if (!probe(&caps, errp)) {
-        return NULL;
+        return false;
+    }
+    if (wish == GUEST_MEMFD_CONVERSION_AUTO &&
+        !caps.in_place && !caps.private_attribute) {
+        wish = GUEST_MEMFD_CONVERSION_NONE;
     }
     switch (wish) {
     case GUEST_MEMFD_CONVERSION_AUTO:
-        return caps.in_place || caps.private_attribute ?
-               need_private(&caps, errp) : need_none(&caps, errp);
+        *ops = need_private(&caps, errp);
+        break;
     case GUEST_MEMFD_CONVERSION_TWO_COPY:
-        return need_two_copy(&caps, errp);
-    case GUEST_MEMFD_CONVERSION_NONE:
-        return need_none(&caps, errp);
+        *ops = need_two_copy(&caps, errp);
+        break;
     case GUEST_MEMFD_CONVERSION_IN_PLACE:
-        return need_in_place(&caps, errp);
+        *ops = need_in_place(&caps, errp);
+        break;
+    case GUEST_MEMFD_CONVERSION_NONE:
+        *ops = NULL;
+        return need_shared_files(&caps, errp);
     default:
         g_assert_not_reached();
     }
+    return *ops;
 }
 
 int guest_memfd_kvm_create(const GuestMemfdOps *ops, uint64_t size,
@@ -415,6 +411,7 @@ static bool replace_mapping(RAMBlock *rb, Error **errp)
         return false;
     }
     rb->fd_offset = 0;
+    rb->fd_is_guest_memfd = true;
     return true;
 }
 

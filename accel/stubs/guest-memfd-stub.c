@@ -16,8 +16,8 @@ GuestMemfd *guest_memfd_new_kvm(RAMBlock *rb, Error **errp)
     return NULL;
 }
 
-const GuestMemfdOps *guest_memfd_kvm_choose(GuestMemfdConversion wish,
-                                            Error **errp)
+bool guest_memfd_kvm_choose(GuestMemfdConversion wish,
+                            const GuestMemfdOps **ops, Error **errp)
 {
     g_assert_not_reached();
 }

@@ -82,7 +82,7 @@ typedef struct GuestMemfdOps {
 static inline bool guest_memfd_is_mapped(const GuestMemfdOps *ops)
 {
     return ops->driver == GUEST_MEMFD_DRIVER_KVM &&
-           ops->conversion != GUEST_MEMFD_CONVERSION_TWO_COPY;
+           ops->conversion == GUEST_MEMFD_CONVERSION_IN_PLACE;
 }
 
 /*
@@ -109,10 +109,12 @@ static inline bool guest_memfd_is_mapped(const GuestMemfdOps *ops)
  * @private: the state every page starts in, and returns to with
  *           guest_memfd_reset(); see also guest_memfd_starts_shared()
  * @errp: set when discarding of RAM is blocked by another device, when there
- *        is a manager already, or when migration cannot be blocked
+ *        is a manager already, or when migration cannot be blocked, or is
+ *        expected
  *
  * Migration and snapshots are blocked while the block exists, because they
- * would leave its private pages out without a word.
+ * would leave its private pages out without a word; for the same reason there
+ * is no block where -incoming waits for one.
  *
  * Returns: the block, to be released by guest_memfd_free(); NULL on error.
  * Called with the BQL held.
@@ -328,6 +330,14 @@ bool guest_memfd_many_stand_ins(void);
  */
 bool guest_memfd_check_save(hwaddr gpa, uint64_t size, Error **errp);
 
+/**
+ * guest_memfd_may_load - may a snapshot be loaded into all memory?
+ *
+ * Returns: false, with @errp set, if there is a block: no snapshot carries its
+ * private pages.  Called with the BQL held.
+ */
+bool guest_memfd_may_load(Error **errp);
+
 /** guest_memfd_query - what query-guest-memfd shows of @gm; BQL held */
 GuestMemfdInfo *guest_memfd_query(GuestMemfd *gm);
 
@@ -352,7 +362,8 @@ bool guest_memfd_all_private(GuestMemfd *gm, uint64_t offset, uint64_t size);
  * guest_memfd_map_by_address - must DMA to @rb be mapped by address?
  *
  * The kernel does not map a guest_memfd by its file descriptor
- * (IOMMU_IOAS_MAP_FILE: EINVAL).
+ * (IOMMU_IOAS_MAP_FILE: EINVAL).  True also for a guest_memfd that is ordinary
+ * RAM, and so no block.
  */
 bool guest_memfd_map_by_address(const RAMBlock *rb);
 
@@ -360,19 +371,21 @@ bool guest_memfd_map_by_address(const RAMBlock *rb);
  * guest_memfd_kvm_choose - the driver for memory that this VM's KVM converts
  *
  * @wish: how to convert; 'auto' is the best that the kernel has
+ * @ops: out: NULL for 'none': memory that is always shared needs no driver, and
+ *       no block
  * @errp: names what the kernel lacks, and the remedy
  *
- * Asks the VM what it can do.  Returns: NULL on error.
+ * Asks the VM what it can do.  Returns: false on error.
  */
-const GuestMemfdOps *guest_memfd_kvm_choose(GuestMemfdConversion wish,
-                                            Error **errp);
+bool guest_memfd_kvm_choose(GuestMemfdConversion wish,
+                            const GuestMemfdOps **ops, Error **errp);
 
 /**
  * guest_memfd_kvm_create - create the guest_memfd of a block
  *
- * @ops: from guest_memfd_kvm_choose().  Two-copy: a file for private pages,
- *       which cannot be mapped.  Else a file that is mapped, and holds all of
- *       the memory
+ * @ops: from guest_memfd_kvm_choose(), NULL included.  Two-copy: a file for
+ *       private pages, which cannot be mapped.  Else a file that is mapped, and
+ *       holds all of the memory
  * @size: bytes, a multiple of the host's page size
  * @private: the state of pages of a mapped file
  *

@@ -13,6 +13,7 @@
 #include "qapi/error.h"
 #include "migration/blocker.h"
 #include "system/ramblock.h"
+#include "system/runstate.h"
 #include "internal.h"
 #include "trace.h"
 
@@ -174,8 +175,15 @@ static void guest_memfd_class_init(ObjectClass *klass, const void *data)
 
 static bool block_others(GuestMemfd *gm, Error **errp)
 {
-    int ret = ram_block_coordinated_discard_require(true);
+    int ret;
 
+    if (runstate_check(RUN_STATE_INMIGRATE)) {
+        error_setg(errp, "'%s' is memory that can become private, and cannot be "
+                   "the destination of a migration, which carries no private "
+                   "pages; leave out -incoming", gm->id);
+        return false;
+    }
+    ret = ram_block_coordinated_discard_require(true);
     if (ret) {
         error_setg_errno(errp, -ret, "'%s' cannot convert memory, because a "
                          "device that needs all of it mapped has blocked "
@@ -331,5 +339,5 @@ int guest_memfd_foreach_run(GuestMemfd *gm, uint64_t offset, uint64_t size,
 
 bool guest_memfd_map_by_address(const RAMBlock *rb)
 {
-    return rb->gmem && guest_memfd_is_mapped(rb->gmem->ops);
+    return rb->fd_is_guest_memfd;
 }

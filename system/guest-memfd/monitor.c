@@ -8,6 +8,7 @@
 #include "qapi/error.h"
 #include "qapi/qapi-commands-guest-memfd.h"
 #include "system/guest-memfd.h"
+#include "system/hostmem.h"
 #include "system/runstate.h"
 
 #define DEFAULT_RUNS 1024
@@ -16,12 +17,23 @@
 static GuestMemfd *find_block(const char *id, Error **errp)
 {
     GuestMemfd *gm = guest_memfd_find(id);
+    Object *obj;
 
-    if (!gm) {
+    if (gm) {
+        return gm;
+    }
+    obj = object_resolve_path_component(object_get_objects_root(), id);
+    if (obj && object_dynamic_cast(obj, TYPE_MEMORY_BACKEND)) {
+        error_setg(errp, "'%s' is ordinary memory (%s%s), none of which can be "
+                   "converted; query-guest-memfd lists what can", id,
+                   object_get_typename(obj),
+                   object_property_find(obj, "conversion") ?
+                   ",conversion=none" : "");
+    } else {
         error_setg(errp, "'%s' is no block of guest_memfd memory; "
                    "query-guest-memfd lists those there are", id);
     }
-    return gm;
+    return NULL;
 }
 
 GuestMemfdInfoList *qmp_query_guest_memfd(Error **errp)

@@ -117,6 +117,18 @@ GuestMemfdRunList *guest_memfd_query_map(GuestMemfd *gm, uint64_t offset,
     return list;
 }
 
+bool guest_memfd_may_load(Error **errp)
+{
+    GuestMemfd *gm = guest_memfd_next(NULL);
+
+    if (gm) {
+        error_setg(errp, "no snapshot can be loaded: '%s' is memory that can "
+                   "become private, and a snapshot carries no private pages",
+                   gm->id);
+    }
+    return !gm;
+}
+
 /*
  * In [@offset, @end), find where the state of @rdl changes next and whether
  * @offset is mapped.

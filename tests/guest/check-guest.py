@@ -16,7 +16,7 @@ sys.dont_write_bytecode = True
 
 # pylint: disable=wrong-import-position
 from harness import (EXIT_PASS, MIB, PAGE, HarnessError, Machine, Paths,
-                     QmpError, compare_maps, exit_on_signals, huge_pages,
+                     QmpError, all_shared, compare_maps, exit_on_signals, huge_pages,
                      key_values, kvm_problem, query_map)
 
 RAM = 512 * MIB
@@ -30,6 +30,14 @@ STEPS = (
     'DMA mappings are the shared memory',
     'the map is the same in small pages',
     'counters agree',
+    'QEMU and the server ended well',
+)
+# Of memory that nobody can convert
+ORDINARY_STEPS = (
+    'the guest verified DMA',
+    'what it asked for was refused',
+    'DMA mappings are all of the memory',
+    'it is no block',
     'QEMU and the server ended well',
 )
 
@@ -129,13 +137,62 @@ def check_counters(machine, runs, maps, summary, driver):
         same(f"huge pages of {level['size']}",
              level['shared'] + level['private'] + level['mixed'],
              RAM // level['size'])
-    if block['conversion'] != 'none':
-        problems += check_conversions(block, runs, summary)
+    return problems + check_conversions(block, runs, summary)
+
+
+def check_ordinary(machine):
+    """It says that it is memory which cannot be converted."""
+    problems = []
+    blocks = machine.qmp.command('query-guest-memfd')
+    if blocks:
+        problems.append(f'query-guest-memfd shows {blocks}')
+    for command, args, words in (
+            ('query-guest-memfd-map', {'id': 'm0'}, 'ordinary memory'),
+            ('x-guest-memfd-convert',
+             {'id': 'm0', 'offset': 0, 'size': PAGE, 'private': True},
+             'ordinary memory'),
+            # only the device is in the way
+            ('migrate', {'uri': 'exec:false'}, "/vfio-user-pci'")):
+        try:
+            machine.qmp.command(command, **args)
+            problems.append(f'{command} was accepted')
+        except QmpError as err:
+            if words not in str(err):
+                problems.append(str(err))
     return problems
+
+
+def refused_requests(machine, summary, before):
+    """What the guest asked for in vain has not reached the server."""
+    problems = []
+    stats = machine.control.stats()
+    if not summary['refused']:
+        problems.append('the guest has not asked')
+    for what in ('map', 'unmap'):
+        if stats[what] != before[what]:
+            problems.append(f'{what}: {before[what]} calls before the guest '
+                            f'asked, {stats[what]} after it')
+    return problems
+
+
+def look_at_ordinary(machine, tap, name):
+    """The guest waits twice: before it asks for conversions, and after it."""
+    before = machine.control.stats()
+    machine.release()
+    summary, problems = run_until_hold(machine)
+    tap.result(f'{name}: {ORDINARY_STEPS[1]}',
+               problems or refused_requests(machine, summary, before))
+    maps = machine.control.maps()
+    tap.result(f'{name}: {ORDINARY_STEPS[2]}',
+               compare_maps(all_shared(RAM), maps, RAM))
+    tap.result(f'{name}: {ORDINARY_STEPS[3]}', check_ordinary(machine))
 
 
 def look_at_machine(machine, tap, name, summary, driver):
     """What can be compared while the guest waits."""
+    if driver == 'kvm':
+        look_at_ordinary(machine, tap, name)
+        return
     maps = machine.control.maps()
     runs = query_map(machine.qmp, 'm0')
     tap.result(f'{name}: {STEPS[1]}', compare_maps(runs, maps, RAM))
@@ -171,10 +228,16 @@ def diagnose(machine):
         print(f'# stderr: {line}')
 
 
+def steps_of(driver):
+    """What is a test."""
+    return ORDINARY_STEPS if driver == 'kvm' else STEPS
+
+
 def run_case(tap, paths, name, accel, conv, **machine_args):
-    """One machine: all steps of STEPS get a result."""
+    """One machine: all of its steps get a result."""
     first = tap.number
     failed = tap.failed
+    steps = steps_of(machine_args['driver'])
     ops = os.environ.get('GUEST_OPS', OPS[accel])
     options = f'ops={ops} seed={SEED} conv={conv} hold=1'
     try:
@@ -182,60 +245,90 @@ def run_case(tap, paths, name, accel, conv, **machine_args):
                      timeout=TIMEOUT, **machine_args) as machine:
             try:
                 summary, problems = run_until_hold(machine)
-                tap.result(f'{name}: {STEPS[0]}', problems)
+                tap.result(f'{name}: {steps[0]}', problems)
                 if not problems:
                     look_at_machine(machine, tap, name, summary,
                                     machine_args['driver'])
                     machine.release()
-                    tap.result(f'{name}: {STEPS[4]}', check_exit(machine))
+                    tap.result(f'{name}: {steps[4]}', check_exit(machine))
             finally:
-                if tap.failed > failed or tap.number < first + len(STEPS):
+                if tap.failed > failed or tap.number < first + len(steps):
                     diagnose(machine)
     except (HarnessError, QmpError, EOFError, OSError, KeyError) as err:
-        step = STEPS[tap.number - first] if tap.number - first < len(STEPS) \
-            else STEPS[-1]
+        step = steps[tap.number - first] if tap.number - first < len(steps) \
+            else steps[-1]
         tap.result(f'{name}: {step}', [f'{type(err).__name__}: {err}'])
-    for step in STEPS[tap.number - first:]:
+    for step in steps[tap.number - first:]:
         tap.result(f'{name}: {step}', ['not reached'])
 
 
 # What is run: accelerator, huge pages, and how memory is converted.  The last
-# one is an ordinary VM whose only memory is a mapped guest_memfd.
+# one is an ordinary VM whose only memory is a mapped guest_memfd: it is refused.
 CASES = (
     ('tcg', False, 'emulated', 'testdev'),
     ('tcg', True, 'emulated', 'testdev'),
     ('kvm', False, 'emulated', 'testdev'),
     ('kvm', True, 'emulated', 'testdev'),
-    ('kvm', False, 'kvm', 'none'),
+    ('kvm', False, 'kvm', 'refused'),
 )
-# With a virtio balloon: whether there is the peer, for which memory has to stay
-# where it is; how many of the pages that the guest gives away are empty then
-BALLOONS = ((False, 8), (True, 0))
+# With a virtio balloon: the driver; whether there is the peer, for which memory
+# has to stay where it is; how many of the pages that the guest gives away are
+# empty then
+BALLOONS = (('emulated', False, 8), ('emulated', True, 0), ('kvm', False, 8))
 BALLOON = 'virtio-balloon-pci,disable-legacy=on,free-page-reporting=on'
-GUEST_MEMFD_FLAG_MMAP = 1
-GUEST_MEMFD_FLAG_INIT_SHARED = 2
+SHARED_FILES = 3        # GUEST_MEMFD_FLAG_MMAP and _INIT_SHARED
 
 
-def run_balloon(tap, paths, peer, empty):
-    """A guest that gives pages away, shared ones and private ones."""
-    name = f"tcg, virtio-balloon, {'with a' if peer else 'no'} DMA peer"
+def run_virtio(tap, paths, name, wanted, **machine_args):
+    """A guest that uses a virtio device, and what it says of it."""
     problems = []
     try:
-        with Machine(paths, ram=64 * MIB, timeout=TIMEOUT, peer=peer,
-                     devices=['guest-memfd-testdev', BALLOON],
-                     guest='base=16 window=16 virtio=balloon') as machine:
+        with Machine(paths, timeout=TIMEOUT, **machine_args) as machine:
             problems += check_exit(machine)
-            given = [key_values(line) for line in machine.console
-                     if line.startswith('summary ')]
-            wanted = {'shared-empty': empty, 'private-empty': empty,
-                      'mixed-empty': 2 * empty}
-            if not given or not wanted.items() <= given[0].items():
+            said = [key_values(line) for line in machine.console
+                    if line.startswith('summary ')]
+            if not said or not wanted.items() <= said[0].items():
                 problems.append(f'expected {wanted}')
             if problems:
                 diagnose(machine)
     except (HarnessError, QmpError, EOFError, OSError) as err:
         problems = [f'{type(err).__name__}: {err}']
-    tap.result(f'{name}: {empty} of the given pages are empty', problems)
+    tap.result(name, problems)
+
+
+def run_balloon(tap, paths, driver, peer, empty):
+    """A guest that gives pages away, shared ones and private ones."""
+    name = (f"virtio-balloon, {driver} driver, {'with a' if peer else 'no'} "
+            f'DMA peer: {empty} of the given pages are empty')
+    words = 'base=16 window=16 virtio=balloon'
+    args = {'ram': 64 * MIB, 'devices': ['guest-memfd-testdev', BALLOON]}
+    if driver == 'kvm':
+        problem = kvm_problem(SHARED_FILES)
+        if problem:
+            tap.skip(name, problem)
+            return
+        words += ' conv=none'
+        args.update(accel='kvm', init='shared')
+    run_virtio(tap, paths, name, {
+        'shared-empty': empty, 'private-empty': empty,
+        'mixed-empty': 2 * empty}, driver=driver, peer=peer, guest=words,
+               **args)
+
+
+def run_vhost(tap, paths):
+    """The host's kernel works on queues in memory that nobody converts."""
+    name = 'vhost-vsock, kvm driver: it has an answer'
+    problem = kvm_problem(SHARED_FILES)
+    if not problem and not os.path.exists('/dev/vhost-vsock'):
+        problem = '/dev/vhost-vsock does not exist'
+    if problem:
+        tap.skip(name, problem)
+        return
+    run_virtio(tap, paths, name, {'queues': 2}, accel='kvm', ram=64 * MIB,
+               driver='kvm', init='shared', peer=False,
+               devices=[f'vhost-vsock-pci,guest-cid={os.getpid()},'
+                        'disable-legacy=on'],
+               guest='base=16 window=16 virtio=vsock conv=none')
 
 
 def main():
@@ -243,7 +336,8 @@ def main():
     exit_on_signals()
     tap = Tap()
     print('TAP version 13')
-    print(f'1..{len(CASES) * len(STEPS) + len(BALLOONS)}')
+    steps = sum(len(steps_of(driver)) for _, _, driver, _ in CASES)
+    print(f'1..{steps + len(BALLOONS) + 1}')
     try:
         paths = Paths()
     except HarnessError as err:
@@ -253,21 +347,20 @@ def main():
         name = f"{accel}, {'2M' if huge else '4K'} pages, {driver} driver"
         problem = None
         if accel == 'kvm':
-            problem = kvm_problem(0 if driver == 'emulated' else
-                                  GUEST_MEMFD_FLAG_MMAP |
-                                  GUEST_MEMFD_FLAG_INIT_SHARED)
+            problem = kvm_problem(0 if driver == 'emulated' else SHARED_FILES)
         with contextlib.ExitStack() as stack:
             if not problem and huge:
                 problem = stack.enter_context(huge_pages(RAM // (2 * MIB)))
             if problem:
-                for step in STEPS:
+                for step in steps_of(driver):
                     tap.skip(f'{name}: {step}', problem)
             else:
                 run_case(tap, paths, name, accel, conv, huge=huge,
                          driver=driver, smp=2 if accel == 'kvm' else 1,
-                         init='private' if conv != 'none' else 'shared')
-    for peer, empty in BALLOONS:
-        run_balloon(tap, paths, peer, empty)
+                         init='shared' if conv == 'refused' else 'private')
+    for balloon in BALLOONS:
+        run_balloon(tap, paths, *balloon)
+    run_vhost(tap, paths)
     return 1 if tap.failed else 0
 
 

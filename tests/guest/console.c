@@ -132,8 +132,16 @@ void pass(void)
 void wait_for_host(void)
 {
     print("HOLD\n");
-    while (!(inb(PORT_COM1_LINE_STATUS) & COM1_DATA_READY)) {
+    while (!host_has_sent()) {
         asm volatile("pause");
     }
+}
+
+bool host_has_sent(void)
+{
+    if (!(inb(PORT_COM1_LINE_STATUS) & COM1_DATA_READY)) {
+        return false;
+    }
     inb(PORT_COM1);
+    return true;
 }

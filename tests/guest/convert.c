@@ -13,6 +13,7 @@ typedef struct ConvertOps {
     int32_t (*convert)(uint64_t addr, uint64_t size, bool shared);
     int32_t (*bad_command)(uint32_t command);
     uint32_t (*mmio_address)(void);
+    bool refused;               /* each request, as the memory is ordinary */
 } ConvertOps;
 
 /* conv=testdev: the PCI device guest-memfd-testdev */
@@ -125,7 +126,10 @@ static uint32_t hypercall_mmio_address(void)
     return 0xfee00000;
 }
 
-/* conv=none: memory that is shared and stays so */
+/*
+ * conv=none, conv=refused: memory that is shared and stays so.  The second one
+ * asks the testdev all the same.
+ */
 
 static const char *none_init(void)
 {
@@ -148,6 +152,11 @@ static const ConvertOps convert_ops[] = {
     }, {
         .name = "none",
         .init = none_init,
+    }, {
+        .name = "refused",
+        .init = testdev_init,
+        .convert = testdev_convert,
+        .refused = true,
     },
 };
 
@@ -173,7 +182,12 @@ void convert_init(const char *name)
 
 bool convert_possible(void)
 {
-    return ops->convert;
+    return ops->convert && !ops->refused;
+}
+
+bool convert_refused(void)
+{
+    return ops->refused;
 }
 
 int32_t convert_try(uint64_t addr, uint64_t size, bool shared)

@@ -42,6 +42,7 @@ typedef struct Options {
     bool touch;                 /* write to all pages in each round */
     bool keep;                  /* what was written survives conversions */
     bool reboot;                /* once, at the end */
+    bool write;                 /* no DMA: see write.c */
     char conv[16];              /* how to convert memory */
     char virtio[16];            /* no DMA of edu: see virtio.h */
 } Options;
@@ -71,6 +72,8 @@ void fail(const char *fmt, ...)
     __attribute__((format(printf, 1, 2), noreturn));
 void pass(void) __attribute__((noreturn));
 void wait_for_host(void);
+/* Whether a byte has come; it is taken */
+bool host_has_sent(void);
 
 /* string.c */
 void *memcpy(void *dst, const void *src, size_t n);
@@ -147,6 +150,8 @@ bool edu_busy(void);
 /* convert.c */
 void convert_init(const char *name);
 bool convert_possible(void);
+/* It can ask, and must get an error each time */
+bool convert_refused(void);
 /* 0 or a negative error: for requests that may fail */
 int32_t convert_try(uint64_t addr, uint64_t size, bool shared);
 int32_t convert_bad_command(uint32_t command);
@@ -177,6 +182,9 @@ void run_gap(void);
 
 /* rounds.c */
 void run_rounds(void);
+
+/* write.c */
+void run_write(void);
 
 /* reboot.c */
 void reboot_begin(void);

@@ -220,6 +220,18 @@ class Qmp:
             else:
                 return answer['return']
 
+    def wait(self, matches):
+        """The first event that matches, of those kept and those to come."""
+        seen = 0
+        while True:
+            for event in self.events[seen:]:
+                seen += 1
+                if matches(event):
+                    return event
+            answer = self._read()
+            if 'event' in answer:
+                self.events.append(answer)
+
 
 Mapping = collections.namedtuple('Mapping', 'iova size prot fd')
 
@@ -472,6 +484,11 @@ def query_map(qmp, block, limit=None):
             raise HarnessError(f'next-offset {following} after {offset}')
         offset = following
     return merge_runs(runs)
+
+
+def all_shared(size):
+    """The map of memory that nobody converts."""
+    return [{'offset': 0, 'size': size, 'private': False}]
 
 
 def merge_runs(runs):

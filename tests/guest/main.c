@@ -12,6 +12,8 @@
 #include "guest.h"
 #include "virtio.h"
 
+#define EINVAL                  22
+
 #define MULTIBOOT_BOOT_MAGIC    0x2badb002
 #define MULTIBOOT_HAS_MEMORY    0x001
 #define MULTIBOOT_HAS_CMDLINE   0x004
@@ -124,6 +126,10 @@ static void parse_word(const char *word)
     if (value) {
         opt.reboot = parse_number("reboot", value);
     }
+    value = option(word, "write");
+    if (value) {
+        opt.write = parse_number("write", value);
+    }
     value = option(word, "touch");
     if (value) {
         opt.touch = parse_number("touch", value);
@@ -170,7 +176,7 @@ static void check_memory(const MultibootInfo *info)
     memory_top = (memory_top + MIB - 1) & ~(MIB - 1);
 
     if (opt.base < FIRST_BASE_MIB ||
-        (!opt.rounds && opt.window < SMALLEST_WINDOW_MIB) ||
+        (!opt.rounds && !opt.write && opt.window < SMALLEST_WINDOW_MIB) ||
         opt.base % 2 || opt.window % 2) {
         fail("base (%u) must be even and at least %u, window (%u) even and at "
              "least %u", opt.base, FIRST_BASE_MIB, opt.window,
@@ -479,6 +485,34 @@ static void phase_bad_requests(void)
     progress("bad-requests", count.refused, count.refused);
 }
 
+/* Ordinary memory: nothing happens to it, nor to what is mapped of it */
+static void phase_refused(void)
+{
+    uint32_t i, first, pages;
+
+    if (opt.hold) {
+        wait_for_host();
+    }
+    for (i = 0; i < 200; i++) {
+        bool shared = i % 2;
+        int32_t status;
+
+        random_range(&first, &pages);
+        status = convert_try(page_address(first), (uint64_t)pages * PAGE_SIZE,
+                             shared);
+        if (status != -EINVAL) {
+            fail("conversion of 0x%x+0x%x to %s: status %d, not %d",
+                 page_address(first), pages * PAGE_SIZE,
+                 shared ? "shared" : "private", status, -EINVAL);
+        }
+        count.refused++;
+        if (i % 32 == 0) {
+            verify_page(first);
+            verify_page(first + pages - 1);
+        }
+    }
+}
+
 static void __attribute__((noreturn)) finish(void)
 {
     if (opt.reboot) {
@@ -530,6 +564,10 @@ void guest_main(uint32_t magic, const MultibootInfo *info)
         run_rounds();
         finish();
     }
+    if (opt.write) {
+        run_write();
+        pass();
+    }
     if (opt.virtio[0]) {
         run_virtio();
         pass();
@@ -551,6 +589,9 @@ void guest_main(uint32_t magic, const MultibootInfo *info)
         phase_fragments();
         phase_bad_requests();
         phase_faults();
+    }
+    if (convert_refused()) {
+        phase_refused();
     }
 
     print("summary conversions=%u to-shared-kib=%u to-private-kib=%u "

@@ -19,7 +19,7 @@ sys.path.insert(0, os.path.join(TOP, 'tests/guest'))
 
 # pylint: disable=wrong-import-position
 import daemon
-from harness import (HarnessError, Paths, QmpError, compare_maps,
+from harness import (HarnessError, Paths, QmpError, all_shared, compare_maps,
                      exit_on_signals, huge_pages, kvm_problem, query_map,
                      start_server)
 
@@ -107,6 +107,10 @@ class Case:
         self.extra, self.kib, self.expected = extra, kib, expected
         self.guest = guest
         self.size = -(-kib // 1024) * MIB
+
+    def ordinary(self):
+        """Whether nobody can convert its memory."""
+        return self.expected['conversion'] == 'none'
 
     def huge(self):
         """How many huge pages it needs: the DIMM has none."""
@@ -200,16 +204,23 @@ class Scenario:
         return {block['id']: block for block in blocks}
 
     def _compare(self):
-        problems = compare_maps(query_map(self.monitor, 'gmem0'),
-                                self.control.maps(), self.case.size)
+        runs = (all_shared(self.case.size) if self.case.ordinary() else
+                query_map(self.monitor, 'gmem0'))
+        problems = compare_maps(runs, self.control.maps(), self.case.size)
         same('DMA mappings', problems, [])
 
     def the_monitor_shows_the_memory(self):
         """The block, its DMA mappings, and that libvirt's own takes none."""
-        block = self._block()['gmem0']
-        expected = dict(self.case.expected, size=self.case.size)
-        expected['page-size'] = LENGTH if self.case.huge() else 4096
-        same('block', {key: block[key] for key in expected}, expected)
+        if self.case.ordinary():
+            same('blocks', self._block(), {})
+        else:
+            block = self._block()['gmem0']
+            expected = dict(self.case.expected, size=self.case.size)
+            expected['page-size'] = LENGTH if self.case.huge() else 4096
+            same('block', {key: block[key] for key in expected}, expected)
+        same('options', {key: self.monitor.command(
+            'qom-get', path='/objects/gmem0', property=key)
+                         for key in self.case.expected}, self.case.expected)
         self._compare()
         memdev = {each['id']: each for each in
                   self.monitor.command('query-memdev')}
@@ -238,8 +249,8 @@ class Scenario:
 
     def virsh_converts_memory(self):
         """There and back and there, with the DMA mappings."""
-        if self.case.expected['conversion'] == 'none':
-            refused(lambda: self._convert(True), 'Operation not supported')
+        if self.case.ordinary():
+            refused(lambda: self._convert(True), 'ordinary memory')
             return
         for private in (False, True, False):
             self._convert(private)
@@ -253,8 +264,10 @@ class Scenario:
                              'id': OTHER, 'size': 128 * MIB})
         self.monitor.command('device_add', driver='pc-dimm', id='dimm-x',
                              memdev=OTHER)
-        same('blocks', sorted(self._block()), [OTHER, 'gmem0'])
-        if self.case.expected['conversion'] != 'none':
+        if self.case.ordinary():
+            same('blocks', self._block(), {})
+        else:
+            same('blocks', sorted(self._block()), [OTHER, 'gmem0'])
             self._convert(True, OTHER, 0)
             same('private', self._block()[OTHER]['private-bytes'], LENGTH)
 
@@ -262,8 +275,9 @@ class Scenario:
         """And memory is as at the start."""
         self.session.virsh('reset', 'gmem')
         self.console.wait_for('HOLD')
-        same('shared', self._shared_at_offset(),
-             self.case.expected['init'] == 'shared')
+        if not self.case.ordinary():
+            same('shared', self._shared_at_offset(),
+                 self.case.expected['init'] == 'shared')
         self._compare()
 
     def what_cannot_be_saved_says_why(self):
@@ -281,7 +295,8 @@ class Scenario:
         self._stop_server()
         self.launch()
         self.console.wait_for('HOLD')
-        same('blocks', sorted(self._block()), ['gmem0'])
+        same('blocks', sorted(self._block()),
+             [] if self.case.ordinary() else ['gmem0'])
         self.session.virsh('destroy', 'gmem')
 
     def gmem_xml_takes_it_back(self):

@@ -125,7 +125,8 @@ static void test_bad_qmp(void)
     gm_convert_fails(qts, "m0", 4096, -4096ULL, false, "not inside 'm0'");
     gm_convert_fails(qts, "m0", UINT64_MAX, UINT64_MAX, true, "multiples");
     gm_convert_fails(qts, "nobody", 0, 4096, true, "'nobody' is no block");
-    gm_convert_fails(qts, "plain", 0, 4096, true, "'plain' is no block");
+    gm_convert_fails(qts, "plain", 0, 4096, true,
+                     "'plain' is ordinary memory (memory-backend-ram)");
 
     gm_assert_failure(qts, qtest_qmp(qts, "{ 'execute': 'query-guest-memfd-map'"
                       ", 'arguments': { 'id': 'nobody' } }"), "'nobody'");
@@ -232,6 +233,11 @@ static void test_bad_options(void)
         check_refused(args, located);
     }
 
+    check_refused("-accel tcg -machine none -only-migratable "
+                  "-object " BACKEND ",id=m0,size=1M", "--only-migratable");
+    check_refused("-accel tcg -machine none -incoming defer "
+                  "-object " BACKEND ",id=m0,size=1M",
+                  "cannot be the destination of a migration");
     check_refused("-accel tcg -machine q35,memory-backend=m0 -m 2M "
                   "-object " BACKEND ",id=m0,size=1M",
                   "does not match the size of the memory backend");
@@ -291,6 +297,20 @@ static int kvm_vm_capability(long cap)
 
 #define SHARED_FILE (GUEST_MEMFD_FLAG_MMAP | GUEST_MEMFD_FLAG_INIT_SHARED)
 
+#define ORDINARY "'m0' is ordinary memory (" BACKEND ",conversion=none)"
+
+/* What became of an option of an object. */
+static void check_property(QTestState *qts, const char *id, const char *name,
+                           const char *value)
+{
+    g_autofree char *path = g_strdup_printf("/objects/%s", id);
+    QDict *rsp = qtest_qmp(qts, "{ 'execute': 'qom-get', 'arguments': {"
+                           " 'path': %s, 'property': %s } }", path, name);
+
+    g_assert_cmpstr(qdict_get_str(rsp, "return"), ==, value);
+    qobject_unref(rsp);
+}
+
 static bool kvm_has_shared_files(void)
 {
     int flags = kvm_vm_capability(KVM_CAP_GUEST_MEMFD_FLAGS);
@@ -332,13 +352,15 @@ static void test_kvm_refused(void)
     check_refused(KVM_M0 "hugetlb=on", "has no huge pages");
     check_refused(KVM_M0 "init=private", "init=private: this VM has no private "
                   "memory");
+    check_refused(KVM_M0 "x-dma-split=page", "x-dma-split=page: memory that "
+                  "nobody converts");
 }
 
-/* An ordinary VM whose only memory is a mapped guest_memfd. */
+/* An ordinary VM whose only memory is a mapped guest_memfd: ordinary RAM. */
 static void test_kvm_shared(void)
 {
     QTestState *qts;
-    QDict *block;
+    QDict *rsp;
 
     if (!kvm_has_shared_files()) {
         g_test_skip("this kernel's KVM has no guest_memfd that can be mapped, "
@@ -347,17 +369,19 @@ static void test_kvm_shared(void)
     }
     qts = qtest_init("-accel kvm -nodefaults -S -machine q35,memory-backend=m0 "
                      "-m 128M,slots=1,maxmem=1G -object " BACKEND
-                     ",id=m0,size=128M,prealloc=on");
-    block = gm_block(qts, "m0");
-    check_str(block, "driver", "kvm");
-    check_str(block, "conversion", "none");
-    check_str(block, "init", "shared");
-    g_assert_cmpuint(qdict_get_int(block, "page-size"), ==, 4 * KiB);
-    qobject_unref(block);
+                     ",id=m0,size=128M,prealloc=on -only-migratable "
+                     "-object " BACKEND ",id=vm0,size=128M "
+                     "-device virtio-mem-pci,memdev=vm0");
+    g_assert_null(gm_block(qts, "m0"));
+    check_property(qts, "m0", "driver", "kvm");
+    check_property(qts, "m0", "conversion", "none");
+    check_property(qts, "m0", "init", "shared");
 
-    gm_convert(qts, "m0", 0, 4096, false);
-    gm_convert_fails(qts, "m0", 0, 4096, true, "Operation not supported");
-    g_assert_cmpuint(gm_bytes(qts, "m0", "shared-bytes"), ==, 128 * MiB);
+    gm_convert_fails(qts, "m0", 0, 4096, false, ORDINARY);
+    gm_convert_fails(qts, "m0", 0, 4096, true, ORDINARY);
+    rsp = qtest_qmp(qts, "{ 'execute': 'query-guest-memfd-map',"
+                    " 'arguments': { 'id': 'm0' } }");
+    gm_assert_failure(qts, rsp, ORDINARY);
 
     /* Memory slots come and go. */
     for (int i = 0; i < 2; i++) {
@@ -369,9 +393,6 @@ static void test_kvm_shared(void)
         gm_eject_dimm(qts, "dimm1", 0);
         gm_object_del(qts, "m1");
     }
-    /* A dirty log, which such slots do not have, is no reason to stop. */
-    qtest_qmp_assert_success(qts, "{ 'execute': 'calc-dirty-rate', 'arguments':"
-                             " { 'calc-time': 1, 'mode': 'dirty-bitmap' } }");
     qtest_quit(qts);
 }
 

@@ -17,8 +17,7 @@ sys.path[:0] = [HERE, os.path.join(os.path.dirname(HERE), 'guest')]
 import iommu
 from harness import MIB, PAGE
 from l1 import EDU, L2, SECOND_EDU
-from machines import (EMULATED, PAGES_2M, PORT, PROTECTED, SHARED, TWO_COPY,
-                      Row)
+from machines import EMULATED, PAGES_2M, PORT, PROTECTED, TWO_COPY, Row
 from refusals import Machine, failed_conversions, missing, not_possible
 
 GIB = 1024 * MIB
@@ -331,7 +330,8 @@ BUDGET = Row('type1', EMULATED, 'type1', ram=64 * MIB,
 LARGE = [Row('4K pages', EMULATED, 'type1', ram=64 * GIB),
          Row('2M pages', EMULATED + PAGES_2M + ',reserve=off', 'type1',
              ram=64 * GIB)]
-TOO_MANY = (Row('type1', SHARED + ',x-dma-split=page', 'type1', ram=512 * MIB),
+TOO_MANY = (Row('type1', EMULATED.replace('private', 'shared') +
+                ',x-dma-split=page', 'type1', ram=512 * MIB),
             ('cannot map the shared part of', 'No space left on device',
              'it takes 131072 mappings', 'of 65535', 'x-dma-split=log',
              'vfio_iommu_type1.dma_entry_limit'))

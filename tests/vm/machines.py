@@ -12,6 +12,7 @@ from harness import MIB
 
 EMULATED = 'memory-backend-guest-memfd,driver=emulated,init=private'
 TWO_COPY = 'memory-backend-guest-memfd,init=shared'
+# Ordinary RAM: no block, nobody converts it
 SHARED = 'memory-backend-guest-memfd,conversion=none'
 IN_PLACE = 'memory-backend-guest-memfd,conversion=in-place,init=shared'
 CUT = ',x-dma-split=cut'

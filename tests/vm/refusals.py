@@ -56,7 +56,8 @@ def limited(size):
     return ['/rig/limited', str(size)]
 
 
-LOCKED = [Row(vfio, SHARED, vfio, ram=RAM, prefix=limited(LIMIT))
+LOCKED = [Row(vfio, EMULATED.replace('private', 'shared'), vfio, ram=RAM,
+              prefix=limited(LIMIT))
           for vfio in VFIO]
 LOCKING = [Row(vfio, EMULATED, vfio, ram=RAM, prefix=limited(LIMIT))
            for vfio in VFIO]
@@ -72,8 +73,9 @@ ATTRIBUTES = [Row(f'two-copy, {vfio}', TWO_COPY, vfio, ram=RAM, **PROTECTED)
               for vfio in VFIO]
 IN_PLACES = [Row(f'in-place, {vfio}', IN_PLACE, vfio, ram=RAM, **PROTECTED)
              for vfio in VFIO]
-FAILING = [Row('mapped', SHARED + ',prealloc=on', None, ram=RAM, conv='none',
-               extra=['-S', '-device', 'edu', '-action', 'reboot=reset'])]
+FAILING = Row('in-place', IN_PLACE + ',prealloc=on', None, ram=RAM,
+              **dict(PROTECTED, conv='none', extra=PROTECTED['extra'] + [
+                  '-S', '-device', 'edu', '-action', 'reboot=reset']))
 
 
 class Machine:
@@ -396,6 +398,7 @@ def in_place_scenarios():
         yield f'refusals: attributes, {row.name}', attributes, row
     yield (f'refusals: random failures, {IN_PLACES[0].name}', random_failures,
            IN_PLACES[0])
+    yield f'refusals: memory failure, {FAILING.name}', memory_failure, FAILING
 
 
 def scenarios():
@@ -407,8 +410,7 @@ def scenarios():
             ('mappings', mappings, MAPPINGS + CUTS),
             ('attributes', attributes, ATTRIBUTES),
             ('random failures', random_failures,
-             MAPPINGS + CUTS + [AUTO] + ATTRIBUTES),
-            ('memory failure', memory_failure, FAILING)):
+             MAPPINGS + CUTS + [AUTO] + ATTRIBUTES)):
         for row in rows:
             yield f'refusals: {what}, {row.name}', function, row
     yield f'refusals: policy, {NO_CUT[0].name}', not_possible, NO_CUT

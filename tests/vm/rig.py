@@ -34,8 +34,8 @@ import lifecycle
 import memory
 import refusals
 import virtio
-from harness import (MIB, HarnessError, QmpError, exit_on_signals, find_firmware,
-                     query_map)
+from harness import (MIB, HarnessError, QmpError, all_shared, exit_on_signals,
+                     find_firmware, query_map)
 from l1 import EDU, L1, L2, L1Error
 from machines import (CUT, EMULATED, IN_PLACE, LOG, PAGES_1G, PAGES_2M,
                       PROTECTED, SHARED, TWO_COPY, Row)
@@ -200,7 +200,8 @@ def guest_runs(l1, tap, row):
                         f'{summary}']
         tap.result('the guest verified DMA', problems)
         if not problems:
-            runs = query_map(l2.qmp, 'm0')
+            runs = (all_shared(row.ram) if row.memory == SHARED else
+                    query_map(l2.qmp, 'm0'))
             entries = iommu.READ[l1.config](l1, EDU)
             tap.result('the IOMMU holds the shared pages, no others',
                        iommu.compare_pages(entries, runs, row.ram))

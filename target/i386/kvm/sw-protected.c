@@ -54,7 +54,9 @@ static void finish_launch(Notifier *notifier, void *unused)
  */
 static bool prepare_launch(SwProtectedGuest *sp, Error **errp)
 {
-    if (!guest_memfd_kvm_choose(GUEST_MEMFD_CONVERSION_IN_PLACE, errp)) {
+    const GuestMemfdOps *ops;
+
+    if (!guest_memfd_kvm_choose(GUEST_MEMFD_CONVERSION_IN_PLACE, &ops, errp)) {
         error_prepend(errp, "private-launch=on: ");
         return false;
     }

@@ -1,0 +1,77 @@
+/*
+ * write=1: the guest writes all over the window until the host sends a byte
+ *
+ * What it wrote last to each page is in its own memory, too.  Each page is
+ * compared before it is written to, and all of them at the end: for a host that
+ * takes this memory somewhere else meanwhile.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#include "guest.h"
+
+#define MAX_WINDOW_MIB  64
+#define MAX_PAGES       (MAX_WINDOW_MIB * (MIB / PAGE_SIZE))
+/* A KVM that has to emulate this code does some thousand writes a second */
+#define PRINT_MASK      0xffu
+#define WORDS           (PAGE_SIZE / sizeof(uint32_t))
+
+static uint32_t written[MAX_PAGES];     /* the tag of each page */
+
+/* A word of a page, somewhere else in each of them. */
+static uint32_t *word(uint32_t page, uint32_t n)
+{
+    uint32_t at = (page * 7 + n * (WORDS / 4)) % WORDS;
+
+    return (uint32_t *)(uintptr_t)page_address(page) + at;
+}
+
+static void check(uint32_t page)
+{
+    uint32_t n;
+
+    for (n = 0; n < 4; n++) {
+        if (*word(page, n) != written[page] + n) {
+            fail("page %u has 0x%x, not 0x%x", page, *word(page, n),
+                 written[page] + n);
+        }
+    }
+}
+
+static void put(uint32_t page, uint32_t tag)
+{
+    uint32_t n;
+
+    for (n = 0; n < 4; n++) {
+        *word(page, n) = tag + n;
+    }
+    written[page] = tag;
+}
+
+void run_write(void)
+{
+    uint32_t pages = model_pages();
+    uint32_t page, writes = 0;
+
+    if (pages > MAX_PAGES) {
+        fail("write=1: the window has %u MiB, more than %u", opt.window,
+             MAX_WINDOW_MIB);
+    }
+    for (page = 0; page < pages; page++) {
+        put(page, rng());
+    }
+    print("progress writes=0\n");
+    while (!host_has_sent()) {
+        do {
+            page = rng_below(pages);
+            check(page);
+            put(page, rng());
+            writes++;
+        } while (writes & PRINT_MASK);
+        print("progress writes=%u\n", writes);
+    }
+    for (page = 0; page < pages; page++) {
+        check(page);
+    }
+    print("summary writes=%u pages=%u\n", writes, pages);
+}
