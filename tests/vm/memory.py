@@ -10,7 +10,7 @@ sys.path.insert(0, os.path.join(os.path.dirname(HERE), 'guest'))
 # pylint: disable=wrong-import-position
 from harness import MIB
 from l1 import L2
-from machines import PAGES_2M, PROTECTED, SHARED, TWO_COPY, Row
+from machines import IN_PLACE, PAGES_2M, PROTECTED, SHARED, TWO_COPY, Row
 
 ROUNDS = 3
 # Of the machine's size, with room for what is not the guest's memory
@@ -33,6 +33,10 @@ PREALLOCATED = (
     Row('private', TWO_COPY.replace('shared', 'private') + BOUND, None,
         **PROTECTED),
 )
+NO_LOG = {
+    'intel': Row('two copies', TWO_COPY, None, ram=64 * MIB, **PROTECTED),
+    'in-place': Row('in place', IN_PLACE, None, ram=64 * MIB, **PROTECTED),
+}
 
 
 def held_by_nodes(l1):
@@ -91,8 +95,27 @@ def preallocated(l1, tap, row):
     tap.result('query-memdev says so', [] if says else ['prealloc: false'])
 
 
-def scenarios():
+def no_dirty_log(l1, tap, row):
+    """KVM has none of memory that can be private: to ask for it is no error."""
+    words = f'conv={row.conv} base={BASE_MIB} window={WINDOW_MIB} ' \
+        'rounds=1 hold=1'
+    with L2(l1, row, words) as l2:
+        problems = l2.run_until_hold()[1]
+        l2.qmp.command('calc-dirty-rate', mode='dirty-bitmap',
+                       **{'calc-time': 1})
+        while l2.qmp.command('query-dirty-rate')['status'] != 'measured':
+            pass
+        l1.release()
+        problems = problems or l2.run_until_hold()[1]
+        l1.release()
+        tap.result('the VM goes on', problems or l2.bad_end())
+
+
+def scenarios(config):
     """(name, function, row)"""
+    yield f'dirty log, {NO_LOG[config].name}', no_dirty_log, NO_LOG[config]
+    if config != 'intel':
+        return
     for row, chunk in STEADY:
         yield f'steady memory, {row.name}', steady, (row, chunk)
     for row in PREALLOCATED:

@@ -267,7 +267,7 @@ def scenarios(config):
         for row in SHAPES:
             yield f'shapes, {row.name}', shapes, row
         yield from gap.scenarios()
-        yield from memory.scenarios()
+        yield from memory.scenarios(config)
         yield from lifecycle.scenarios()
         yield from refusals.scenarios()
         yield from virtio.scenarios(config)
@@ -275,6 +275,7 @@ def scenarios(config):
     if config == 'in-place':
         yield from inplace.scenarios()
         yield from inplace_life.scenarios()
+        yield from memory.scenarios(config)
         yield from virtio.scenarios(config)
         yield from refusals.in_place_scenarios()
     yield from launch.scenarios(config)
