@@ -96,7 +96,7 @@ static bool is_mapped(const GuestMemfdOps *ops)
 static bool choose_emulated(HostMemoryBackendGuestMemfd *m,
                             const GuestMemfdOps **ops, Error **errp)
 {
-    if (machine_require_guest_memfd(current_machine)) {
+    if (current_machine->cgs) {
         error_setg(errp, "driver=emulated cannot back a confidential machine, "
                    "because it protects no memory; leave the option out");
         return false;
