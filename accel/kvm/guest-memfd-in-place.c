@@ -72,9 +72,6 @@ static int in_place_convert(GuestMemfd *gm, uint64_t offset, uint64_t size,
     uint64_t error_offset = offset;
     int ret;
 
-    if (to_private && guest_memfd_many_stand_ins()) {
-        return -ENOSPC;
-    }
     ret = set_attributes(rb->guest_memfd, offset, size, to_private,
                          &error_offset);
     if (ret) {

@@ -184,6 +184,9 @@ static void free_shared_copy(GuestMemfd *gm, uint64_t offset, uint64_t size)
     uint64_t start = QEMU_ALIGN_DOWN(offset, page);
     uint64_t end = ROUND_UP(offset + size, page);
 
+    if (page > qemu_real_host_page_size() && !guest_memfd_gives_back(gm)) {
+        return;
+    }
     if (start < end && !guest_memfd_all_private(gm, start, page)) {
         start += page;
     }
@@ -191,6 +194,7 @@ static void free_shared_copy(GuestMemfd *gm, uint64_t offset, uint64_t size)
         end -= page;
     }
     if (start < end) {
+        guest_memfd_giving_back(gm, start, end - start);
         ram_block_discard_range(rb, start, end - start);
     }
 }
@@ -199,35 +203,37 @@ static void free_shared_copy(GuestMemfd *gm, uint64_t offset, uint64_t size)
  * Huge pages come from a pool, which may have given those that were freed to
  * somebody else.  Who touches the memory then gets a SIGBUS, so fail before.
  */
-static int allocate_huge_pages(RAMBlock *rb, uint64_t offset, uint64_t size)
+static int allocate_huge_pages(GuestMemfd *gm, uint64_t offset, uint64_t size)
 {
+    RAMBlock *rb = guest_memfd_mr(gm)->ram_block;
     uint64_t page = qemu_ram_pagesize(rb);
     uint64_t start = QEMU_ALIGN_DOWN(offset, page);
 
-    if (page == qemu_real_host_page_size() || rb->fd < 0 ||
-        !qemu_ram_is_shared(rb) || (rb->flags & RAM_READONLY_FD)) {
+    if (page == qemu_real_host_page_size() || (rb->flags & RAM_READONLY)) {
         return 0;
     }
-    return RETRY_ON_EINTR(fallocate(rb->fd, 0, rb->fd_offset + start,
-                                    ROUND_UP(offset + size, page) - start)) ?
-           -errno : 0;
+    return guest_memfd_take_back(gm, start,
+                                 ROUND_UP(offset + size, page) - start);
 }
 
-/* Only runs that change get here, so the opposite undoes what was done. */
+/*
+ * Only runs that change get here, so the opposite undoes what was done.  If that
+ * fails, too, the range counts as converted: some address shows it so.
+ */
 static int two_copy_convert(GuestMemfd *gm, uint64_t offset, uint64_t size,
                             bool to_private, GuestMemfdStop *stop)
 {
-    RAMBlock *rb = guest_memfd_mr(gm)->ram_block;
-    int ret = to_private ? 0 : allocate_huge_pages(rb, offset, size);
+    int ret = to_private ? 0 : allocate_huge_pages(gm, offset, size);
 
     if (!ret) {
         ret = set_attributes_of_block(gm, offset, size, to_private);
-        if (ret) {
-            set_attributes_of_block(gm, offset, size, !to_private);
+        if (ret && set_attributes_of_block(gm, offset, size, !to_private)) {
+            stop->done = offset + size;
+            return ret;
         }
     }
     /* Refused, or undone: the map says private, so nobody needs them. */
-    if ((ret || to_private) && guest_memfd_all_private(gm, offset, size)) {
+    if (to_private == !ret && guest_memfd_all_private(gm, offset, size)) {
         free_shared_copy(gm, offset, size);
     }
     return ret;
@@ -443,6 +449,13 @@ GuestMemfd *guest_memfd_new_kvm(RAMBlock *rb, Error **errp)
     return gm;
 }
 
+void guest_memfd_kvm_free_source(RAMBlock *rb)
+{
+    if (!guest_memfd_map_by_address(rb)) {
+        ram_block_discard_range(rb, 0, rb->max_length);
+    }
+}
+
 bool guest_memfd_kvm_may_bind(const KVMMemoryListener *kml,
                               const KVMSlot *slot)
 {
@@ -488,34 +501,4 @@ int guest_memfd_kvm_slot_added(MemoryRegion *mr, uint64_t offset, hwaddr gpa,
         return 0;               /* the file knows the state of its pages */
     }
     return guest_memfd_foreach_run(rb->gmem, offset, size, slot_run, &slot);
-}
-
-/*
- * A guest_memfd keeps a page that is broken, and each access to it fails.  A
- * reset replaces a shared one, as it does with other memory.
- */
-void guest_memfd_kvm_run_failed(const struct kvm_run *run, int err)
-{
-    uint64_t gpa = run->memory_fault.gpa;
-    bool private = run->memory_fault.flags & KVM_MEMORY_EXIT_FLAG_PRIVATE;
-    MemoryRegionSection s;
-
-    if (err != -EHWPOISON || run->exit_reason != KVM_EXIT_MEMORY_FAULT) {
-        return;
-    }
-    BQL_LOCK_GUARD();
-    s = memory_region_find(get_system_memory(), gpa, 1);
-    if (!s.mr) {
-        return;
-    }
-    error_report("the guest has accessed memory that is broken in the host: "
-                 "'%s' offset 0x%" PRIx64 " (guest physical address 0x%" PRIx64
-                 ", %s); the VM stops", memory_region_name(s.mr),
-                 (uint64_t)s.offset_within_region, gpa,
-                 private ? "private" : "shared");
-    if (!private && memory_region_is_ram(s.mr)) {
-        kvm_hwpoison_page_add(memory_region_get_ram_addr(s.mr) +
-                              s.offset_within_region);
-    }
-    memory_region_unref(s.mr);
 }

@@ -286,11 +286,19 @@ bool guest_memfd_verify(GuestMemfd *gm, Error **errp);
  *
  * @len: in: bytes; out: as far as the answer goes, at least 1
  *
- * Always, but where private pages have no copy of their own: a kernel that
- * converts in place unmaps them.  The answer can be outdated as soon as it is
- * there, for which there is guest_memfd_sigbus().
+ * Not if it is private to a guest of KVM's, whichever way it converts, unless the
+ * machine is yet to be launched.  The answer can be outdated as soon as it is
+ * there, for which there is guest_memfd_sigbus().  Every value of @offset and @len is allowed.
  */
 bool guest_memfd_host_access(GuestMemfd *gm, uint64_t offset, uint64_t *len);
+
+/**
+ * guest_memfd_gives_back - are huge pages whose memory is private freed?
+ *
+ * With two copies only, and not if they are preallocated or reserved: what goes
+ * back to the pool may be somebody else's the next moment.
+ */
+bool guest_memfd_gives_back(const GuestMemfd *gm);
 
 #ifdef CONFIG_LINUX
 /**
@@ -301,12 +309,12 @@ bool guest_memfd_host_access(GuestMemfd *gm, uint64_t offset, uint64_t *len);
  * Returns: true if that has been dealt with.
  */
 bool guest_memfd_sigbus(siginfo_t *siginfo, void *context);
-#endif
 
 /**
  * guest_memfd_restore_mapping - show the pages of the file again
  *
- * Called by drivers, with the lock held, for a range that has become shared.
+ * What stands in for them goes.  To be called for a range that has become shared,
+ * and before a reset; with the lock held.
  *
  * Returns: 0 or a negative errno.
  */
@@ -314,17 +322,50 @@ int guest_memfd_restore_mapping(GuestMemfd *gm, uint64_t offset,
                                 uint64_t size);
 
 /**
+ * guest_memfd_giving_back - huge pages are about to be freed
+ *
+ * Called by drivers, with the lock held, for memory that is wholly private and
+ * for which guest_memfd_gives_back().
+ */
+void guest_memfd_giving_back(GuestMemfd *gm, uint64_t offset, uint64_t size);
+
+/**
+ * guest_memfd_take_back - let there be memory for huge pages
+ *
+ * @offset, @size: multiples of the block's page size
+ *
+ * Called by drivers, with the lock held, for a range of which some is about to
+ * become shared.  The memory follows the NUMA policy of the mapping.
+ *
+ * Returns: 0; -ENOMEM if the pool has none; -EAGAIN if it was touched meanwhile.
+ */
+int guest_memfd_take_back(GuestMemfd *gm, uint64_t offset, uint64_t size);
+
+/**
  * guest_memfd_many_stand_ins - does a guest touch its private pages too much?
  *
- * Such a guest should make no more pages private, before QEMU has no room for
- * more pages that stand in.
+ * Such a guest makes no more pages private, before QEMU has no room for more
+ * pages that stand in.
  */
 bool guest_memfd_many_stand_ins(void);
+#else
+static inline int guest_memfd_restore_mapping(GuestMemfd *gm, uint64_t offset,
+                                              uint64_t size)
+{
+    return 0;
+}
+
+static inline bool guest_memfd_many_stand_ins(void)
+{
+    return false;
+}
+#endif
 
 /**
  * guest_memfd_check_save - is the memory at a guest physical address readable?
  *
- * There may be more than memory in the range, and nothing: that does not count.
+ * @gpa, @size: bytes, anything.  There may be more than memory in the range, and
+ *              nothing: that does not count
  *
  * Returns: false, with @errp set, if a page of it is private.
  */
@@ -438,6 +479,40 @@ bool guest_memfd_kvm_may_bind(const struct KVMMemoryListener *kml,
  */
 int guest_memfd_kvm_slot_added(MemoryRegion *mr, uint64_t offset, hwaddr gpa,
                                uint64_t size);
+
+/**
+ * guest_memfd_kvm_free_source - free QEMU's copy of what was measured
+ *
+ * Where @rb shows the guest_memfd itself there is no copy, and nothing happens.
+ */
+void guest_memfd_kvm_free_source(RAMBlock *rb);
+
+/**
+ * guest_memfd_kvm_map_gpa_range - a guest's KVM_HC_MAP_GPA_RANGE
+ *
+ * @gpa: guest physical address
+ * @npages: pages of 4 KiB
+ * @to_private: the state wanted
+ *
+ * Every value is the guest's and may be hostile.
+ *
+ * Returns: for the hypercall: 0; EAGAIN if the same may work later (a page is in
+ * use, or there is no room); EINVAL for all other reasons.
+ */
+uint64_t guest_memfd_kvm_map_gpa_range(hwaddr gpa, uint64_t npages,
+                                       bool to_private);
+
+/**
+ * guest_memfd_kvm_fault - a vCPU accessed memory in the other state
+ *
+ * @run: of the vCPU, with KVM_EXIT_MEMORY_FAULT
+ *
+ * Converts it, as such an access asks for.  If a page is in use the vCPU may fault
+ * again, about 10 s long.  Called without the BQL, in the thread of the vCPU.
+ *
+ * Returns: 0 to go on; a negative errno, reported, to stop the VM.
+ */
+int guest_memfd_kvm_fault(const struct kvm_run *run);
 
 /**
  * guest_memfd_kvm_run_failed - say which memory it was that failed

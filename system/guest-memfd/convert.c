@@ -438,7 +438,8 @@ int guest_memfd_reset(GuestMemfd *gm, Error **errp)
 
     assert(bql_locked());
     convert_lock(gm);
-    ret = reset_locked(gm);
+    /* The devices that had old pointers are about to forget them. */
+    ret = guest_memfd_restore_mapping(gm, 0, gm->size) ?: reset_locked(gm);
     convert_unlock(gm);
     trace_guest_memfd_reset(gm->id, ret);
     if (ret) {

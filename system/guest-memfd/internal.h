@@ -132,8 +132,20 @@ uint64_t guest_memfd_run_at(GuestMemfd *gm, uint64_t offset, uint64_t end,
                             bool *private)
     TSA_EXCLUDES(guest_memfd_state_lock);
 
-/** guest_memfd_unmaps_private - do private pages vanish from the mapping? */
+/**
+ * guest_memfd_unmaps_private - do private pages vanish from the mapping?
+ *
+ * They do in place, and with two copies whose huge pages are given back.
+ */
 bool guest_memfd_unmaps_private(const GuestMemfd *gm);
+
+/**
+ * guest_memfd_before_launch - is QEMU still to fill private memory?
+ *
+ * So in machines that launch from private memory, until
+ * guest_memfd_finish_launch().
+ */
+bool guest_memfd_before_launch(void);
 
 /**
  * guest_memfd_watch - survive accesses to private pages of @gm

@@ -24,12 +24,17 @@
 static bool launched;
 static GPtrArray *copies;
 
+bool guest_memfd_before_launch(void)
+{
+    return !qatomic_read(&launched) && current_machine &&
+           machine_require_guest_memfd(current_machine);
+}
+
 bool guest_memfd_starts_shared(const GuestMemfdOps *ops)
 {
     assert(bql_locked());
     return ops->conversion == GUEST_MEMFD_CONVERSION_IN_PLACE &&
-           current_machine && machine_require_guest_memfd(current_machine) &&
-           !launched;
+           guest_memfd_before_launch();
 }
 
 static bool is_guest_memory(const uint8_t *addr)
@@ -131,6 +136,6 @@ bool guest_memfd_finish_launch(Error **errp)
         qatomic_set(&gm->launching, false);
     }
     g_clear_pointer(&copies, g_ptr_array_unref);
-    launched = true;
+    qatomic_set(&launched, true);
     return true;
 }

@@ -12,6 +12,7 @@
 #include "qemu/main-loop.h"
 #include "qemu/rcu.h"
 #include "qapi/error.h"
+#include "qapi/qapi-events-guest-memfd.h"
 #include "system/address-spaces.h"
 #include "internal.h"
 #include "trace.h"
@@ -155,6 +156,16 @@ void guest_memfd_request_end(GuestMemfdRequest *req)
     }
 }
 
+/* A limit for guests: what QEMU does by itself, as a reset, is never refused. */
+static int refuse_many_stand_ins(const GuestMemfdPiece *p)
+{
+    qapi_event_send_guest_memfd_conversion_failed(
+        p->gm->id, p->start, p->end - p->start, true,
+        "devices of QEMU still use too many private pages: reset them, or "
+        "share the pages");
+    return -ENOSPC;
+}
+
 int guest_memfd_convert(hwaddr gpa, uint64_t size, bool to_private)
 {
     GuestMemfdRequest req QEMU_UNINITIALIZED;
@@ -162,7 +173,9 @@ int guest_memfd_convert(hwaddr gpa, uint64_t size, bool to_private)
 
     guest_memfd_request_init(&req, to_private);
     ret = guest_memfd_request_find(&req, gpa, size);
-    if (!ret) {
+    if (!ret && to_private && guest_memfd_many_stand_ins()) {
+        ret = refuse_many_stand_ins(&req.piece[0]);
+    } else if (!ret) {
         ret = guest_memfd_transact(&req, NULL);
     }
     guest_memfd_request_end(&req);

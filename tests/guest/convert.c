@@ -72,7 +72,8 @@ static uint32_t testdev_mmio_address(void)
 #define KVM_HC_MAP_GPA_RANGE    12
 #define KVM_HC_UNKNOWN          0xffff
 #define MAP_GPA_RANGE_ENCRYPTED (1 << 4)
-#define HC_EINVAL               (-22)
+#define HC_EAGAIN               11
+#define HC_EINVAL               22
 
 static bool cpu_is_amd;
 
@@ -107,12 +108,21 @@ static int32_t hypercall(uint32_t nr, uint32_t a0, uint32_t a1, uint32_t a2)
 static int32_t hypercall_convert(uint64_t addr, uint64_t size, bool shared)
 {
     uint64_t pages = size / PAGE_SIZE;
+    int32_t ret;
 
     if (addr >> 32 || pages >> 32 || size % PAGE_SIZE) {
-        return HC_EINVAL;
+        return -HC_EINVAL;
     }
-    return hypercall(KVM_HC_MAP_GPA_RANGE, addr, pages,
-                     shared ? 0 : MAP_GPA_RANGE_ENCRYPTED);
+    ret = hypercall(KVM_HC_MAP_GPA_RANGE, addr, pages,
+                    shared ? 0 : MAP_GPA_RANGE_ENCRYPTED);
+    if (addr % PAGE_SIZE || !pages) {
+        return ret;             /* KVM does not ask QEMU */
+    }
+    /* KVM of a TDX or SEV-SNP guest takes nothing else from QEMU. */
+    if (ret && ret != HC_EAGAIN && ret != HC_EINVAL) {
+        fail("KVM_HC_MAP_GPA_RANGE has answered %d", ret);
+    }
+    return -ret;
 }
 
 static int32_t hypercall_bad_command(uint32_t command)

@@ -1,33 +1,43 @@
 /*
- * A KVM whose ordinary VMs have private memory
+ * A KVM that seems to have private memory
  *
- * Loaded before libc (LD_PRELOAD), so that QEMU sets up memory with two copies
- * where the machine's KVM has no VMs of that kind.  Nothing that runs can be
- * tested with it: what is private stays shared for KVM.
+ * Loaded before libc (LD_PRELOAD) it makes a software-protected VM of an ordinary
+ * one: KVM takes the attributes of pages, and nothing comes of them.  So QEMU's
+ * part of conversions with two copies can be tested where KVM has not been built
+ * with CONFIG_KVM_SW_PROTECTED_VM.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
 
+#include "qemu/osdep.h"
 #include <linux/kvm.h>
-#include <stdarg.h>
 #include <sys/ioctl.h>
 #include <sys/syscall.h>
-#include <unistd.h>
 
 int ioctl(int fd, unsigned long request, ...)
 {
     va_list ap;
-    void *arg;
+    long arg;
 
     va_start(ap, request);
-    arg = va_arg(ap, void *);
+    arg = va_arg(ap, long);
     va_end(ap);
 
-    if (request == KVM_CHECK_EXTENSION &&
-        (long)arg == KVM_CAP_MEMORY_ATTRIBUTES) {
-        return KVM_MEMORY_ATTRIBUTE_PRIVATE;
-    }
-    if (request == KVM_SET_MEMORY_ATTRIBUTES) {
+    switch (request) {
+    case KVM_CHECK_EXTENSION:
+        switch (arg) {
+        case KVM_CAP_VM_TYPES:
+            return 1 << KVM_X86_DEFAULT_VM | 1 << KVM_X86_SW_PROTECTED_VM;
+        case KVM_CAP_MEMORY_ATTRIBUTES:
+            return KVM_MEMORY_ATTRIBUTE_PRIVATE;
+        case KVM_CAP_GUEST_MEMFD_FLAGS:
+            return 0;
+        }
+        break;
+    case KVM_CREATE_VM:
+        arg = KVM_X86_DEFAULT_VM;
+        break;
+    case KVM_SET_MEMORY_ATTRIBUTES:
         return 0;
     }
     return syscall(SYS_ioctl, fd, request, arg);

@@ -277,6 +277,50 @@ static void test_no_sysfs(void)
                      "/sys/kernel/mm/hugepages: No such file or directory");
 }
 
+static void pmemsave(QTestState *qts, int64_t val, int64_t size,
+                     const char *refused)
+{
+    QDict *response = qtest_qmp(qts, "{ 'execute': 'pmemsave', 'arguments': {"
+                                " 'val': %" PRId64 ", 'size': %" PRId64 ","
+                                " 'filename': '/dev/null' } }", val, size);
+
+    if (refused) {
+        gm_assert_failure(qts, response, refused);
+    } else {
+        g_assert_true(qdict_haskey(response, "return"));
+        qobject_unref(response);
+    }
+}
+
+/* Any bytes can be asked for, wherever they start and end. */
+static void test_pmemsave(void)
+{
+    QTestState *qts = qtest_init(Q35 "-m 128M " M0);
+    const char *refused = "offset 0x200000 of 'm0' is private";
+    const int64_t page = 2 * MiB;
+
+    for (int i = 0; i < 2; i++) {
+        pmemsave(qts, 4097, 100, NULL);
+        pmemsave(qts, 4095, 2, NULL);
+        pmemsave(qts, 4095, 4098, NULL);
+        pmemsave(qts, 1, 1, NULL);
+        pmemsave(qts, 128 * MiB - 1, 4096, NULL);
+        pmemsave(qts, -4096, 8192, NULL);
+        pmemsave(qts, -1, 100, NULL);
+        pmemsave(qts, page - 1, 1, NULL);
+        pmemsave(qts, page + 4096, 4097, NULL);
+        gm_convert(qts, "m0", page, 4096, true);
+    }
+    pmemsave(qts, page - 1, 2, refused);
+    pmemsave(qts, page + 1, 1, refused);
+    pmemsave(qts, page + 4095, 1, refused);
+    pmemsave(qts, 1, INT64_MAX, refused);
+    pmemsave(qts, 0, -1, refused);
+    pmemsave(qts, 4097, -4096, refused);
+    pmemsave(qts, -4097, 1 * GiB, refused);
+    qtest_quit(qts);
+}
+
 /* A capability of an ordinary VM of this machine's KVM; -1 without KVM. */
 static int kvm_vm_capability(long cap)
 {
@@ -396,7 +440,7 @@ static void test_kvm_shared(void)
     qtest_quit(qts);
 }
 
-#define FAKE_KVM "tests/qtest/guest-memfd-fake-kvm.so"
+#define FAKE_KVM "tests/qtest/libguest-memfd-fake-kvm.so"
 
 static bool query_prealloc(QTestState *qts)
 {
@@ -764,6 +808,7 @@ int main(int argc, char **argv)
     qtest_add_func("guest-memfd/convert", test_convert);
     qtest_add_func("guest-memfd/init-private", test_init_private);
     qtest_add_func("guest-memfd/bad-qmp", test_bad_qmp);
+    qtest_add_func("guest-memfd/pmemsave", test_pmemsave);
     qtest_add_func("guest-memfd/bad-options", test_bad_options);
     qtest_add_func("guest-memfd/no-sysfs", test_no_sysfs);
     qtest_add_func("guest-memfd/kvm-refused", test_kvm_refused);

@@ -15,6 +15,7 @@
 #include "qemu/bitmap.h"
 #include "qemu/units.h"
 #include "system/guest-memfd.h"
+#include "system/kvm.h"
 #include "system/ramblock.h"
 
 #define PAGE (4 * KiB)
@@ -67,6 +68,10 @@ extern Block block[BLOCKS];
 extern Fake fake;
 extern int region_refs;         /* references held to memory regions */
 extern const GuestMemfdOps fake_ops;
+
+/* system/kvm.h and kvm_int.h show them to what is compiled for a target. */
+int kvm_vm_check_extension(KVMState *s, unsigned int extension);
+void kvm_hwpoison_page_add(ram_addr_t ram_addr);
 
 /* Once, before anything else */
 void fake_init(void);

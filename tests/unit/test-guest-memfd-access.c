@@ -8,18 +8,23 @@
  */
 
 #include "qemu/osdep.h"
+#include <linux/mempolicy.h>
+#include <sys/syscall.h>
 #include "qemu/memfd.h"
 #include "qapi/error.h"
 #include "guest-memfd-fakes.h"
 
 #define SIZE (8 * PAGE)
+#define MANY (2 * PAGES)
+#define HUGE_PAGE (2 * MiB)
 
 static Block *const b = &block[0];
 
 static int cut_convert(GuestMemfd *gm, uint64_t offset, uint64_t size,
                        bool to_private, GuestMemfdStop *stop)
 {
-    g_assert_cmpint(ftruncate(b->rb.fd, to_private ? offset : SIZE), ==, 0);
+    g_assert_cmpint(ftruncate(b->rb.fd, to_private ? offset :
+                              b->rb.max_length), ==, 0);
     return to_private ? 0 : guest_memfd_restore_mapping(gm, offset, size);
 }
 
@@ -27,6 +32,19 @@ static const GuestMemfdOps cut_ops = {
     .driver = GUEST_MEMFD_DRIVER_KVM,
     .conversion = GUEST_MEMFD_CONVERSION_IN_PLACE,
     .convert = cut_convert,
+};
+
+/* Two copies: the private one is not here. */
+static int copy_convert(GuestMemfd *gm, uint64_t offset, uint64_t size,
+                        bool to_private, GuestMemfdStop *stop)
+{
+    return 0;
+}
+
+static const GuestMemfdOps copy_ops = {
+    .driver = GUEST_MEMFD_DRIVER_KVM,
+    .conversion = GUEST_MEMFD_CONVERSION_TWO_COPY,
+    .convert = copy_convert,
 };
 
 static bool comes_back;         /* before the handler looks */
@@ -41,7 +59,8 @@ static void on_sigbus(int n, siginfo_t *siginfo, void *context)
     }
 }
 
-static void setup_cut(bool private)
+static void setup_fd(const GuestMemfdOps *ops, int fd, uint64_t page_size,
+                     uint64_t size, bool private)
 {
     struct sigaction action = {
         .sa_sigaction = on_sigbus,
@@ -54,20 +73,32 @@ static void setup_cut(bool private)
     b->mr.ram = true;
     b->mr.ram_block = &b->rb;
     b->rb.mr = &b->mr;
-    b->rb.page_size = PAGE;
-    b->rb.max_length = SIZE;
-    b->rb.fd = qemu_memfd_create("test", SIZE, false, 0, 0, &error_abort);
+    b->rb.page_size = page_size;
+    b->rb.max_length = size;
+    b->rb.flags = RAM_SHARED | RAM_NORESERVE;
+    b->rb.fd = fd;
     b->rb.guest_memfd = b->rb.fd;
-    b->rb.host = mmap(NULL, SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, b->rb.fd,
+    b->rb.host = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, b->rb.fd,
                       0);
     g_assert_true(b->rb.host != MAP_FAILED);
-    b->gm = guest_memfd_new(&b->rb, "b0", &cut_ops, private, &error_abort);
+    b->gm = guest_memfd_new(&b->rb, "b0", ops, private, &error_abort);
+}
+
+static void setup_ops(const GuestMemfdOps *ops, uint64_t size, bool private)
+{
+    setup_fd(ops, qemu_memfd_create("test", size, false, 0, 0, &error_abort),
+             PAGE, size, private);
+}
+
+static void setup_cut(bool private)
+{
+    setup_ops(&cut_ops, SIZE, private);
 }
 
 static void teardown_cut(void)
 {
     guest_memfd_free(b->gm);
-    munmap(b->rb.host, SIZE);
+    munmap(b->rb.host, b->rb.max_length);
     close(b->rb.fd);
 }
 
@@ -110,6 +141,98 @@ static void test_comes_back(void)
     teardown_cut();
 }
 
+/*
+ * A guest whose devices touch too many of its private pages makes no more
+ * private.  What QEMU does is not refused, and a reset ends it.
+ */
+static void test_many(void)
+{
+    setup_ops(&cut_ops, MANY * PAGE, false);
+    g_assert_cmpint(convert(b, 0, MANY, true), ==, 0);
+    for (int i = 0; i < MANY; i++) {
+        b->rb.host[i * PAGE] = 1;
+    }
+    g_assert_true(guest_memfd_many_stand_ins());
+    g_assert_cmpint(guest_memfd_convert(0, PAGE, false), ==, 0);
+    g_assert_cmpint(guest_memfd_convert(0, PAGE, true), ==, -ENOSPC);
+    g_assert_cmpint(convert(b, 0, 1, true), ==, 0);
+
+    g_assert_cmpint(guest_memfd_reset(b->gm, &error_abort), ==, 0);
+    g_assert_false(guest_memfd_many_stand_ins());
+    for (int i = 0; i < MANY; i++) {
+        g_assert_cmpint(b->rb.host[i * PAGE], ==, 0);
+    }
+    g_assert_cmpint(guest_memfd_convert(0, PAGE, true), ==, 0);
+    teardown_cut();
+    g_assert_cmpint(region_refs, ==, 0);
+
+    /* Pages that a reset leaves private, too: the devices have been reset. */
+    setup_ops(&cut_ops, MANY * PAGE, true);
+    g_assert_cmpint(ftruncate(b->rb.fd, 0), ==, 0);
+    for (int i = 0; i < MANY; i++) {
+        b->rb.host[i * PAGE] = 1;
+    }
+    g_assert_true(guest_memfd_many_stand_ins());
+    g_assert_cmpint(guest_memfd_reset(b->gm, &error_abort), ==, 0);
+    g_assert_false(guest_memfd_many_stand_ins());
+    b->rb.host[0] = 1;
+    teardown_cut();
+    g_assert_false(guest_memfd_many_stand_ins());
+}
+
+static int huge_convert(GuestMemfd *gm, uint64_t offset, uint64_t size,
+                        bool to_private, GuestMemfdStop *stop)
+{
+    if (!to_private) {
+        return guest_memfd_take_back(gm, offset, size);
+    }
+    guest_memfd_giving_back(gm, offset, size);
+    return fallocate(b->rb.fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+                     offset, size) ? -errno : 0;
+}
+
+static const GuestMemfdOps huge_ops = {
+    .driver = GUEST_MEMFD_DRIVER_KVM,
+    .conversion = GUEST_MEMFD_CONVERSION_TWO_COPY,
+    .convert = huge_convert,
+};
+
+/* The NUMA policy is the mapping's: one that is restored has it again. */
+static void test_policy(void)
+{
+    uint64_t size = 2 * HUGE_PAGE;
+    unsigned long nodes = 1;
+    int fd = qemu_memfd_create("test", size, true, HUGE_PAGE, 0, NULL);
+    int hog = qemu_memfd_create("hog", size, true, HUGE_PAGE, 0, NULL);
+    int mode = MPOL_DEFAULT;
+
+    if (fd < 0 || hog < 0 || fallocate(fd, 0, 0, size)) {
+        g_test_skip("fewer than 2 free huge pages of 2 MiB");
+        return;
+    }
+    setup_fd(&huge_ops, fd, HUGE_PAGE, size, false);
+    if (syscall(SYS_mbind, b->rb.host, size, MPOL_BIND, &nodes, 64, 0)) {
+        g_test_skip("the host has no NUMA policies");
+    } else {
+        uint64_t at = 0;
+
+        b->rb.host[0] = 1;
+        g_assert_cmpint(convert(b, 0, 512, true), ==, 0);
+        g_assert_cmpint(ftruncate(hog, 1 * TiB), ==, 0);
+        while (!fallocate(hog, 0, at, HUGE_PAGE)) {
+            at += HUGE_PAGE;
+        }
+        b->rb.host[0] = 2;      /* there is one page, which stands in */
+        close(hog);
+        g_assert_cmpint(convert(b, 0, 512, false), ==, 0);
+        g_assert_cmpint(b->rb.host[0], ==, 0);
+        g_assert_cmpint(syscall(SYS_get_mempolicy, &mode, NULL, 0, b->rb.host,
+                                MPOL_F_ADDR), ==, 0);
+        g_assert_cmpint(mode, ==, MPOL_BIND);
+    }
+    teardown_cut();
+}
+
 /* Anything else is not ours to deal with. */
 static void test_not_ours(void)
 {
@@ -149,9 +272,63 @@ static void test_host_access(void)
     check_access(6 * PAGE, 1, true, 1);
     teardown_cut();
 
-    /* Where private pages have a copy of their own, nothing is in the way. */
+    /* A private page with a copy of its own is none of QEMU's business, too. */
+    setup_ops(&copy_ops, SIZE, false);
+    g_assert_cmpint(convert(b, 6, 1, true), ==, 0);
+    check_access(0, SIZE, true, 6 * PAGE);
+    check_access(6 * PAGE + 100, 1, false, 1);
+    teardown_cut();
+
+    /* But where nothing is protected. */
     setup(true);
     check_access(0, PAGES * PAGE, true, PAGES * PAGE);
+    teardown();
+}
+
+/* No range trips over itself, whoever may ask for it. */
+static void test_ranges(void)
+{
+    const uint64_t edges[] = {
+        0, 1, 100, PAGE - 1, PAGE, PAGE + 1, SIZE / 2 + 1, SIZE - 1, SIZE,
+        SIZE + 1, INT64_MAX, (uint64_t)INT64_MAX + 1, -PAGE, -2, -1,
+    };
+
+    setup_cut(false);
+    g_assert_cmpint(convert(b, 6, 2, true), ==, 0);
+    for (size_t i = 0; i < ARRAY_SIZE(edges); i++) {
+        for (size_t j = 0; j < ARRAY_SIZE(edges); j++) {
+            uint64_t len = edges[j];
+            bool may = guest_memfd_host_access(b->gm, edges[i], &len);
+
+            g_assert_cmpuint(len, <=, edges[j]);
+            g_assert_cmpint(len == 0, ==, edges[j] == 0);
+            if (len) {
+                g_assert_cmpint(may, ==, edges[i] < 6 * PAGE);
+            }
+        }
+    }
+    teardown_cut();
+
+    setup(false);
+    for (size_t i = 0; i < ARRAY_SIZE(edges); i++) {
+        for (size_t j = 0; j < ARRAY_SIZE(edges); j++) {
+            g_assert_true(guest_memfd_check_save(edges[i], edges[j],
+                                                 &error_abort));
+        }
+    }
+    g_assert_cmpint(convert(&block[0], 1, 1, true), ==, 0);
+    g_assert_false(guest_memfd_check_save(PAGE + 1, 100, NULL));
+    g_assert_false(guest_memfd_check_save(2 * PAGE - 1, 1, NULL));
+    g_assert_false(guest_memfd_check_save(PAGE - 1, 2, NULL));
+    g_assert_false(guest_memfd_check_save(0, UINT64_MAX, NULL));
+    g_assert_false(guest_memfd_check_save(1, UINT64_MAX, NULL));
+    g_assert_false(guest_memfd_check_save(2 * PAGE, -3 * PAGE, NULL));
+    g_assert_true(guest_memfd_check_save(2 * PAGE, GPA_ALIAS - 2 * PAGE, NULL));
+    g_assert_true(guest_memfd_check_save(PAGE - 100, 100, NULL));
+    g_assert_true(guest_memfd_check_save(2 * PAGE, 1, NULL));
+    /* What wraps goes on at 0. */
+    g_assert_true(guest_memfd_check_save(-PAGE, 2 * PAGE, NULL));
+    g_assert_false(guest_memfd_check_save(-PAGE, 2 * PAGE + 1, NULL));
     teardown();
 }
 
@@ -192,8 +369,11 @@ int main(int argc, char **argv)
     fake_init();
     g_test_add_func("/guest-memfd-access/stand-in", test_stand_in);
     g_test_add_func("/guest-memfd-access/comes-back", test_comes_back);
+    g_test_add_func("/guest-memfd-access/many", test_many);
+    g_test_add_func("/guest-memfd-access/policy", test_policy);
     g_test_add_func("/guest-memfd-access/not-ours", test_not_ours);
     g_test_add_func("/guest-memfd-access/host-access", test_host_access);
+    g_test_add_func("/guest-memfd-access/ranges", test_ranges);
     g_test_add_func("/guest-memfd-access/launch", test_launch);
     g_test_add_func("/guest-memfd-access/save", test_save);
     return g_test_run();

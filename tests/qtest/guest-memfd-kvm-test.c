@@ -1,0 +1,220 @@
+/*
+ * memory-backend-guest-memfd with two copies
+ *
+ * On a KVM that only seems to have private memory (guest-memfd-fake-kvm.c).
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#include "qemu/osdep.h"
+#include <linux/kvm.h>
+#include <sys/ioctl.h>
+#include "qemu/bswap.h"
+#include "qemu/units.h"
+#include "guest-memfd-util.h"
+
+#define FAKE_KVM "libguest-memfd-fake-kvm.so"
+#define HUGEPAGES "/sys/kernel/mm/hugepages/hugepages-2048kB/"
+#define HUGE (2 * MiB)
+
+/* Another huge page than that of the descriptor of fw_cfg's DMA */
+#define VICTIM (8 * MiB)
+#define DESCRIPTOR (64 * KiB)
+
+#define PROTECTED "-nodefaults -S -accel kvm -cpu host -m 64M " \
+                  "-object x-sw-protected-guest,id=p0 " \
+                  "-machine q35,confidential-guest-support=p0,memory-backend=m0 " \
+                  "-object " BACKEND ",id=m0,size=64M,init=shared,"
+
+static const char *problem(void)
+{
+    int kvm = open("/dev/kvm", O_RDWR | O_CLOEXEC);
+    int vm, files = 0;
+
+    if (kvm < 0) {
+        return "no access to /dev/kvm";
+    }
+    vm = ioctl(kvm, KVM_CREATE_VM, 0);
+    if (vm >= 0) {
+        files = ioctl(vm, KVM_CHECK_EXTENSION, KVM_CAP_GUEST_MEMFD);
+        close(vm);
+    }
+    close(kvm);
+    return files > 0 ? NULL : "this kernel's KVM has no guest_memfd";
+}
+
+/* What is started next sees the other KVM. */
+static void fake_kvm(bool fake)
+{
+    if (fake) {
+        g_autofree char *self = g_file_read_link("/proc/self/exe", NULL);
+        g_autofree char *dir = g_path_get_dirname(self);
+        g_autofree char *path = g_build_filename(dir, FAKE_KVM, NULL);
+
+        g_assert_cmpint(access(path, R_OK), ==, 0);
+        g_setenv("LD_PRELOAD", path, true);
+    } else {
+        g_unsetenv("LD_PRELOAD");
+    }
+}
+
+static QTestState *start(const char *options)
+{
+    g_autofree char *args = g_strconcat(PROTECTED, options, NULL);
+    QTestState *qts;
+
+    fake_kvm(true);
+    qts = qtest_init(args);
+    fake_kvm(false);
+    return qts;
+}
+
+/* fw_cfg writes its signature, "QEMU", to guest memory. */
+static bool dma(QTestState *qts, uint64_t gpa)
+{
+    struct {
+        uint32_t control, length;
+        uint64_t address;
+    } QEMU_PACKED access = {
+        .control = cpu_to_be32(0x0a),           /* select item 0, read */
+        .length = cpu_to_be32(4),
+        .address = cpu_to_be64(gpa),
+    };
+
+    qtest_memwrite(qts, DESCRIPTOR, &access, sizeof(access));
+    qtest_outl(qts, 0x514, 0);
+    qtest_outl(qts, 0x518, cpu_to_be32(DESCRIPTOR));
+    return !qtest_readl(qts, DESCRIPTOR);
+}
+
+/* DMA of a device model neither reaches private memory nor leaves a trace. */
+static void test_dma(void)
+{
+    QTestState *qts;
+
+    if (problem()) {
+        g_test_skip(problem());
+        return;
+    }
+    qts = start("driver=kvm");
+    g_assert_true(dma(qts, VICTIM));
+    g_assert_cmphex(qtest_readl(qts, VICTIM), ==, 0x554d4551);
+    gm_convert(qts, "m0", VICTIM, 4096, true);
+    g_assert_false(dma(qts, VICTIM));
+    gm_convert(qts, "m0", VICTIM, 4096, false);
+    g_assert_cmphex(qtest_readl(qts, VICTIM), ==, 0);
+    g_assert_true(dma(qts, VICTIM));
+    qtest_quit(qts);
+}
+
+static uint64_t huge_pages(const char *counter)
+{
+    g_autofree char *path = g_strconcat(HUGEPAGES, counter, NULL);
+    g_autofree char *text = NULL;
+
+    return g_file_get_contents(path, &text, NULL, NULL) ?
+           g_ascii_strtoull(text, NULL, 10) : 0;
+}
+
+static uint64_t huge_pages_free(void)
+{
+    return huge_pages("free_hugepages") - huge_pages("resv_hugepages");
+}
+
+/* All huge pages that are left; the end of the file descriptor gives them back. */
+static int empty_pool(void)
+{
+    int fd = memfd_create("pool", MFD_HUGETLB | MFD_CLOEXEC);
+
+    g_assert_cmpint(fd, >=, 0);
+    for (uint64_t at = 0; !fallocate(fd, 0, at, HUGE); at += HUGE) {
+        /* one more */
+    }
+    return fd;
+}
+
+/* The pool has no page left for what a guest has made private. */
+static void test_empty_pool(void)
+{
+    QTestState *qts;
+    int fd;
+
+    if (problem() || huge_pages_free() < 4) {
+        g_test_skip(problem() ?: "fewer than 4 free huge pages of 2 MiB");
+        return;
+    }
+    qts = start("hugetlb=on,hugetlbsize=2M,reserve=off "
+                "-device loader,addr=0x800000,data=0x1234,data-len=4");
+    g_assert_true(dma(qts, VICTIM));
+    gm_convert(qts, "m0", VICTIM, HUGE, true);
+    fd = empty_pool();
+
+    g_assert_false(dma(qts, VICTIM));
+    gm_convert_fails(qts, "m0", VICTIM, 4096, false, "Cannot allocate memory");
+    qtest_system_reset(qts);
+    g_assert_cmpuint(gm_bytes(qts, "m0", "private-bytes"), ==, HUGE);
+
+    close(fd);
+    qtest_system_reset(qts);
+    g_assert_cmpuint(gm_bytes(qts, "m0", "private-bytes"), ==, 0);
+    g_assert_cmphex(qtest_readl(qts, VICTIM), ==, 0x1234);
+    qtest_quit(qts);
+}
+
+/* What was promised is kept, whatever the guest does. */
+static void test_promise(const void *options)
+{
+    uint64_t before;
+    QTestState *qts;
+
+    if (problem() || huge_pages_free() < 32) {
+        g_test_skip(problem() ?: "fewer than 32 free huge pages of 2 MiB");
+        return;
+    }
+    before = huge_pages_free();
+    qts = start(options);
+    g_assert_cmpuint(huge_pages_free(), ==, before - 32);
+    g_assert_true(dma(qts, VICTIM));
+    gm_convert(qts, "m0", VICTIM, 4 * HUGE, true);
+    g_assert_cmpuint(huge_pages_free(), ==, before - 32);
+    gm_convert(qts, "m0", VICTIM, 4 * HUGE, false);
+    g_assert_cmpuint(huge_pages_free(), ==, before - 32);
+    qtest_quit(qts);
+}
+
+/* Nothing would be protected. */
+static void test_emulated(void)
+{
+    const char *argv[] = {
+        "sh", "-c", "exec timeout 60 $0 " PROTECTED "driver=emulated -display none",
+        qtest_qemu_binary(NULL), NULL
+    };
+    g_autofree char *err = NULL;
+    int status;
+
+    if (problem()) {
+        g_test_skip(problem());
+        return;
+    }
+    fake_kvm(true);
+    g_assert_true(g_spawn_sync(NULL, (char **)argv, NULL, G_SPAWN_SEARCH_PATH,
+                               NULL, NULL, NULL, &err, &status, NULL));
+    fake_kvm(false);
+    g_assert_true(WIFEXITED(status));
+    g_assert_cmpint(WEXITSTATUS(status), ==, 1);
+    g_assert_nonnull(strstr(err, "driver=emulated cannot back a confidential "
+                            "machine"));
+}
+
+int main(int argc, char **argv)
+{
+    g_test_init(&argc, &argv, NULL);
+    qtest_add_func("guest-memfd-kvm/dma", test_dma);
+    qtest_add_func("guest-memfd-kvm/empty-pool", test_empty_pool);
+    qtest_add_data_func("guest-memfd-kvm/promise/reserve",
+                        "hugetlb=on,hugetlbsize=2M", test_promise);
+    qtest_add_data_func("guest-memfd-kvm/promise/prealloc",
+                        "hugetlb=on,hugetlbsize=2M,prealloc=on", test_promise);
+    qtest_add_func("guest-memfd-kvm/emulated", test_emulated);
+    return g_test_run();
+}
