@@ -136,10 +136,12 @@ static int empty_pool(void)
 /* The pool has no page left for what a guest has made private. */
 static void test_empty_pool(void)
 {
+    int lock = gm_lock_huge_pages();
     QTestState *qts;
     int fd;
 
     if (problem() || huge_pages_free() < 4) {
+        close(lock);
         g_test_skip(problem() ?: "fewer than 4 free huge pages of 2 MiB");
         return;
     }
@@ -159,15 +161,18 @@ static void test_empty_pool(void)
     g_assert_cmpuint(gm_bytes(qts, "m0", "private-bytes"), ==, 0);
     g_assert_cmphex(qtest_readl(qts, VICTIM), ==, 0x1234);
     qtest_quit(qts);
+    close(lock);
 }
 
 /* What was promised is kept, whatever the guest does. */
 static void test_promise(const void *options)
 {
+    int lock = gm_lock_huge_pages();
     uint64_t before;
     QTestState *qts;
 
     if (problem() || huge_pages_free() < 32) {
+        close(lock);
         g_test_skip(problem() ?: "fewer than 32 free huge pages of 2 MiB");
         return;
     }
@@ -180,6 +185,7 @@ static void test_promise(const void *options)
     gm_convert(qts, "m0", VICTIM, 4 * HUGE, false);
     g_assert_cmpuint(huge_pages_free(), ==, before - 32);
     qtest_quit(qts);
+    close(lock);
 }
 
 /* Nothing would be protected. */

@@ -596,6 +596,7 @@ static void test_hotplug(void)
 static void test_hugetlb(const void *opaque)
 {
     uint64_t size = (uintptr_t)opaque;
+    int lock = gm_lock_huge_pages();
     g_autofree char *args = NULL;
     QTestState *qts;
     QDict *block;
@@ -605,6 +606,7 @@ static void test_hugetlb(const void *opaque)
             "fewer than 2 free huge pages of %" PRIu64 " KiB", size / KiB);
 
         g_test_skip(why);
+        close(lock);
         return;
     }
     args = g_strdup_printf(Q35 "-m %" PRIu64 "M -object thread-context,id=tc "
@@ -623,6 +625,7 @@ static void test_hugetlb(const void *opaque)
     g_assert_cmpuint(gm_bytes(qts, "m0", "vmemmap-bytes"), ==,
                      size / 64 - 4096);
     qtest_quit(qts);
+    close(lock);
 }
 
 /* The device on q35's root bus, slot 4. */

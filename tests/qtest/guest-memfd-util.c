@@ -5,6 +5,7 @@
  */
 
 #include "qemu/osdep.h"
+#include <sys/file.h>
 #include "guest-memfd-util.h"
 #include "qobject/qlist.h"
 
@@ -181,4 +182,12 @@ void gm_eject_dimm(QTestState *qts, const char *id, unsigned slot)
     qtest_outl(qts, MEMHP_SELECTOR, slot);
     qtest_outb(qts, MEMHP_STATUS, MEMHP_EJECT);
     qtest_qmp_eventwait(qts, "DEVICE_DELETED");
+}
+
+int gm_lock_huge_pages(void)
+{
+    int fd = open("/sys/kernel/mm/hugepages", O_RDONLY | O_CLOEXEC);
+
+    g_assert_true(fd < 0 || !flock(fd, LOCK_EX));
+    return fd;
 }

@@ -46,6 +46,13 @@ char *gm_map_string(QTestState *qts, const char *id, unsigned limit);
 /** gm_assert_failure - run a command that must fail with @needle in the text */
 void gm_assert_failure(QTestState *qts, QDict *response, const char *needle);
 
+/**
+ * gm_lock_huge_pages - no other test has to do with the pools of huge pages
+ *
+ * Returns: a file descriptor; closing it ends that.
+ */
+int gm_lock_huge_pages(void);
+
 /** gm_object_del - object-del, until the memory's last user has let go */
 void gm_object_del(QTestState *qts, const char *id);
 
