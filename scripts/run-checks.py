@@ -101,7 +101,7 @@ def main():
               file=sys.stderr)
         return 1
 
-    for suite in ('libvirt', 'docs'):       # tests that miss them skip
+    for suite in ('build', 'libvirt', 'docs'):  # tests that miss them skip
         if args.suite in (None, suite):
             subprocess.run(['sh', TOP / 'tests' / suite /
                             'install-packages.sh'], check=False)
