@@ -9,13 +9,20 @@ cd "$(dirname "$0")/.."
 
 scripts/build-qemu.sh tests | while read -r name; do
     case $name in
-    tests/unit/*) echo "unit build/qemu/$name" ;;
-    *.so) ;;
-    tests/qtest/*) echo "qtest build/qemu/$name" ;;
+    tests/unit/*)
+        echo "unit build/qemu/$name"
+        echo "sanitizers build/asan/$name"
+        ! grep -q qemu_thread_create "$name.c" ||
+            echo "sanitizers build/tsan/$name"
+        ;;
+    tests/qtest/*)
+        echo "qtest build/qemu/$name"
+        echo "sanitizers build/asan/$name"
+        ;;
     esac
 done
 
-for suite in vfio-user guest libvirt build docs; do
+for suite in vfio-user guest libvirt build docs sanitizers; do
     for path in "tests/$suite"/check-*.py "tests/$suite"/check-*.sh; do
         [ ! -x "$path" ] || echo "$suite $path"
     done

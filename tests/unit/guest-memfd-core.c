@@ -9,6 +9,8 @@
 #include "qemu/osdep.h"
 #include "qemu/module.h"
 #include "hw/boards.h"
+#include "migration/blocker.h"
+#include "qapi/error.h"
 #include "system/accel-blocker.h"
 #include "system/kvm.h"
 #include "system/memory.h"
@@ -66,6 +68,17 @@ int ram_block_coordinated_discard_require(bool state)
 {
     core_discards_required += state ? 1 : -1;
     return 0;
+}
+
+int migrate_add_blocker(Error **reasonp, Error **errp)
+{
+    return 0;
+}
+
+void migrate_del_blocker(Error **reasonp)
+{
+    error_free(*reasonp);
+    *reasonp = NULL;
 }
 
 static const TypeInfo rdm_info = {
