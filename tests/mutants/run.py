@@ -1,0 +1,218 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Put faults into the code, one after the other: do the tests notice them?
+
+    tests/mutants/run.py [--list FILE] [WORD ...]
+
+runs the mutants whose names have all the WORDs, of all lists or of one, on what
+"make build" has left in build/.  A list is TOML; each [[mutant]] has
+
+    name    what is wrong with it
+    file    where, in the repository
+    old     text that the file has once
+    new     what stands there instead
+    tests   optional: test programs that may notice it, as in "test-guest-memfd"
+            or "guest-memfd-dma-test" (a qtest: QEMU is linked, too); if this is
+            left out: the unit tests that contain the file
+
+Prints TAP, and at the end how many were noticed.  A mutant that does not apply
+or does not compile is an error of the list, and fails as one that survives.
+"""
+
+import argparse
+import os
+import re
+import signal
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+sys.dont_write_bytecode = True
+HERE = Path(__file__).resolve().parent
+TOP = HERE.parent.parent
+sys.path.append(str(TOP / 'scripts'))
+
+# pylint: disable=wrong-import-position
+import qemu_variant
+from qemu_variant import Variant, VariantError
+
+QEMU = 'qemu-system-x86_64'
+PEER = 'tests/vfio-user/edu-server'
+TIMEOUT = 120                   # seconds; a test that hangs has noticed
+DIR = qemu_variant.BUILD / 'mutants'
+FLAGS = '-O0 -Wno-error -iquote ../mutants/src -iquote ../mutants/src/include'
+KEYS = {'name', 'file', 'old', 'new', 'tests'}
+
+
+class MutantError(Exception):
+    """A mutant that is not as it should be."""
+
+
+class Tests:
+    """Test programs made of copies of our files, in build/mutants."""
+
+    def __init__(self):
+        self.own, _ = qemu_variant.own_files()
+        self.unit = qemu_variant.test_programs('unit')
+        self.all = self.unit + qemu_variant.test_programs('qtest')
+        self.restore()
+        self.variant = Variant('mutants', FLAGS)
+        self.variant.replaced = {
+            '-c ../src/%s' % name: '-c ../mutants/src/%s' % name
+            for name in self.own if name.endswith('.c')}
+        self.variant.choose(lambda path: path in self.own)
+        for program in self.all + [QEMU, PEER]:
+            if program in self.variant.edges:
+                self.variant.link(program)
+        self.variant.write()
+        bundle = DIR / 'qemu-bundle'
+        if not bundle.is_symlink():
+            bundle.symlink_to('../qemu/qemu-bundle')
+
+    def restore(self):
+        """Have the copies as the repository has the files."""
+        for name in self.own:
+            self.put(name, (TOP / name).read_bytes())
+
+    @staticmethod
+    def put(name, data):
+        """Make a copy what it should be, and leave it alone if it is."""
+        path = DIR / 'src' / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not path.is_file() or path.read_bytes() != data:
+            path.write_bytes(data)
+
+    def named(self, names):
+        """The programs with these names."""
+        found = []
+        for name in names:
+            paths = [path for path in self.all if Path(path).name == name]
+            if not paths:
+                raise MutantError("there is no test program '%s'" % name)
+            found += paths
+        return found
+
+    def containing(self, file):
+        """The unit tests that a file is part of."""
+        if not file.endswith('.c'):
+            return self.unit
+        return [program for program in self.unit if any(
+            self.variant.commands[name]['file'] == '../src/' + file
+            for name in self.variant.edges[program].inputs
+            if name in self.variant.commands)]
+
+    def make(self, programs):
+        """Compile and link what is needed to run the programs."""
+        needed = list(programs)
+        if any(program not in self.unit for program in programs):
+            needed += [name for name in (QEMU, PEER)
+                       if name in self.variant.edges]
+        self.variant.make(needed)
+
+    def run(self, program):
+        """Nothing if the program is content, else what it noticed first."""
+        env = dict(os.environ, QTEST_QEMU_BINARY=str(DIR / QEMU), LC_ALL='C')
+        with subprocess.Popen([DIR / program, '--tap'], env=env,
+                              cwd=qemu_variant.QEMU, stdout=subprocess.PIPE,
+                              stderr=subprocess.STDOUT, errors='replace',
+                              start_new_session=True) as process:
+            try:
+                said = process.communicate(timeout=TIMEOUT)[0]
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+                return 'it hangs'
+        if process.returncode == 0:
+            return None
+        match = re.search(r'^(?:not ok|Bail out!) (.*)', said, re.M)
+        return match.group(1) if match else \
+            'exit status %d' % process.returncode
+
+
+def mutated(mutant):
+    """The text of the file with the fault."""
+    text = (TOP / mutant['file']).read_text()
+    times = text.count(mutant['old'])
+    if times != 1:
+        raise MutantError('%s has the old text %d times, not once'
+                          % (mutant['file'], times))
+    return text.replace(mutant['old'], mutant['new'])
+
+
+def try_mutant(tests, mutant):
+    """Which program noticed what, or None."""
+    programs = tests.named(mutant['tests']) if 'tests' in mutant else \
+        tests.containing(mutant['file'])
+    if not programs:
+        raise MutantError('no unit test contains %s: name tests'
+                          % mutant['file'])
+    text = mutated(mutant)
+    try:
+        tests.put(mutant['file'], text.encode())
+        tests.make(programs)
+        for program in programs:
+            noticed = tests.run(program)
+            if noticed:
+                return '%s: %s' % (Path(program).name, noticed)
+    finally:
+        tests.restore()
+    return None
+
+
+def read_list(path):
+    """The mutants of a list."""
+    with open(path, 'rb') as file:
+        mutants = tomllib.load(file)['mutant']
+    for mutant in mutants:
+        if set(mutant) | {'tests'} != KEYS:
+            raise MutantError('%s: a mutant has %s' % (path, sorted(mutant)))
+    return mutants
+
+
+def main():
+    """Run the mutants that were asked for."""
+    parser = argparse.ArgumentParser(description=__doc__.split('\n', 1)[0])
+    parser.add_argument('--list', type=Path, action='append',
+                        help='a list (all in tests/mutants)')
+    parser.add_argument('words', nargs='*', metavar='WORD')
+    args = parser.parse_args()
+
+    counts = {'noticed': 0, 'SURVIVED': 0, 'wrong': 0}
+    try:
+        mutants = [mutant for path in args.list or sorted(HERE.glob('*.toml'))
+                   for mutant in read_list(path)
+                   if all(word in mutant['name'] for word in args.words)]
+        tests = Tests()
+        programs = sorted({program for mutant in mutants
+                           for program in tests.named(mutant.get('tests', []))
+                           or tests.containing(mutant.get('file'))})
+        tests.make(programs)
+        for program in programs:
+            failed = tests.run(program)
+            if failed:
+                raise MutantError('%s fails without a mutant: %s'
+                                  % (program, failed))
+    except (MutantError, VariantError, OSError, KeyError) as error:
+        print('mutants: %s' % error, file=sys.stderr)
+        return 2
+    print('1..%d' % len(mutants), flush=True)
+    for number, mutant in enumerate(mutants, 1):
+        try:
+            noticed = try_mutant(tests, mutant)
+            result = 'noticed' if noticed else 'SURVIVED'
+        except (MutantError, VariantError, OSError) as error:
+            noticed, result = str(error), 'wrong'
+        counts[result] += 1
+        for line in noticed.splitlines() if result == 'wrong' else []:
+            print('# ' + line)
+        print('%sok %d - %s: %s' % (
+            '' if result == 'noticed' else 'not ', number, mutant['name'],
+            result) + (' by ' + noticed if result == 'noticed' else ''),
+            flush=True)
+    print('# ' + ', '.join('%d %s' % (count, result)
+                           for result, count in counts.items()))
+    return 1 if counts['SURVIVED'] or counts['wrong'] else 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())
