@@ -99,8 +99,9 @@ def the_series_gives_what_make_build_compiles(_):
 def every_file_has_a_maintainer(_):
     """QEMU's MAINTAINERS has a pattern for each file when it comes."""
     git = applied()
-    # The last commit is the library's, which QEMU does not have.
-    for commit in git('rev-list', 'base..HEAD~').split():
+    # The last commits are the library's, which QEMU does not have.
+    _, library = export()
+    for commit in git('rev-list', 'base..HEAD~%d' % len(library)).split():
         own = git('show', commit + ':MAINTAINERS').split(
             '\nguest_memfd memory\n')[1].split('\n\n')[0]
         patterns = [line[3:] + ('*' if line.endswith('/') else '')
