@@ -25,13 +25,16 @@ tests/qtest/guest-memfd-[^/]*
 tests/vfio-user/[^/]*
 tests/bench/guest-memfd-[^/]*'
 
+# Where Debian's packages have what PCs and their cards need
+FIRMWARE='/usr/share/qemu /usr/share/seabios /usr/lib/ipxe/qemu'
+
 FLAGS="--target-list=x86_64-softmmu --python=$python
     --disable-docs --disable-user --disable-guest-agent --disable-download
     --without-default-features --enable-system --enable-kvm --enable-tcg
     --enable-numa --enable-slirp --enable-pixman --enable-fdt=system
     --enable-vfio-user-server --enable-vhost-kernel
     --disable-install-blobs --enable-werror
-    --firmwarepath=/usr/share/qemu:/usr/share/seabios"
+    --firmwarepath=$(echo "$FIRMWARE" | tr ' ' :)"
 
 die() {
     echo "build-qemu: $*" >&2
@@ -122,9 +125,9 @@ build_qemu() {
 
     # Run from its build directory, QEMU looks for the distribution's firmware
     # below qemu-bundle and nowhere else.
-    mkdir -p "$build/qemu/qemu-bundle/usr/share"
-    for dir in qemu seabios; do
-        ln -sfn "/usr/share/$dir" "$build/qemu/qemu-bundle/usr/share/$dir"
+    for dir in $FIRMWARE; do
+        mkdir -p "$build/qemu/qemu-bundle$(dirname "$dir")"
+        ln -sfn "$dir" "$build/qemu/qemu-bundle$dir"
     done
 }
 

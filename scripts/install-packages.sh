@@ -9,7 +9,7 @@ PACKAGES="build-essential dpkg-dev make patch perl git
           ninja-build ccache pkg-config python3 python3-venv flex bison
           libglib2.0-dev libpixman-1-dev libslirp-dev libfdt-dev libnuma-dev
           libjson-c-dev libcmocka-dev
-          seabios qemu-system-data"
+          seabios qemu-system-data ipxe-qemu ovmf"
 
 # QEMU's configure needs these; where the release has only an older meson,
 # fetch-qemu.py unpacks a private copy instead.

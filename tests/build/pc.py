@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The QEMU that was built, as a user starts it: a PC with its firmware."""
+
+import os
+import socket
+import subprocess
+import sys
+
+import tap
+
+sys.path.insert(0, str(tap.TOP / 'tests/guest'))
+# pylint: disable=wrong-import-position
+import harness
+
+QEMU = os.environ.get('QEMU', str(tap.TOP / 'build/qemu-system-x86_64'))
+# What every test but that of the defaults says
+QUIET = ('-display', 'none', '-accel', 'tcg')
+
+
+class Qemu:
+    """QEMU with these options, a monitor, and a channel that text comes from."""
+
+    def __init__(self, *options, text):
+        pairs = [socket.socketpair() for _ in range(2)]
+        (monitor, self._text), theirs = zip(*pairs)
+        args = [QEMU, '-m', '1G', *options, '-mon', 'chardev=qmp,mode=control',
+                *text]
+        for name, sock in zip(('qmp', 'text'), theirs):
+            args += ['-chardev', 'socket,id=%s,fd=%d' % (name, sock.fileno())]
+        self._process = subprocess.Popen(
+            args, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE, universal_newlines=True,
+            pass_fds=[sock.fileno() for sock in theirs],
+            preexec_fn=harness.die_with_parent)
+        for sock in theirs:
+            sock.close()
+        with monitor:
+            try:
+                self.qmp = harness.Qmp(monitor)
+            except EOFError:
+                self._text.close()
+                raise AssertionError(self._process.communicate()[1]) from None
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exc):
+        self._process.kill()
+        self._process.communicate()
+        self._text.close()
+
+    def assert_running(self):
+        """The VM runs."""
+        status = self.qmp.command('query-status')['status']
+        assert status == 'running', status
+
+    def read_until(self, words, times=1):
+        """Read text from the guest until these words are in it so often."""
+        seen = b''
+        while seen.count(words) < times:
+            some = self._text.recv(4096)
+            assert some, 'QEMU ended after %r' % seen
+            seen += some
+
+
+def bios(*options):
+    """QEMU whose text is what SeaBIOS says of its work."""
+    return Qemu(*options, text=('-device',
+                                'isa-debugcon,iobase=0x402,chardev=text'))
+
+
+def listed(kind):
+    """The lines of what QEMU offers of a kind."""
+    return subprocess.run(
+        [QEMU, '-' + kind, 'help'], check=True, stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE, universal_newlines=True).stdout.splitlines()
