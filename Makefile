@@ -8,6 +8,8 @@
 
 export QEMU_SRC QEMU_DL_DIR KERNEL_SRC ACCEL JOBS SUITE CHECK_VM CONVERSIONS REPEATS
 export AUTHOR
+# FULL and QEMU_CONFIGURE are not in this list: given as nothing is not the same
+# as not given, and what is given goes to the environment by itself.
 
 help:
 	@echo "make build      fetch QEMU, apply patches/, add our files, compile"
@@ -31,6 +33,9 @@ help:
 	@echo "QEMU_DL_DIR=DIR keep downloads there instead of build/dl"
 	@echo "ACCEL=kvm|tcg   accelerator of make run"
 	@echo "JOBS=N          compile N files at a time"
+	@echo "FULL=1          build all features that Debian's QEMU has (0: only what a"
+	@echo "                server needs); QEMU_CONFIGURE='OPTION...' gives options to"
+	@echo "                QEMU's configure; both hold for later calls of make, too"
 
 build:
 	@scripts/build-qemu.sh build

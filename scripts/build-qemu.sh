@@ -12,7 +12,9 @@
 #   build-qemu.sh env CMD   run CMD with the meson that the build uses
 #
 # Environment: QEMU_SRC (the user's own QEMU tree), QEMU_DL_DIR (where
-# downloads are kept), JOBS, SKIP_PACKAGES=1 (install nothing).
+# downloads are kept), JOBS, SKIP_PACKAGES=1 (install nothing), FULL=1 (all
+# features that Debian's QEMU has), QEMU_CONFIGURE (options of QEMU's configure
+# beside those below). The last two hold until they are given anew.
 
 set -eu
 
@@ -28,13 +30,30 @@ tests/bench/guest-memfd-[^/]*'
 # Where Debian's packages have what PCs and their cards need
 FIRMWARE='/usr/share/qemu /usr/share/seabios /usr/lib/ipxe/qemu'
 
+TOOLS='qemu-img qemu-io qemu-nbd storage-daemon/qemu-storage-daemon'
+
 FLAGS="--target-list=x86_64-softmmu --python=$python
     --disable-docs --disable-user --disable-guest-agent --disable-download
-    --without-default-features --enable-system --enable-kvm --enable-tcg
-    --enable-numa --enable-slirp --enable-pixman --enable-fdt=system
-    --enable-vfio-user-server --enable-vhost-kernel
-    --disable-install-blobs --enable-werror
-    --firmwarepath=$(echo "$FIRMWARE" | tr ' ' :)"
+    --disable-install-blobs --firmwarepath=$(echo "$FIRMWARE" | tr ' ' :)
+    --enable-system --enable-tools --enable-kvm --enable-tcg
+    --enable-vfio-user-server --enable-fdt=system"
+
+# Without FULL=1: what a server needs, not what opens windows and makes sounds,
+# nor clients of network storage
+FEATURES="--without-default-features --enable-werror
+    --enable-numa --enable-seccomp --enable-tpm --enable-keyring
+    --enable-slirp --enable-l2tpv3 --enable-cap-ng --enable-colo-proxy
+    --enable-pixman --enable-vnc --enable-vnc-jpeg --enable-vnc-sasl
+    --enable-png --enable-curses --enable-iconv --enable-gnutls
+    --enable-vhost-kernel --enable-vhost-net --enable-vhost-user
+    --enable-vhost-vdpa --enable-vhost-crypto --enable-vhost-user-blk-server
+    --enable-libvduse --enable-vduse-blk-export --enable-multiprocess
+    --enable-virtfs --enable-attr --enable-libusb --enable-usb-redir
+    --enable-hv-balloon --enable-linux-aio --enable-linux-io-uring
+    --enable-fuse --enable-replication --enable-zstd --enable-bzip2
+    --enable-bochs --enable-cloop --enable-dmg --enable-parallels
+    --enable-qcow1 --enable-qed --enable-vdi --enable-vhdx --enable-vmdk
+    --enable-vpc --enable-vvfat"
 
 die() {
     echo "build-qemu: $*" >&2
@@ -56,6 +75,26 @@ use_tools() {
     fi
     # Objects are found again by a clone in another directory.
     export CCACHE_BASEDIR="$top" CCACHE_NOHASHDIR=1
+}
+
+# An option: what is given, else what was given last
+option() {
+    kept=$build/option.$1
+    if given=$(printenv "$1"); then
+        echo "$given" >"$kept"
+    fi
+    [ ! -f "$kept" ] || cat "$kept"
+}
+
+choose_options() {
+    case ${FULL:-0} in
+    0 | 1) ;;
+    *) die "FULL is $FULL: set it to 1 (all features) or 0 (the default)." ;;
+    esac
+    FULL=$(option FULL)
+    export FULL
+    [ "$FULL" != 1 ] || FEATURES=
+    FLAGS="$FLAGS $FEATURES $(option QEMU_CONFIGURE)"
 }
 
 prepare() {
@@ -119,9 +158,11 @@ build_qemu() {
     # the list of targets may have changed
     said=$(cd "$build/qemu" && ninja --quiet build.ninja 2>&1) ||
         die "QEMU's build files are wrong: $said"
-    # shellcheck disable=SC2046
-    run_ninja qemu-system-x86_64 $(test_programs)
-    ln -sfn qemu/qemu-system-x86_64 "$build/qemu-system-x86_64"
+    # shellcheck disable=SC2046,SC2086
+    run_ninja qemu-system-x86_64 $TOOLS $(test_programs)
+    for program in qemu-system-x86_64 $TOOLS; do
+        ln -sfn "qemu/$program" "$build/$(basename "$program")"
+    done
 
     # Run from its build directory, QEMU looks for the distribution's firmware
     # below qemu-bundle and nowhere else.
@@ -148,6 +189,7 @@ prepare | qemu | build)
     # One at a time: others wait.
     exec 9>"$build/.lock"
     flock 9
+    choose_options
     prepare
     [ "$1" = prepare ] || build_qemu
     exec 9>&-
@@ -155,6 +197,7 @@ prepare | qemu | build)
     ;;
 tree)
     use_tools
+    choose_options
     build=$2
     configure
     build_qemu

@@ -1,7 +1,8 @@
 #!/bin/sh
 # SPDX-License-Identifier: GPL-2.0-or-later
 #
-# Install the Debian packages that the build needs and that are missing.
+# Install the Debian packages that the build needs and that are missing. With
+# FULL=1 these are more; which of them there are depends on the release.
 
 set -eu
 
@@ -9,7 +10,22 @@ PACKAGES="build-essential dpkg-dev make patch perl git
           ninja-build ccache pkg-config python3 python3-venv flex bison
           libglib2.0-dev libpixman-1-dev libslirp-dev libfdt-dev libnuma-dev
           libjson-c-dev libcmocka-dev
+          libaio-dev liburing-dev libseccomp-dev libgnutls28-dev
+          libcap-ng-dev libjpeg-dev libpng-dev libsasl2-dev libncurses-dev
+          libusb-1.0-0-dev libusbredirparser-dev libfuse3-dev libzstd-dev
+          libbz2-dev
           seabios qemu-system-data ipxe-qemu ovmf"
+
+# "A|B": B will do, if it is installed; the two exclude each other.
+FULL_PACKAGES="libasound2-dev libblkio-dev libbpf-dev libbrlapi-dev
+               libcacard-dev libcapstone-dev
+               libcurl4-gnutls-dev|libcurl4-openssl-dev libdaxctl-dev
+               libdrm-dev libepoxy-dev libgbm-dev libglusterfs-dev libgtk-3-dev
+               libibumad-dev libibverbs-dev libiscsi-dev
+               libjack-dev|libjack-jackd2-dev libnfs-dev libpipewire-0.3-dev
+               libpmem-dev libpulse-dev librbd-dev librdmacm-dev libsdl2-dev
+               libspice-server-dev libssh-dev libudev-dev libvdeplug-dev
+               libvirglrenderer-dev libvte-2.91-dev nettle-dev"
 
 # QEMU's configure needs these; where the release has only an older meson,
 # fetch-qemu.py unpacks a private copy instead.
@@ -36,8 +52,13 @@ have_meson() {
         "$(dpkg-query -W -f '${Version}' meson)" ge "$MESON_MIN"
 }
 
+# The version of a package that apt would install, if any
+offered() {
+    LC_ALL=C apt-cache policy "$1" | sed -n '/(none)$/!s/^  Candidate: //p'
+}
+
 meson_is_offered() {
-    version=$(LC_ALL=C apt-cache policy meson | sed -n 's/^  Candidate: //p')
+    version=$(offered meson)
     dpkg --compare-versions "${version:-0}" ge "$MESON_MIN"
 }
 
@@ -55,7 +76,20 @@ for package in $PACKAGES; do
     is_installed "$package" || missing="$missing $package"
 done
 
-if [ -z "$missing" ] && { have_meson || [ -d "${1:-build}/tools/usr" ]; }; then
+missing_for_full() {
+    [ "${FULL:-}" = 1 ] || return 0
+    for package in $FULL_PACKAGES; do
+        first=${package%%|*}
+        if ! is_installed "$first" && ! is_installed "${package#*|}" &&
+            [ -n "$(offered "$first")" ]; then
+            printf ' %s' "$first"
+        fi
+    done
+}
+
+# Nothing is offered while there are no package lists: see below.
+full=$(missing_for_full)
+if [ -z "$missing$full" ] && { have_meson || [ -d "${1:-build}/tools/usr" ]; }; then
     exit 0
 fi
 
@@ -70,19 +104,20 @@ else
 fi
 
 if [ "$as_root" = none ]; then
-    [ -z "$missing" ] ||
+    [ -z "$missing$full" ] ||
         die "neither root nor sudo here: have an administrator run" \
-            "'apt-get install$missing', then try again."
+            "'apt-get install$missing$full', then try again."
     exit 0
 fi
 
 export DEBIAN_FRONTEND=noninteractive
 
-if [ -n "$missing" ]; then
-    echo "installing packages:$missing"
+if [ -n "$missing$full" ]; then
     $as_root apt-get -q update </dev/null ||
         echo "install-packages: apt-get update failed, going on with the" \
              "package lists that are here." >&2
+    missing=$missing$(missing_for_full)
+    echo "installing packages:$missing"
 fi
 if ! have_meson && meson_is_offered; then
     missing="$missing $MESON_PACKAGES"
@@ -91,6 +126,7 @@ fi
 
 # shellcheck disable=SC2086
 $as_root env DEBIAN_FRONTEND=noninteractive \
-    apt-get -q -y --no-install-recommends install $missing </dev/null ||
+    apt-get -q -y --no-install-recommends --no-remove install \
+    $missing </dev/null ||
     die "apt-get could not install the packages that are needed: run" \
         "'apt-get install$missing' to see why, then try again."

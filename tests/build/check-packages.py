@@ -14,7 +14,7 @@ class Machine:
     """A PATH with a package database, an apt and a user of our own."""
 
     def __init__(self, directory, uid=0, missing=(), meson='1.0.1',
-                 offered='1.0.1'):
+                 offered='1.0.1', unknown='none'):
         self.bin = directory / 'bin'
         self.log = tap.write(directory / 'log', '')
         self.build = directory / 'build'
@@ -29,7 +29,11 @@ class Machine:
             *) echo "install ok installed" ;;
             esac''' % (meson, ' | '.join('*" %s"' % name for name in missing)
                        or 'none'))
-        self.command('apt-cache', 'echo "  Candidate: %s"' % offered)
+        self.command('apt-cache', '''
+            case $2 in
+            %s) echo "  Candidate: (none)" ;;
+            *) echo "  Candidate: %s" ;;
+            esac''' % (unknown, offered))
         self.command('apt-get', 'echo "$*" >>%s' % self.log)
 
     def command(self, name, text):
@@ -38,9 +42,10 @@ class Machine:
                          % (os.path.realpath('/bin/sh'), text))
         path.chmod(0o755)
 
-    def install(self):
+    def install(self, **env):
         """Run install-packages.sh."""
-        return tap.run('install-packages.sh', self.build, PATH=self.bin)
+        return tap.run('install-packages.sh', self.build, PATH=self.bin,
+                       **env)
 
     def install_for_bench(self):
         """Run install-missing.sh as make bench does."""
@@ -91,6 +96,36 @@ def nothing_missing_for_benchmarks_installs_nothing(directory):
     assert machine.log.read_text() == ''
 
 
+def all_features_need_more(directory):
+    machine = Machine(directory, meson='1.7.0',
+                      missing=['flex', 'libgtk-3-dev', 'libblkio-dev'],
+                      unknown='libblkio-dev')
+    tap.assert_done(machine.install(FULL=0))
+    tap.assert_done(machine.install(FULL=1))
+    assert machine.installed() == [['flex'], ['flex', 'libgtk-3-dev']]
+
+
+def what_no_release_offers_is_not_missed(directory):
+    machine = Machine(directory, meson='1.7.0', missing=['libblkio-dev'],
+                      unknown='libblkio-dev')
+    tap.assert_done(machine.install(FULL=1))
+    assert machine.log.read_text() == ''
+
+
+def what_does_as_well_is_left_alone(directory):
+    machine = Machine(directory, meson='1.7.0',
+                      missing=['libcurl4-gnutls-dev', 'libjack-dev',
+                               'libjack-jackd2-dev'])
+    tap.assert_done(machine.install(FULL=1))
+    assert machine.installed() == [['libjack-dev']]
+
+
+def nothing_is_removed(directory):
+    machine = Machine(directory, meson='1.7.0', missing=['flex'])
+    tap.assert_done(machine.install())
+    assert '--no-remove install flex' in machine.log.read_text()
+
+
 def neither_root_nor_sudo_is_told_what_to_ask_for(directory):
     machine = Machine(directory, uid=1000, missing=['flex', 'seabios'])
     tap.assert_refused(machine.install(), 'root', 'sudo',
@@ -126,6 +161,8 @@ if __name__ == '__main__':
               an_old_meson_is_left_alone,
               benchmarks_have_packages_of_their_own,
               nothing_missing_for_benchmarks_installs_nothing,
+              all_features_need_more, what_no_release_offers_is_not_missed,
+              what_does_as_well_is_left_alone, nothing_is_removed,
               neither_root_nor_sudo_is_told_what_to_ask_for,
               sudo_is_used_without_asking_for_a_password,
               a_failing_apt_is_explained,

@@ -6,6 +6,7 @@ x-sw-protected-guest (tests/vm/peer). Its conversions, and what it does for VFIO
 are as they were.
 """
 
+import contextlib
 import fcntl
 import os
 import subprocess
@@ -40,6 +41,20 @@ def configuration():
         return f.read().partition('\ntools:')[0].split()
 
 
+def configure(log, directory):
+    """Configure it, unless it is already, with the same options."""
+    stamp = os.path.join(PEER, 'configure.stamp')
+    options = configuration()
+    with contextlib.suppress(OSError):
+        with open(stamp, encoding='utf-8') as f:
+            if f.read().split() == options:
+                return
+        os.unlink(stamp)
+    step(log, '../src/configure', '--cc=ccache gcc', *options, cwd=directory)
+    with open(stamp, 'w', encoding='utf-8') as f:
+        f.write(' '.join(options))
+
+
 def build():
     """Its path, once it is built."""
     directory = os.path.dirname(QEMU)
@@ -56,8 +71,6 @@ def build():
             step(log, '/usr/bin/python3',
                  os.path.join(TOP, 'scripts/prepare-qemu.py'), '--repo',
                  os.path.join(HERE, 'peer'), '--build', PEER)
-            if not os.path.exists(os.path.join(directory, 'build.ninja')):
-                step(log, '../src/configure', '--cc=ccache gcc',
-                     *configuration(), cwd=directory)
+            configure(log, directory)
             step(log, 'ninja', 'qemu-system-x86_64', cwd=directory)
     return QEMU
