@@ -8,8 +8,8 @@
  * beyond the range it was given, whatever the size of the map.
  *
  * All offsets and sizes are in bytes and multiples of the smallest page size.
- * The map has no lock of its own: callers serialise (system/guest-memfd/block.c uses
- * the lock of the block).
+ * The map has no lock of its own: callers serialise (system/guest-memfd/internal.h
+ * has the locks of a block).
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */

@@ -88,8 +88,8 @@ static inline bool guest_memfd_is_mapped(const GuestMemfdOps *ops)
 /*
  * A listener is a RamDiscardListener like those of any other manager, and gets
  * more from this one:
- *  - It is called without the BQL at times, with the lock of guest_memfd_lock().
- *    It must not take the BQL, or call the manager but for
+ *  - It is called with the lock of guest_memfd_lock(), at times without the BQL.
+ *    It must not take the BQL, nor call the manager except for
  *    guest_memfd_next_shared() and guest_memfd_listener_stale().
  *  - Populate may meet parts that are mapped, discard parts that are not.
  *  - When discard returns, the hardware (IOMMU, IOTLB, remote peer) has let go.
@@ -286,9 +286,10 @@ bool guest_memfd_verify(GuestMemfd *gm, Error **errp);
  *
  * @len: in: bytes; out: as far as the answer goes, at least 1
  *
- * Not if it is private to a guest of KVM's, whichever way it converts, unless the
- * machine is yet to be launched.  The answer can be outdated as soon as it is
- * there, for which there is guest_memfd_sigbus().  Every value of @offset and @len is allowed.
+ * Not if it is private to a guest of KVM's, whichever way it converts, unless
+ * the machine is yet to be launched.  The answer can be outdated as soon as it
+ * is there, for which there is guest_memfd_sigbus().  Every value of @offset and
+ * @len is allowed.
  */
 bool guest_memfd_host_access(GuestMemfd *gm, uint64_t offset, uint64_t *len);
 
@@ -507,8 +508,8 @@ uint64_t guest_memfd_kvm_map_gpa_range(hwaddr gpa, uint64_t npages,
  *
  * @run: of the vCPU, with KVM_EXIT_MEMORY_FAULT
  *
- * Converts it, as such an access asks for.  If a page is in use the vCPU may fault
- * again, about 10 s long.  Called without the BQL, in the thread of the vCPU.
+ * Converts it, as such an access asks for.  If a page is in use the vCPU may
+ * fault again, about 10 s long.  Called without the BQL, in the thread of the vCPU.
  *
  * Returns: 0 to go on; a negative errno, reported, to stop the VM.
  */

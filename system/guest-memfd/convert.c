@@ -416,7 +416,8 @@ static int reset_locked(GuestMemfd *gm)
     if (!private) {
         ret = 0;
     }
-    while (!ret && (e = guest_memfd_map_next(map_of(gm), !private, &s, gm->size))) {
+    while (!ret && (e = guest_memfd_map_next(map_of(gm), !private, &s,
+                                             gm->size))) {
         GuestMemfdStop stop;
         uint64_t done;
 

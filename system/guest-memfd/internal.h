@@ -1,6 +1,19 @@
 /*
  * guest_memfd blocks: what the files of this directory share
  *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#ifndef SYSTEM_GUEST_MEMFD_INTERNAL_H
+#define SYSTEM_GUEST_MEMFD_INTERNAL_H
+
+#include "qemu/stats64.h"
+#include "qemu/thread.h"
+#include "system/guest-memfd.h"
+#include "system/guest-memfd-map.h"
+#include "system/memory.h"
+
+/*
  * A block has two locks:
  *
  *  convert_lock  is held by whoever changes what the driver or a listener has:
@@ -19,19 +32,7 @@
  * clang checks all of this but the order of blocks (-Wthread-safety): the two
  * tokens below stand for the locks of all blocks at hand, since an attribute
  * of a C structure cannot name another member.
- *
- * SPDX-License-Identifier: GPL-2.0-or-later
  */
-
-#ifndef SYSTEM_GUEST_MEMFD_INTERNAL_H
-#define SYSTEM_GUEST_MEMFD_INTERNAL_H
-
-#include "qemu/stats64.h"
-#include "qemu/thread.h"
-#include "system/guest-memfd.h"
-#include "system/guest-memfd-map.h"
-#include "system/memory.h"
-
 typedef struct TSA_CAPABILITY("mutex") GuestMemfdLockToken {
     char unused;
 } GuestMemfdLockToken;
