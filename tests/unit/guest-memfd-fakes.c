@@ -27,16 +27,20 @@ void fake_reset(void)
     fake.fail_all_after = false;
     fake.error = -ENOSPC;
     fake.eagain = 0;
+    fake.failed = 0;
 }
 
 static bool fake_fails(void)
 {
     unsigned call;
+    bool fails;
 
     QEMU_LOCK_GUARD(&fake.lock);
     call = ++fake.calls;
-    return call == fake.fail[0] || call == fake.fail[1] ||
-           (fake.fail_all_after && fake.fail[0] && call > fake.fail[0]);
+    fails = call == fake.fail[0] || call == fake.fail[1] ||
+            (fake.fail_all_after && fake.fail[0] && call > fake.fail[0]);
+    fake.failed += fails;
+    return fails;
 }
 
 static Block *block_of(GuestMemfd *gm)
@@ -92,6 +96,10 @@ static void fake_converted(GuestMemfd *gm, uint64_t offset, uint64_t size,
     for (uint64_t o = offset; o < offset + size; o += PAGE) {
         g_assert_cmpint(guest_memfd_all_private(gm, o, PAGE), ==, to_private);
     }
+    if (block_of(gm)->model) {
+        model_converted(block_of(gm)->model, offset / PAGE, size / PAGE,
+                        to_private);
+    }
 }
 
 const GuestMemfdOps fake_ops = {
@@ -135,6 +143,10 @@ static int fake_discard(RamDiscardListener *rdl, MemoryRegionSection *s)
     bool fails = fake_fails();
     unsigned long first, nr;
 
+    if (fake.waits) {
+        qemu_sem_post(&fake.waiting);
+        qemu_sem_wait(&fake.go_on);
+    }
     section_pages(s, &first, &nr);
     bitmap_clear(l->mapped, first, fails ? nr / 2 : nr);
     return fails ? fake.error : 0;
@@ -236,6 +248,8 @@ void fake_init(void)
     module_call_init(MODULE_INIT_QOM);
     rust_bql_mock_lock();
     qemu_mutex_init(&fake.lock);
+    qemu_sem_init(&fake.waiting, 0);
+    qemu_sem_init(&fake.go_on, 0);
 }
 
 MemoryRegionSection section_of(Block *b, uint64_t offset, uint64_t size)
@@ -263,12 +277,19 @@ static void setup_block(Block *b, const char *id, bool private)
     if (private) {
         bitmap_set(b->private, 0, PAGES);
     }
+    if (!core_requires_guest_memfd) {
+        b->model = model_new(b->gm, b->private, PAGES, private);
+    }
     for (int i = 0; i < LISTENERS; i++) {
         MemoryRegionSection s = section_of(b, start[i] * PAGE,
                                            (end[i] - start[i]) * PAGE);
 
         listener_init(&b->listener[i]);
         g_assert_cmpint(listener_add(b, &b->listener[i], &s), ==, 0);
+        if (b->model) {
+            model_add_listener(b->model, b->listener[i].mapped, start[i],
+                               end[i] - start[i]);
+        }
     }
 }
 
@@ -293,9 +314,14 @@ void teardown(void)
     for (int i = 0; i < BLOCKS; i++) {
         for (int j = 0; j < LISTENERS; j++) {
             listener_remove(&block[i], &block[i].listener[j]);
+            if (block[i].model) {
+                model_remove_listener(block[i].model,
+                                      block[i].listener[j].mapped);
+            }
             g_assert_true(bitmap_empty(block[i].listener[j].mapped, PAGES));
         }
         guest_memfd_free(block[i].gm);
+        g_clear_pointer(&block[i].model, model_free);
     }
     g_assert_cmpint(core_discards_required, ==, 0);
     g_assert_cmpint(region_refs, ==, 0);
@@ -304,8 +330,36 @@ void teardown(void)
 
 int convert(Block *b, uint64_t first, uint64_t nr, bool to_private)
 {
-    return guest_memfd_convert_block(b->gm, first * PAGE, nr * PAGE, to_private,
-                                     NULL);
+    int ret = guest_memfd_convert_block(b->gm, first * PAGE, nr * PAGE,
+                                        to_private, NULL);
+
+    if (b->model) {
+        model_convert(b->model, first, nr, to_private, ret);
+    }
+    return ret;
+}
+
+int convert_gpa(hwaddr gpa, uint64_t size, bool to_private)
+{
+    static const struct {
+        hwaddr start, end;
+        Block *b;
+    } at[] = {
+        { GPA_BLOCK0, GPA_BLOCK0 + PAGES * PAGE, &block[0] },
+        { GPA_BLOCK1, GPA_BLOCK1 + PAGES * PAGE, &block[1] },
+        { GPA_ALIAS, GPA_ALIAS + ALIAS_SIZE, &block[0] },
+    };
+    int ret = guest_memfd_convert(gpa, size, to_private);
+
+    for (int i = 0; ret == 0 && i < ARRAY_SIZE(at); i++) {
+        hwaddr s = MAX(gpa, at[i].start), e = MIN(gpa + size, at[i].end);
+
+        if (s < e) {
+            model_convert(at[i].b->model, (s - at[i].start) / PAGE,
+                          (e - s) / PAGE, to_private, ret);
+        }
+    }
+    return ret;
 }
 
 void read_map(Block *b, unsigned long *bits)
@@ -331,6 +385,9 @@ void check_safe(void)
     DECLARE_BITMAP(map, PAGES);
 
     for (int i = 0; i < BLOCKS; i++) {
+        if (block[i].model) {
+            model_check(block[i].model, false);
+        }
         read_map(&block[i], map);
         g_assert_true(bitmap_equal(map, block[i].private, PAGES));
         for (int j = 0; j < LISTENERS; j++) {
@@ -344,6 +401,9 @@ void check_exact(void)
 {
     check_safe();
     for (int i = 0; i < BLOCKS; i++) {
+        if (block[i].model) {
+            model_check(block[i].model, true);
+        }
         guest_memfd_verify(block[i].gm, &error_abort);
     }
 }

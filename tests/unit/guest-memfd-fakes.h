@@ -17,6 +17,7 @@
 #include "system/guest-memfd.h"
 #include "system/kvm.h"
 #include "system/ramblock.h"
+#include "guest-memfd-model.h"
 
 #define PAGE (4 * KiB)
 #define PAGES 1024
@@ -34,6 +35,7 @@ typedef struct Block {
     GuestMemfd *gm;
     DECLARE_BITMAP(private, PAGES);     /* what the driver made of it */
     Listener listener[LISTENERS];
+    Model *model;               /* NULL in machines that are launched */
 } Block;
 
 /*
@@ -50,6 +52,11 @@ typedef struct Fake {
     int error;
     unsigned eagain;
     bool partial;
+    unsigned failed;            /* how many did */
+    /* A listener that waits in its discard until it is told to go on: */
+    bool waits;
+    QemuSemaphore waiting;
+    QemuSemaphore go_on;
 } Fake;
 
 /*
@@ -92,6 +99,9 @@ void teardown(void);
 void listener_init(Listener *l);
 int listener_add(Block *b, Listener *l, MemoryRegionSection *s);
 void listener_remove(Block *b, Listener *l);
+
+/* By guest physical address, as a guest does */
+int convert_gpa(hwaddr gpa, uint64_t size, bool to_private);
 
 int convert(Block *b, uint64_t first, uint64_t nr, bool to_private);
 

@@ -124,6 +124,7 @@ static void test_other_block(void)
     setup(false);
     g_assert_cmpint(guest_memfd_launch(GPA_BLOCK1 + PAGE, 2 * PAGE, NULL,
                                        &error_abort), ==, 0);
+    model_convert(block[1].model, 1, 2, true, 0);
     check_exact();
     g_assert_true(guest_memfd_all_private(block[1].gm, PAGE, 2 * PAGE));
     g_assert_false(guest_memfd_all_private(block[1].gm, 0, PAGE));

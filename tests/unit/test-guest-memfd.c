@@ -84,6 +84,7 @@ static void test_failures(gconstpointer partial)
             fake.error = -ENOSPC;
             g_assert_cmpint(convert(&block[0], 90, 600, to_private), ==,
                             -ENOSPC);
+            g_assert_cmpuint(fake.failed, ==, 1);
             read_map(&block[0], after);
             g_assert_true(bitmap_equal(before, after, PAGES));
             check_exact();
@@ -117,6 +118,7 @@ static void test_failed_undo(gconstpointer partial)
                 fake.fail[1] = m;
                 g_assert_cmpint(convert(&block[0], 90, 600, to_private), ==,
                                 -ENOSPC);
+                model_undo_failed(block[0].model, 90, 600);
                 check_safe();
                 fake_reset();
                 g_assert_cmpint(convert(&block[0], 1000, 1, to_private), ==, 0);
@@ -144,6 +146,7 @@ static void test_dead(gconstpointer partial)
             for (int i = 0; i < 3; i++) {
                 g_assert_cmpint(convert(&block[0], 90, 600, to_private), ==,
                                 -ENOSPC);
+                model_undo_failed(block[0].model, 90, 600);
                 check_safe();
             }
             fake_reset();
@@ -223,57 +226,57 @@ static void test_gpa(void)
 
     setup(false);
     /* Across two blocks: one request, one outcome. */
-    g_assert_cmpint(guest_memfd_convert(GPA_BLOCK1 - 4 * PAGE, 8 * PAGE, true),
+    g_assert_cmpint(convert_gpa(GPA_BLOCK1 - 4 * PAGE, 8 * PAGE, true),
                     ==, 0);
     check_exact();
     g_assert_true(test_bit(PAGES - 1, block[0].private));
     g_assert_true(test_bit(0, block[1].private));
-    g_assert_cmpint(guest_memfd_convert(0, 2 * PAGES * PAGE, false), ==, 0);
+    g_assert_cmpint(convert_gpa(0, 2 * PAGES * PAGE, false), ==, 0);
     check_exact();
     for (unsigned k = 1; k <= 8; k++) {
         fake_reset();
         fake.fail[0] = k;
-        g_assert_cmpint(guest_memfd_convert(GPA_BLOCK1 - 4 * PAGE, 8 * PAGE,
+        g_assert_cmpint(convert_gpa(GPA_BLOCK1 - 4 * PAGE, 8 * PAGE,
                                             true), ==,
                         k <= 6 ? -ENOSPC : 0);
         check_exact();
         fake_reset();
-        g_assert_cmpint(guest_memfd_convert(0, 2 * PAGES * PAGE, false), ==, 0);
+        g_assert_cmpint(convert_gpa(0, 2 * PAGES * PAGE, false), ==, 0);
     }
 
     /* Pages seen twice convert once, whatever the order of addresses. */
     fake_reset();
     bytes = block_bytes(&block[0]);
-    g_assert_cmpint(guest_memfd_convert(GPA_ALIAS, ALIAS_SIZE, true), ==, 0);
+    g_assert_cmpint(convert_gpa(GPA_ALIAS, ALIAS_SIZE, true), ==, 0);
     check_exact();
     g_assert_true(test_bit(15, block[0].private));
-    g_assert_cmpint(guest_memfd_convert(0, GPA_ALIAS + ALIAS_SIZE, false), ==,
+    g_assert_cmpint(convert_gpa(0, GPA_ALIAS + ALIAS_SIZE, false), ==,
                     0);
     check_exact();
     g_assert_cmpuint(block_bytes(&block[0]) - bytes, ==, ALIAS_SIZE);
 
     /* Holes, ROM and MMIO become private never, shared where it is harmless. */
     fake_reset();
-    g_assert_cmpint(guest_memfd_convert(GPA_ALIAS - PAGE, 2 * PAGE, true), ==,
+    g_assert_cmpint(convert_gpa(GPA_ALIAS - PAGE, 2 * PAGE, true), ==,
                     -EINVAL);
-    g_assert_cmpint(guest_memfd_convert(GPA_ROM - PAGE, PAGE, true), ==,
+    g_assert_cmpint(convert_gpa(GPA_ROM - PAGE, PAGE, true), ==,
                     -EINVAL);
-    g_assert_cmpint(guest_memfd_convert(GPA_BLOCK1 + (PAGES - 1) * PAGE,
+    g_assert_cmpint(convert_gpa(GPA_BLOCK1 + (PAGES - 1) * PAGE,
                                         2 * PAGE, true), ==, -EINVAL);
-    g_assert_cmpint(guest_memfd_convert(GPA_ROM, PAGE, true), ==, -EINVAL);
-    g_assert_cmpint(guest_memfd_convert(GPA_ROM, PAGE, false), ==, -EINVAL);
-    g_assert_cmpint(guest_memfd_convert(GPA_MMIO, PAGE, true), ==, -EINVAL);
-    g_assert_cmpint(guest_memfd_convert(0, GPA_END, true), ==, -EINVAL);
-    g_assert_cmpint(guest_memfd_convert(GPA_MMIO, PAGE, false), ==, 0);
-    g_assert_cmpint(guest_memfd_convert(GPA_END, 4 * GiB, false), ==, 0);
+    g_assert_cmpint(convert_gpa(GPA_ROM, PAGE, true), ==, -EINVAL);
+    g_assert_cmpint(convert_gpa(GPA_ROM, PAGE, false), ==, -EINVAL);
+    g_assert_cmpint(convert_gpa(GPA_MMIO, PAGE, true), ==, -EINVAL);
+    g_assert_cmpint(convert_gpa(0, GPA_END, true), ==, -EINVAL);
+    g_assert_cmpint(convert_gpa(GPA_MMIO, PAGE, false), ==, 0);
+    g_assert_cmpint(convert_gpa(GPA_END, 4 * GiB, false), ==, 0);
 
-    g_assert_cmpint(guest_memfd_convert(0, 0, true), ==, -EINVAL);
-    g_assert_cmpint(guest_memfd_convert(1, PAGE, true), ==, -EINVAL);
-    g_assert_cmpint(guest_memfd_convert(0, PAGE + 1, true), ==, -EINVAL);
-    g_assert_cmpint(guest_memfd_convert(max, max, true), ==, -EINVAL);
-    g_assert_cmpint(guest_memfd_convert(-PAGE, 2 * PAGE, false), ==, -EINVAL);
-    g_assert_cmpint(guest_memfd_convert(-PAGE, PAGE, true), ==, -EINVAL);
-    g_assert_cmpint(guest_memfd_convert(-PAGE, PAGE, false), ==, 0);
+    g_assert_cmpint(convert_gpa(0, 0, true), ==, -EINVAL);
+    g_assert_cmpint(convert_gpa(1, PAGE, true), ==, -EINVAL);
+    g_assert_cmpint(convert_gpa(0, PAGE + 1, true), ==, -EINVAL);
+    g_assert_cmpint(convert_gpa(max, max, true), ==, -EINVAL);
+    g_assert_cmpint(convert_gpa(-PAGE, 2 * PAGE, false), ==, -EINVAL);
+    g_assert_cmpint(convert_gpa(-PAGE, PAGE, true), ==, -EINVAL);
+    g_assert_cmpint(convert_gpa(-PAGE, PAGE, false), ==, 0);
     g_assert_cmpuint(fake.calls, ==, 0);
     check_exact();
     teardown();
@@ -334,6 +337,14 @@ static void test_late_listener(void)
     teardown();
 }
 
+static int reset(Block *b)
+{
+    int ret = guest_memfd_reset(b->gm, NULL);
+
+    model_reset(b->model, ret);
+    return ret;
+}
+
 static void test_reset(void)
 {
     for (int private = 0; private < 2; private++) {
@@ -341,7 +352,7 @@ static void test_reset(void)
 
         setup(private);
         make_runs(&block[0], private);
-        g_assert_cmpint(guest_memfd_reset(block[0].gm, NULL), ==, 0);
+        g_assert_cmpint(reset(&block[0]), ==, 0);
         check_exact();
         read_map(&block[0], map);
         g_assert_true(private ? bitmap_full(map, PAGES) :
@@ -352,12 +363,12 @@ static void test_reset(void)
             make_runs(&block[0], private);
             fake_reset();
             fake.fail[0] = k;
-            guest_memfd_reset(block[0].gm, NULL);
+            reset(&block[0]);
             check_safe();
             fake_reset();
             g_assert_cmpint(convert(&block[0], 0, 1, !private), ==, 0);
             check_exact();
-            g_assert_cmpint(guest_memfd_reset(block[0].gm, NULL), ==, 0);
+            g_assert_cmpint(reset(&block[0]), ==, 0);
             check_exact();
         }
         teardown();
@@ -419,10 +430,56 @@ static void test_random(void)
         }
         fake_reset();
         fake.fail[0] = g_rand_int_range(rand, 0, 30);
-        ret = guest_memfd_convert(first * PAGE, nr * PAGE, to_private);
+        ret = convert_gpa(first * PAGE, nr * PAGE, to_private);
         g_assert_true(ret == 0 || ret == -ENOSPC);
         check_exact();
     }
+    teardown();
+}
+
+static void *one_conversion(void *opaque)
+{
+    g_assert_cmpint(convert(&block[0], 0, 8, true), ==, 0);
+    return NULL;
+}
+
+/*
+ * A conversion waits for a listener.  Whoever reads, or converts another block,
+ * does not; if one did, this test would not end.
+ */
+static void test_readers(void)
+{
+    Block *b = &block[0];
+    RamDiscardManagerClass *rdmc;
+    RamDiscardManager *rdm;
+    MemoryRegionSection s;
+    uint64_t len = PAGE, pages = 0, next;
+    QemuThread thread;
+
+    setup(false);
+    rdm = RAM_DISCARD_MANAGER(b->gm);
+    rdmc = RAM_DISCARD_MANAGER_GET_CLASS(rdm);
+    s = section_of(b, 0, PAGES * PAGE);
+    fake.waits = true;
+    qemu_thread_create(&thread, "vcpu", one_conversion, NULL,
+                       QEMU_THREAD_JOINABLE);
+    qemu_sem_wait(&fake.waiting);
+    fake.waits = false;
+
+    qapi_free_GuestMemfdInfo(guest_memfd_query(b->gm));
+    qapi_free_GuestMemfdRunList(guest_memfd_query_map(b->gm, 0, 8, &next));
+    g_assert_true(guest_memfd_host_access(b->gm, 0, &len));
+    g_assert_true(guest_memfd_check_save(0, 16 * PAGE, &error_abort));
+    g_assert_true(rdmc->is_populated(rdm, &s));
+    g_assert_cmpint(rdmc->replay_populated(rdm, &s, count_pages, &pages), ==,
+                    0);
+    g_assert_cmpuint(pages, ==, PAGES);
+    g_assert_false(guest_memfd_all_private(b->gm, 0, PAGE));
+    g_assert_cmpint(convert(&block[1], 0, 8, true), ==, 0);
+
+    qemu_sem_post(&fake.go_on);
+    qemu_thread_join(&thread);
+    check_exact();
     teardown();
 }
 
@@ -453,6 +510,9 @@ static void test_vcpus(void)
     }
     for (int i = 0; i < ARRAY_SIZE(thread); i++) {
         qemu_thread_join(&thread[i]);
+    }
+    for (int i = 0; i < BLOCKS; i++) {
+        model_undo_failed(block[i].model, 0, PAGES);
     }
     check_exact();
     teardown();
@@ -485,6 +545,7 @@ int main(int argc, char **argv)
     g_test_add_func("/guest-memfd/ram-discard-manager",
                     test_ram_discard_manager);
     g_test_add_func("/guest-memfd/random", test_random);
+    g_test_add_func("/guest-memfd/readers", test_readers);
     g_test_add_func("/guest-memfd/vcpus", test_vcpus);
     return g_test_run();
 }
