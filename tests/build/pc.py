@@ -73,4 +73,5 @@ def listed(kind):
     """The lines of what QEMU offers of a kind."""
     return subprocess.run(
         [QEMU, '-' + kind, 'help'], check=True, stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE, universal_newlines=True).stdout.splitlines()
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        universal_newlines=True).stdout.splitlines()
