@@ -71,6 +71,13 @@ static int fake_convert(GuestMemfd *gm, uint64_t offset, uint64_t size,
         g_assert_cmpuint(find_next_bit(mapped, first + nr, first), >=,
                          first + nr);
     }
+    /* Nobody asks for what is there already. */
+    if (b->model) {
+        g_assert_cmpuint(to_private ?
+                         find_next_bit(b->private, first + nr, first) :
+                         find_next_zero_bit(b->private, first + nr, first), >=,
+                         first + nr);
+    }
     if (fake.eagain) {
         fake.eagain--;
         stop->held = offset;

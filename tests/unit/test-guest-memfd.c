@@ -157,6 +157,65 @@ static void test_dead(gconstpointer partial)
     }
 }
 
+/* When one listener refuses, those after it are not told. */
+static void test_refused(void)
+{
+    setup(false);
+    fake_reset();
+    fake.fail[0] = 1;
+    g_assert_cmpint(convert(&block[0], 0, 10, true), ==, -ENOSPC);
+    /* the refusal, and what two listeners see of it mapped again */
+    g_assert_cmpuint(fake.calls, ==, 3);
+    check_exact();
+    teardown();
+}
+
+/* verify names the first page that a listener has wrong. */
+static void test_verify(void)
+{
+    Block *b = &block[0];
+    Error *err = NULL;
+
+    setup(false);
+    g_assert_cmpint(convert(b, 8, 1, true), ==, 0);
+    g_assert_true(guest_memfd_verify(b->gm, &error_abort));
+    bitmap_clear(b->listener[1].mapped, 5, 1);
+    g_assert_false(guest_memfd_verify(b->gm, &err));
+    g_assert_nonnull(strstr(error_get_pretty(err), "0x5000 is shared, but not"));
+    g_clear_pointer(&err, error_free);
+    bitmap_set(b->listener[1].mapped, 5, 4);
+    g_assert_false(guest_memfd_verify(b->gm, &err));
+    g_assert_nonnull(strstr(error_get_pretty(err), "0x8000 is private, but"));
+    error_free(err);
+    bitmap_clear(b->listener[1].mapped, 8, 1);
+    teardown();
+}
+
+/* What a listener lost in two requests is mended together. */
+static void test_stale_twice(void)
+{
+    Block *b = &block[0];
+
+    fake.partial = false;
+    setup(false);
+    fake_reset();
+    /* Two listeners see these pages; the driver refuses, and they are dead. */
+    fake.fail[0] = 3;
+    fake.fail_all_after = true;
+    g_assert_cmpint(convert(b, 0, 10, true), ==, -ENOSPC);
+    check_safe();
+    fake_reset();
+    fake.fail[0] = 1;
+    fake.fail_all_after = true;
+    g_assert_cmpint(convert(b, 500, 10, true), ==, -ENOSPC);
+    check_safe();
+
+    fake_reset();
+    g_assert_cmpint(convert(b, 1000, 1, true), ==, 0);
+    check_exact();
+    teardown();
+}
+
 static void test_retry(void)
 {
     GuestMemfdInfo *info;
@@ -168,6 +227,8 @@ static void test_retry(void)
     info = guest_memfd_query(block[0].gm);
     g_assert_cmpuint(info->to_private->retries, ==, 3);
     g_assert_cmpuint(info->to_private->rollbacks, ==, 0);
+    g_assert_cmpuint(info->to_private->bytes, ==, 8 * PAGE);
+    g_assert_cmpuint(info->to_shared->bytes, ==, 0);
     qapi_free_GuestMemfdInfo(info);
 
     /* Held for good: bounded, undone, told. */
@@ -271,6 +332,7 @@ static void test_gpa(void)
     g_assert_cmpint(convert_gpa(GPA_END, 4 * GiB, false), ==, 0);
 
     g_assert_cmpint(convert_gpa(0, 0, true), ==, -EINVAL);
+    g_assert_cmpint(convert_gpa(0, 0, false), ==, -EINVAL);
     g_assert_cmpint(convert_gpa(1, PAGE, true), ==, -EINVAL);
     g_assert_cmpint(convert_gpa(0, PAGE + 1, true), ==, -EINVAL);
     g_assert_cmpint(convert_gpa(max, max, true), ==, -EINVAL);
@@ -362,6 +424,7 @@ static void test_reset(void)
         for (unsigned k = 1; k <= 20; k++) {
             make_runs(&block[0], private);
             fake_reset();
+            fake.partial = k % 2;
             fake.fail[0] = k;
             reset(&block[0]);
             check_safe();
@@ -371,6 +434,7 @@ static void test_reset(void)
             g_assert_cmpint(reset(&block[0]), ==, 0);
             check_exact();
         }
+        fake.partial = false;
         teardown();
     }
 }
@@ -380,6 +444,12 @@ static int count_pages(MemoryRegionSection *s, void *opaque)
 {
     *(uint64_t *)opaque += int128_get64(s->size) / PAGE;
     return 0;
+}
+
+static int fail_at_once(MemoryRegionSection *s, void *opaque)
+{
+    ++*(uint64_t *)opaque;
+    return -EIO;
 }
 
 static void test_ram_discard_manager(void)
@@ -405,6 +475,10 @@ static void test_ram_discard_manager(void)
     g_assert_cmpint(rdmc->replay_populated(rdm, &s, count_pages, &pages), ==,
                     0);
     g_assert_cmpuint(pages, ==, PAGES - 90);
+    pages = 0;
+    g_assert_cmpint(rdmc->replay_populated(rdm, &s, fail_at_once, &pages), ==,
+                    -EIO);
+    g_assert_cmpuint(pages, ==, 1);
     pages = 0;
     part = section_of(b, 90 * PAGE, 100 * PAGE);
     g_assert_cmpint(rdmc->replay_discarded(rdm, &part, count_pages, &pages), ==,
@@ -537,6 +611,9 @@ int main(int argc, char **argv)
     add_both("failures", test_failures);
     add_both("failed-undo", test_failed_undo);
     add_both("dead", test_dead);
+    g_test_add_func("/guest-memfd/refused", test_refused);
+    g_test_add_func("/guest-memfd/verify", test_verify);
+    g_test_add_func("/guest-memfd/stale-twice", test_stale_twice);
     g_test_add_func("/guest-memfd/retry", test_retry);
     g_test_add_func("/guest-memfd/bad-ranges", test_bad_ranges);
     g_test_add_func("/guest-memfd/gpa", test_gpa);
