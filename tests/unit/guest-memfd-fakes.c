@@ -155,7 +155,9 @@ static int fake_discard(RamDiscardListener *rdl, MemoryRegionSection *s)
         qemu_sem_wait(&fake.go_on);
     }
     section_pages(s, &first, &nr);
-    bitmap_clear(l->mapped, first, fails ? nr / 2 : nr);
+    /* The other half than that which populate does. */
+    bitmap_clear(l->mapped, fails ? first + nr - nr / 2 : first,
+                 fails ? nr / 2 : nr);
     return fails ? fake.error : 0;
 }
 
