@@ -31,7 +31,7 @@ VM = BUILD / 'bench-vm.json'
 
 # What is QEMU's in guest-memfd-qemu-bench: in its tree, and in build/src
 ORIGINALS = {
-    'system/ram-block-attributes.c': 'system/ram-block-attributes.c',
+    'system/ram-block-attributes.c': 'tests/bench/qemu-ram-block-attributes.c',
     'include/system/ramblock.h': 'tests/bench/qemu-ramblock.h',
 }
 # Programs by group and side

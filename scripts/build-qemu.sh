@@ -135,6 +135,7 @@ $(cksum <"$build/src/configure")"
     if [ -n "${PYTHONPATH:-}" ]; then
         # A ninja started by hand finds the private meson, too.
         for dir in "$build"/qemu/pyvenv/lib/python3*/site-packages; do
+            [ -d "$dir" ] || continue
             echo "$PYTHONPATH" >"$dir/private-tools.pth"
         done
     fi

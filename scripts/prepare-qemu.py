@@ -23,7 +23,10 @@ import repo_files
 SKIPPED = {'.git', 'roms', 'build', 'debian', '.pc'}
 
 # What the patches change and a benchmark needs as it was, and where to put it
-ORIGINALS = {'include/system/ramblock.h': 'tests/bench/qemu-ramblock.h'}
+ORIGINALS = {
+    'include/system/ramblock.h': 'tests/bench/qemu-ramblock.h',
+    'system/ram-block-attributes.c': 'tests/bench/qemu-ram-block-attributes.c',
+}
 
 
 class PrepareError(Exception):
