@@ -29,6 +29,9 @@
 #define MAX_RETRIES 10
 #define FIRST_BACKOFF_US 10
 
+/* A peer that does not answer so often is disconnected, and in nobody's way. */
+#define RESET_TRIES 3
+
 static const char DRIVER_REFUSED[] = "the driver refused";
 static const char LISTENER_REFUSED[] = "a DMA listener refused";
 
@@ -410,8 +413,11 @@ static int reset_locked(GuestMemfd *gm)
 {
     bool private = gm->init_private;
     uint64_t s = 0, e;
-    int ret = guest_memfd_sync_all(gm, 0, gm->size, GUEST_MEMFD_WANT_NOTHING);
+    int ret, tries = RESET_TRIES;
 
+    do {
+        ret = guest_memfd_sync_all(gm, 0, gm->size, GUEST_MEMFD_WANT_NOTHING);
+    } while (ret && --tries);
     /* What stays mapped somewhere can become shared, but not private. */
     if (!private) {
         ret = 0;
