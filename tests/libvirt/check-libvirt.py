@@ -281,10 +281,12 @@ class Scenario:
         self._compare()
 
     def what_cannot_be_saved_says_why(self):
-        """virsh save is a migration, which the device blocks."""
+        """virsh save is a migration: the memory blocks it, or the device."""
+        why = 'vfio-user-pci' if self.case.ordinary() else \
+            "'gmem0' is guest_memfd memory"
         refused(lambda: self.session.virsh(
             'save', 'gmem', self.session.path('saved')),
-            "non-migratable device '", '/vfio-user-pci')
+            'cannot migrate domain', why)
         same('state', self.session.virsh('domstate', 'gmem').strip(),
              'running')
 
