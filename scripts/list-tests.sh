@@ -15,6 +15,11 @@ scripts/build-qemu.sh tests | while read -r name; do
         ! grep -q qemu_thread_create "$name.c" ||
             echo "sanitizers build/tsan/$name"
         ;;
+    # ASan is several times slower than the time-outs of the one allow, and
+    # has to be loaded before what the other one preloads.
+    tests/qtest/guest-memfd-peer-test | tests/qtest/guest-memfd-kvm-test)
+        echo "qtest build/qemu/$name"
+        ;;
     tests/qtest/*)
         echo "qtest build/qemu/$name"
         echo "sanitizers build/asan/$name"

@@ -49,7 +49,7 @@ EMPTY = {
                'mixed-empty': GIVEN},
               {'shared-done': 1, 'shared-empty': GIVEN,
                'private-done': 1, 'private-empty': 0,
-               'all-private-done': 1, 'all-private-empty': 0}),
+               'all-private-done': 0, 'all-private-empty': 0}),
 }
 QUEUES = machine('queues', IN_PLACE, 'virtio-rng-pci', BALLOON)
 VSOCK = machine('vsock', IN_PLACE, 'vhost-vsock-pci,guest-cid=3')
