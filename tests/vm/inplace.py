@@ -233,7 +233,7 @@ def doors(l1, tap, row):
          {'command-line': f'xp /4xw {page:#x}'}),
         ('memsave', 'memsave', 'Invalid addr', dict(save)),
         ('pmemsave', 'pmemsave', 'is private', dict(save)),
-        ('dump', 'dump-guest-memory', 'are private',
+        ('dump', 'dump-guest-memory', 'is private to the guest',
          {'paging': False, 'protocol': 'file:/tmp/saved'}),
     )
     with L2(l1, row) as l2:
