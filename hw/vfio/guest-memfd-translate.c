@@ -269,12 +269,11 @@ static uint64_t remove_windows(VFIOGuestMemfd *v, hwaddr iova, hwaddr last,
 {
     uint64_t bytes = 0;
     Window *w, *next;
-    int ret = 0;
 
     guest_memfd_lock(v->gm);
     for (w = window_at_iova(v, iova, last); w; w = next) {
-        /* A peer that hangs is not asked about each. */
-        ret = ret == -EREMOTEIO ? ret : empty_window(v, w);
+        int ret = empty_window(v, w);
+
         next = window_next_iova(w, iova, last);
         if (!ret || !final) {
             bytes += MIN(last, w->iova_node.last) -
