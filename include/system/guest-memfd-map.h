@@ -128,9 +128,11 @@ bool guest_memfd_map_reserve(GuestMemfdMap *map);
  *
  * @offset, @size: the range
  * @private: the new state
+ *
+ * Returns: how many bytes were in the other state.
  */
-void guest_memfd_map_set(GuestMemfdMap *map, uint64_t offset, uint64_t size,
-                         bool private);
+uint64_t guest_memfd_map_set(GuestMemfdMap *map, uint64_t offset,
+                             uint64_t size, bool private);
 
 /** guest_memfd_map_private_bytes - bytes that are private */
 uint64_t guest_memfd_map_private_bytes(const GuestMemfdMap *map);

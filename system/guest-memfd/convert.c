@@ -37,10 +37,13 @@ static const char LISTENER_REFUSED[] = "a DMA listener refused";
 
 typedef GuestMemfdPiece Piece;
 
+#define for_each_piece(p, req) \
+    for (Piece *p = (req)->piece, *p ## _end = p + (req)->nr; p < p ## _end; p++)
+
 typedef struct Transaction {
     GuestMemfdRequest *req;
     /* How far the driver has come: */
-    unsigned at;                /* all pieces before this one */
+    const Piece *at;            /* all pieces before this one */
     uint64_t driven;            /* and of this one what is before this offset */
     /* On failure: */
     const Piece *refused;
@@ -61,14 +64,9 @@ static void settle(GuestMemfd *gm, uint64_t start, uint64_t end, bool private)
     trace_guest_memfd_settle(gm->id, start, end - start, private);
     /* Readers wait for as much as a GiB takes. */
     for (uint64_t s = start, e; s < end; s = e) {
-        uint64_t before;
-
         e = MIN(end, QEMU_ALIGN_DOWN(s, GiB) + GiB);
         state_lock(gm);
-        before = guest_memfd_map_private_bytes(gm->map);
-        guest_memfd_map_set(gm->map, s, e - s, private);
-        before -= guest_memfd_map_private_bytes(gm->map);
-        changed += private ? -before : before;
+        changed += guest_memfd_map_set(gm->map, s, e - s, private);
         state_unlock(gm);
     }
     stat64_add(&gm->stats[private].bytes, changed);
@@ -125,8 +123,7 @@ static int prepare(Transaction *t)
 {
     bool to_private = t->req->to_private;
 
-    for (unsigned i = 0; i < t->req->nr; i++) {
-        Piece *p = &t->req->piece[i];
+    for_each_piece(p, t->req) {
         int ret = guest_memfd_mend(p->gm);
 
         t->refused = p;
@@ -150,8 +147,7 @@ static int prepare(Transaction *t)
 static int listeners_follow(Transaction *t)
     TSA_REQUIRES(guest_memfd_convert_lock)
 {
-    for (unsigned i = 0; i < t->req->nr; i++) {
-        Piece *p = &t->req->piece[i];
+    for_each_piece(p, t->req) {
         int ret;
 
         if (p->todo == p->end) {
@@ -175,10 +171,10 @@ static int drivers_convert(Transaction *t)
 {
     bool to_private = t->req->to_private;
 
-    for (; t->at < t->req->nr; t->at++) {
-        Piece *p = &t->req->piece[t->at];
+    for_each_piece(p, t->req) {
         uint64_t s = p->todo, e = p->todo_end;
 
+        t->at = p;
         t->driven = s;
         while (s < e) {
             GuestMemfdStop stop;
@@ -231,14 +227,12 @@ static void undo(Transaction *t)
 {
     bool to_private = t->req->to_private;
 
-    for (unsigned i = 0; i <= t->at && i < t->req->nr; i++) {
-        Piece *p = &t->req->piece[i];
-
-        undo_piece(p, to_private, i == t->at ? t->driven : p->end);
+    for_each_piece(p, t->req) {
+        if (p <= t->at) {
+            undo_piece(p, to_private, p == t->at ? t->driven : p->end);
+        }
     }
-    for (unsigned i = 0; i < t->req->nr; i++) {
-        Piece *p = &t->req->piece[i];
-
+    for_each_piece(p, t->req) {
         if (p->todo < p->end) {
             guest_memfd_sync_all(p->gm, p->todo, p->end,
                                  GUEST_MEMFD_WANT_SHARED);
@@ -266,9 +260,7 @@ static int run(Transaction *t)
         undo(t);
         return ret;
     }
-    for (unsigned i = 0; i < t->req->nr; i++) {
-        Piece *p = &t->req->piece[i];
-
+    for_each_piece(p, t->req) {
         if (p->todo < p->end) {
             settle(p->gm, p->todo, p->end, to_private);
         }
@@ -292,15 +284,16 @@ static int piece_cmp(const void *a, const void *b)
  */
 static void merge_pieces(GuestMemfdRequest *req)
 {
-    Piece *last = NULL;
+    Piece *last = req->piece;
 
-    if (req->nr > 1) {
-        qsort(req->piece, req->nr, sizeof(*req->piece), piece_cmp);
+    if (req->nr == 1) {
+        return;
     }
-    for (unsigned i = 0; i < req->nr; i++) {
+    qsort(req->piece, req->nr, sizeof(*req->piece), piece_cmp);
+    for (unsigned i = 1; i < req->nr; i++) {
         Piece *p = &req->piece[i];
 
-        if (last && last->gm == p->gm && p->start <= last->end) {
+        if (last->gm == p->gm && p->start <= last->end) {
             last->end = MAX(last->end, p->end);
             p->start = p->end = 0;
         } else {
@@ -309,9 +302,9 @@ static void merge_pieces(GuestMemfdRequest *req)
     }
 }
 
-static bool first_of_block(const GuestMemfdRequest *req, unsigned i)
+static bool first_of_block(const GuestMemfdRequest *req, const Piece *p)
 {
-    return i == 0 || req->piece[i - 1].gm != req->piece[i].gm;
+    return p == req->piece || p[-1].gm != p->gm;
 }
 
 static void lock_blocks(GuestMemfdRequest *req)
@@ -320,9 +313,9 @@ static void lock_blocks(GuestMemfdRequest *req)
     if (kvm_enabled()) {
         accel_ioctl_begin();
     }
-    for (unsigned i = 0; i < req->nr; i++) {
-        if (first_of_block(req, i)) {
-            convert_lock(req->piece[i].gm);
+    for_each_piece(p, req) {
+        if (first_of_block(req, p)) {
+            convert_lock(p->gm);
         }
     }
 }
@@ -330,9 +323,9 @@ static void lock_blocks(GuestMemfdRequest *req)
 static void unlock_blocks(GuestMemfdRequest *req)
     TSA_RELEASE(guest_memfd_convert_lock) TSA_NO_TSA
 {
-    for (unsigned i = req->nr; i-- > 0; ) {
-        if (first_of_block(req, i)) {
-            convert_unlock(req->piece[i].gm);
+    for_each_piece(p, req) {
+        if (first_of_block(req, p)) {
+            convert_unlock(p->gm);
         }
     }
     if (kvm_enabled()) {
@@ -345,10 +338,8 @@ static void count(const Transaction *t, int ret)
     bool undone = t->refused_by == DRIVER_REFUSED ||
                   t->refused_by == LISTENER_REFUSED;
 
-    for (unsigned i = 0; i < t->req->nr; i++) {
-        Piece *p = &t->req->piece[i];
-
-        if (first_of_block(t->req, i)) {
+    for_each_piece(p, t->req) {
+        if (first_of_block(t->req, p)) {
             GuestMemfdStats *stats = &p->gm->stats[t->req->to_private];
 
             stat64_add(&stats->requests, 1);

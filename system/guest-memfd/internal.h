@@ -175,7 +175,7 @@ static inline void guest_memfd_unwatch(GuestMemfd *gm)
  * @start, @end: offsets in the block, in bytes; empty if another piece has it
  * @todo, @todo_end: the first run that is not in the wanted state; @end and 0
  *                   if there is none
- * @mr: a reference, if the region was found by its address @gpa, or NULL
+ * @mr: of guest_memfd_request_find(): a reference to the region at @gpa
  */
 typedef struct GuestMemfdPiece {
     GuestMemfd *gm;
@@ -205,11 +205,6 @@ typedef struct GuestMemfdRequest {
 /** guest_memfd_request_init - an empty request */
 void guest_memfd_request_init(GuestMemfdRequest *req, bool to_private);
 
-/** guest_memfd_request_add - one piece more; @mr is a reference or NULL */
-void guest_memfd_request_add(GuestMemfdRequest *req, GuestMemfd *gm,
-                             uint64_t start, uint64_t end, MemoryRegion *mr,
-                             hwaddr gpa);
-
 /**
  * guest_memfd_request_find - add the pieces of a guest physical range
  *
@@ -220,7 +215,9 @@ void guest_memfd_request_add(GuestMemfdRequest *req, GuestMemfd *gm,
 int guest_memfd_request_find(GuestMemfdRequest *req, hwaddr gpa,
                              uint64_t size);
 
-/** guest_memfd_request_end - free the request, and drop its references */
+/**
+ * guest_memfd_request_end - drop what guest_memfd_request_find() has taken
+ */
 void guest_memfd_request_end(GuestMemfdRequest *req);
 
 /**

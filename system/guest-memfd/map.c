@@ -39,6 +39,8 @@ struct GuestMemfdMap {
     uint64_t private_bytes;
     uint64_t node_bytes;
     GuestMemfdMapGeometry geo;
+    uint64_t page_mask;                             /* of offsets in a page */
+    uint64_t node_mask[GUEST_MEMFD_MAP_MAX_LEVELS]; /* of offsets in a node */
     unsigned longs[GUEST_MEMFD_MAP_MAX_LEVELS];     /* of a bitmap */
     MapNode *top;
     MapNode *spare[GUEST_MEMFD_MAP_MAX_LEVELS][MAX_SPARE];
@@ -53,6 +55,20 @@ static uint64_t level_size(const GuestMemfdMap *map, unsigned level)
 static bool level_is_last(const GuestMemfdMap *map, unsigned level)
 {
     return level == map->geo.levels - 1;
+}
+
+/* Which child of its node of @level has the page at @offset. */
+static uint64_t child_index(const GuestMemfdMap *map, unsigned level,
+                            uint64_t offset)
+{
+    return (offset & map->node_mask[level]) >> map->geo.shift[level];
+}
+
+/* Where the child of @level starts that has the page at @offset. */
+static uint64_t child_start(const GuestMemfdMap *map, unsigned level,
+                            uint64_t offset)
+{
+    return offset & -level_size(map, level);
 }
 
 /* The end of the child of @level that starts at @start: the last may be cut. */
@@ -274,6 +290,15 @@ static bool fold_child(GuestMemfdMap *map, unsigned level, MapNode *node,
     return true;
 }
 
+/* Is the child of @level that has the page at @start all in [@start, @end)? */
+static bool child_is_whole(const GuestMemfdMap *map, unsigned level,
+                           uint64_t start, uint64_t end)
+{
+    uint64_t size = level_size(map, level);
+
+    return !(start & (size - 1)) && (end - start >= size || end == map->size);
+}
+
 /*
  * Set as much of [@start, @end) as the whole children of one node are, or as is
  * in that state already; returns where that ends.
@@ -282,49 +307,44 @@ static uint64_t set_some(GuestMemfdMap *map, uint64_t start, uint64_t end,
                          bool private)
 {
     MapNode *node[GUEST_MEMFD_MAP_MAX_LEVELS] QEMU_UNINITIALIZED;
-    uint64_t base[GUEST_MEMFD_MAP_MAX_LEVELS] QEMU_UNINITIALIZED;
-    uint64_t i, nr, child, stop;
+    uint64_t i, stop, base, nr = 1;
     unsigned level;
 
     node[0] = map->top;
-    base[0] = 0;
     for (level = 0; ; level++) {
-        i = (start - base[level]) >> map->geo.shift[level];
-        child = base[level] + (i << map->geo.shift[level]);
-        stop = child_end(map, level, child);
-        if (start == child && stop <= end) {
+        i = child_index(map, level, start);
+        if (child_is_whole(map, level, start, end)) {
             break;
         }
         if (!is_mixed(map, level, node[level], i)) {
             if (is_private(node[level], i) == private) {
+                stop = child_start(map, level, start) + level_size(map, level);
                 return MIN(stop, end);
             }
-            split_child(map, level, node[level], i, child);
+            split_child(map, level, node[level], i,
+                        child_start(map, level, start));
         }
         node[level + 1] = *child_of(map, level, node[level], i);
-        base[level + 1] = child;
     }
+    base = start - (i << map->geo.shift[level]);
+    stop = child_end(map, level, start);
 
     /* All children until @end, but for one of which a part is beyond. */
     if (stop < end) {
-        nr = nr_children(map, level, base[level], end);
+        nr = nr_children(map, level, base, end);
         stop = child_end(map, level,
-                         base[level] + ((nr - 1) << map->geo.shift[level]));
+                         base + ((nr - 1) << map->geo.shift[level]));
         if (stop > end) {
             stop -= level_size(map, level);
             nr--;
         }
         nr -= i;
-    } else {
-        nr = 1;
     }
-    set_children(map, level, node[level], base[level], i, nr, private);
+    set_children(map, level, node[level], base, i, nr, private);
 
-    while (level--) {
-        i = (base[level + 1] - base[level]) >> map->geo.shift[level];
-        if (!fold_child(map, level, node[level], i, base[level + 1])) {
-            break;
-        }
+    while (level-- &&
+           fold_child(map, level, node[level], child_index(map, level, start),
+                      child_start(map, level, start))) {
     }
     return stop;
 }
@@ -332,8 +352,8 @@ static uint64_t set_some(GuestMemfdMap *map, uint64_t start, uint64_t end,
 static void assert_range(const GuestMemfdMap *map, uint64_t start,
                          uint64_t end)
 {
-    assert(start < end && end <= map->size);
-    assert(!((start | end) & (level_size(map, map->geo.levels - 1) - 1)));
+    assert(end <= map->size);
+    assert(!((start | end) & map->page_mask));
 }
 
 GuestMemfdMap *guest_memfd_map_new(uint64_t size,
@@ -349,8 +369,10 @@ GuestMemfdMap *guest_memfd_map_new(uint64_t size,
     }
     map->size = size;
     map->geo = *geometry;
+    map->page_mask = level_size(map, geometry->levels - 1) - 1;
     assert_range(map, 0, size);
     for (unsigned l = 0; l < geometry->levels; l++) {
+        map->node_mask[l] = l ? level_size(map, l - 1) - 1 : UINT64_MAX;
         map->longs[l] = BITS_TO_LONGS(fanout(map, l));
     }
     map->top = node_new(map, 0, 0, private);
@@ -389,15 +411,18 @@ static uint64_t uniform_end(const GuestMemfdMap *map, uint64_t offset,
 {
     const MapNode *node = map->top;
     unsigned level = 0;
-    uint64_t base = 0, i, nr, stop;
+    uint64_t base, i, nr, stop;
 
-    while (is_mixed(map, level, node,
-                    i = (offset - base) >> map->geo.shift[level])) {
-        base += i << map->geo.shift[level];
+    while (is_mixed(map, level, node, i = child_index(map, level, offset))) {
         node = *child_of(map, level++, node, i);
     }
-    nr = nr_children(map, level, base, end);
     *private = is_private(node, i);
+    base = child_start(map, level, offset);
+    if (end - base <= level_size(map, level)) {
+        return end;
+    }
+    base -= i << map->geo.shift[level];
+    nr = nr_children(map, level, base, end);
     stop = *private ? find_next_zero_bit(node->bits, nr, i + 1) :
                       find_next_bit(node->bits, nr, i + 1);
     if (node->nr_mixed) {
@@ -406,23 +431,38 @@ static uint64_t uniform_end(const GuestMemfdMap *map, uint64_t offset,
     return MIN(base + (stop << map->geo.shift[level]), end);
 }
 
-uint64_t guest_memfd_map_run(const GuestMemfdMap *map, uint64_t offset,
-                             uint64_t end, bool *private)
+uint64_t guest_memfd_map_next(const GuestMemfdMap *map, bool private,
+                              uint64_t *start, uint64_t end)
 {
-    uint64_t stop;
-    bool state;
+    uint64_t stop = *start;
+    bool found = false;
 
-    assert_range(map, offset, end);
-    stop = uniform_end(map, offset, end, private);
+    assert_range(map, stop, end);
     while (stop < end) {
+        bool state;
         uint64_t next = uniform_end(map, stop, end, &state);
 
-        if (state != *private) {
+        if (state == private) {
+            found = true;
+        } else if (found) {
             break;
+        } else {
+            *start = next;
         }
         stop = next;
     }
-    return stop;
+    return found ? stop : 0;
+}
+
+uint64_t guest_memfd_map_run(const GuestMemfdMap *map, uint64_t offset,
+                             uint64_t end, bool *private)
+{
+    uint64_t shared = offset;
+    uint64_t stop = guest_memfd_map_next(map, false, &shared, end);
+
+    assert(offset < end);
+    *private = shared > offset;
+    return *private ? shared : stop;
 }
 
 GuestMemfdMapState guest_memfd_map_state(const GuestMemfdMap *map,
@@ -435,21 +475,6 @@ GuestMemfdMapState guest_memfd_map_state(const GuestMemfdMap *map,
         return GUEST_MEMFD_MAP_MIXED;
     }
     return private ? GUEST_MEMFD_MAP_PRIVATE : GUEST_MEMFD_MAP_SHARED;
-}
-
-uint64_t guest_memfd_map_next(const GuestMemfdMap *map, bool private,
-                              uint64_t *start, uint64_t end)
-{
-    while (*start < end) {
-        bool state;
-        uint64_t stop = guest_memfd_map_run(map, *start, end, &state);
-
-        if (state == private) {
-            return stop;
-        }
-        *start = stop;
-    }
-    return 0;
 }
 
 bool guest_memfd_map_is_reserved(const GuestMemfdMap *map)
@@ -477,15 +502,17 @@ bool guest_memfd_map_reserve(GuestMemfdMap *map)
     return true;
 }
 
-void guest_memfd_map_set(GuestMemfdMap *map, uint64_t offset, uint64_t size,
-                         bool private)
+uint64_t guest_memfd_map_set(GuestMemfdMap *map, uint64_t offset,
+                             uint64_t size, bool private)
 {
-    uint64_t end = offset + size;
+    uint64_t before = map->private_bytes, end = offset + size;
 
     assert_range(map, offset, end);
-    while (offset < end) {
+    assert(offset < end);
+    do {
         offset = set_some(map, offset, end, private);
-    }
+    } while (offset < end);
+    return private ? map->private_bytes - before : before - map->private_bytes;
 }
 
 uint64_t guest_memfd_map_private_bytes(const GuestMemfdMap *map)

@@ -25,9 +25,7 @@ void guest_memfd_request_init(GuestMemfdRequest *req, bool to_private)
     req->piece = req->few;
 }
 
-void guest_memfd_request_add(GuestMemfdRequest *req, GuestMemfd *gm,
-                             uint64_t start, uint64_t end, MemoryRegion *mr,
-                             hwaddr gpa)
+static void add_piece(GuestMemfdRequest *req, const GuestMemfdPiece *piece)
 {
     if (req->nr == req->room) {
         GuestMemfdPiece *more = g_new(GuestMemfdPiece, 2 * req->room);
@@ -39,13 +37,7 @@ void guest_memfd_request_add(GuestMemfdRequest *req, GuestMemfd *gm,
         req->piece = more;
         req->room *= 2;
     }
-    req->piece[req->nr++] = (GuestMemfdPiece) {
-        .gm = gm,
-        .start = start,
-        .end = end,
-        .mr = mr,
-        .gpa = gpa,
-    };
+    req->piece[req->nr++] = *piece;
 }
 
 /* Can the memory at @section become what is asked?  Adds a piece if it does. */
@@ -57,8 +49,13 @@ static int add_section(GuestMemfdRequest *req, const MemoryRegionSection *s)
 
     if (gm && QEMU_IS_ALIGNED(start | end, qemu_real_host_page_size())) {
         memory_region_ref(s->mr);
-        guest_memfd_request_add(req, gm, start, end, s->mr,
-                                s->offset_within_address_space);
+        add_piece(req, &(GuestMemfdPiece) {
+            .gm = gm,
+            .start = start,
+            .end = end,
+            .mr = s->mr,
+            .gpa = s->offset_within_address_space,
+        });
         return 0;
     }
     if (!gm && !req->to_private && !memory_region_is_ram(s->mr) &&
@@ -134,9 +131,6 @@ void guest_memfd_request_end(GuestMemfdRequest *req)
     for (unsigned i = 0; i < req->nr; i++) {
         GuestMemfdPiece *p = &req->piece[i];
 
-        if (!p->mr) {
-            continue;
-        }
         if (bql || still_mapped(p)) {
             memory_region_unref(p->mr);
             continue;
@@ -187,10 +181,10 @@ int guest_memfd_convert_block(GuestMemfd *gm, uint64_t offset, uint64_t size,
                               bool to_private, Error **errp)
 {
     uint64_t page = qemu_real_host_page_size();
+    GuestMemfdPiece piece;
     GuestMemfdRequest req QEMU_UNINITIALIZED;
-    int ret;
 
-    if (!QEMU_IS_ALIGNED(offset, page) || !QEMU_IS_ALIGNED(size, page)) {
+    if (!QEMU_IS_ALIGNED(offset | size, page)) {
         error_setg(errp, "offset 0x%" PRIx64 " and size 0x%" PRIx64 " must be "
                    "multiples of the host's page size, 0x%" PRIx64, offset,
                    size, page);
@@ -206,9 +200,11 @@ int guest_memfd_convert_block(GuestMemfd *gm, uint64_t offset, uint64_t size,
                    gm->id, gm->size);
         return -EINVAL;
     }
-    guest_memfd_request_init(&req, to_private);
-    guest_memfd_request_add(&req, gm, offset, offset + size, NULL, 0);
-    ret = guest_memfd_transact(&req, errp);
-    guest_memfd_request_end(&req);
-    return ret;
+    piece.gm = gm;
+    piece.start = offset;
+    piece.end = offset + size;
+    req.to_private = to_private;
+    req.nr = 1;
+    req.piece = &piece;
+    return guest_memfd_transact(&req, errp);
 }
