@@ -23,28 +23,20 @@ static void map_destroy(void *opaque)
     guest_memfd_map_free(opaque);
 }
 
-/* The runs that change: once for the driver, once for the listeners */
-static void walk(GuestMemfdMap *map, uint64_t start, uint64_t end,
-                 bool to_private)
-{
-    for (int step = 0; step < 2; step++) {
-        uint64_t s = start, e;
-
-        for (; (e = guest_memfd_map_next(map, !to_private, &s, end)); s = e) {
-            /* nobody to tell */
-        }
-    }
-}
-
+/* What a transaction asks of the map: the runs that change, then the change. */
 static void map_convert(void *opaque, uint64_t offset, uint64_t size,
                         bool to_private)
 {
     GuestMemfdMap *map = opaque;
+    uint64_t end = offset + size, s = offset, e;
 
-    if (!guest_memfd_map_reserve(map)) {
+    if (!guest_memfd_map_is_reserved(map) && !guest_memfd_map_reserve(map)) {
         abort();
     }
-    walk(map, offset, offset + size, to_private);
+    while (s < end &&
+           (e = guest_memfd_map_next(map, !to_private, &s, end))) {
+        s = e;
+    }
     guest_memfd_map_set(map, offset, size, to_private);
 }
 

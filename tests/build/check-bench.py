@@ -97,7 +97,8 @@ def check_table(records, text):
     for record in records:
         assert any(record['case'] in line for line in text.splitlines()), \
             record['case']
-    judged = [line for line in text.splitlines() if line.startswith('b) ')]
+    judged = [line for line in text.splitlines()
+              if line.startswith('log and page, ')]
     assert len(judged) == 4, text
     for line in judged:
         if 'calls' in line:
@@ -136,10 +137,38 @@ def the_cost_is_constant_or_not(_directory):
         records = [{'group': 'convert', 'case': size + ' uniform by 4 KiB',
                     'metric': 'instructions', 'side': 'ours', 'value': value}
                    for size, value in zip(('1 GiB', '1 TiB'), values)]
-        return list(bench_report.goals(bench_report.Figures(records)))[0]
+        return list(bench_report.goals(bench_report.Figures(records)))
 
-    assert verdict(1000, 1090).endswith('met')
-    assert verdict(1200, 1000).endswith('missed by 10 points')
+    absolute = 'a conversion, 1 TiB uniform by 4 KiB: %d instructions, wanted ' \
+        '1000: %s'
+    lines = verdict(900, 981)
+    assert absolute % (981, 'met') in lines
+    assert lines[-1].endswith('9 % apart, wanted 10: met')
+    lines = verdict(1250, 1500)
+    assert absolute % (1500, 'missed by 50 %') in lines
+    assert lines[-1].endswith('missed by 10 points')
+
+
+def what_is_slower_is_named(_directory):
+    def lines(case, ours, qemu):
+        records = [dict(record, case=case) for record in made_up(ours, qemu)]
+        return [line for line in
+                bench_report.goals(bench_report.Figures(records))
+                if line.startswith('slower')]
+
+    assert lines('1 GiB uniform by 4 KiB', 200, 100) == [
+        "slower than QEMU's, map, 1 GiB uniform by 4 KiB, ns, ours: 2 times"]
+    assert not lines('1 GiB uniform by 4 KiB', 99, 100)
+    assert not lines('1 TiB mixed by 4 KiB', 199, 100)
+    assert lines('1 TiB mixed by 4 KiB', 201, 100)
+
+
+def what_has_no_noise_comes_first(_directory):
+    records = [{'group': 'convert', 'case': 'a', 'metric': metric,
+                'side': 'ours', 'value': 1} for metric in ('ns', 'instructions')]
+    assert [row[2] for row in
+            bench_report.rows(bench_report.Figures(records))] == \
+        ['instructions', 'ns']
 
 
 def only_qemus_own_code_is_compared_with(directory):
@@ -163,5 +192,6 @@ def a_group_that_is_not_there_is_refused(directory):
 if __name__ == '__main__':
     tap.main([every_group_has_its_sides, instructions_are_counted,
               goals_are_met_and_missed, the_cost_is_constant_or_not,
+              what_is_slower_is_named, what_has_no_noise_comes_first,
               only_qemus_own_code_is_compared_with,
               a_group_that_is_not_there_is_refused])
