@@ -19,7 +19,7 @@
 #include "qapi/visitor.h"
 #include "hw/boards.h"
 #include "migration/cpr.h"
-#include "system/guest-memfd.h"
+#include "system/guest-memfd-kvm.h"
 #include "system/hostmem.h"
 #include "system/kvm.h"
 #include "system/ramblock.h"

@@ -10,7 +10,7 @@
 #include "qemu/main-loop.h"
 #include "qemu/units.h"
 #include "system/address-spaces.h"
-#include "system/guest-memfd.h"
+#include "system/guest-memfd-kvm.h"
 #include "system/kvm.h"
 #include "system/kvm_int.h"
 

@@ -16,7 +16,7 @@
 #include "qemu/osdep.h"
 #include <sys/ioctl.h>
 #include <linux/kvm.h>
-#include "system/guest-memfd.h"
+#include "system/guest-memfd-kvm.h"
 #include "system/ramblock.h"
 #include "guest-memfd-kvm.h"
 

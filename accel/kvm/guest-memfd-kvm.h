@@ -7,7 +7,7 @@
 #ifndef ACCEL_KVM_GUEST_MEMFD_KVM_H
 #define ACCEL_KVM_GUEST_MEMFD_KVM_H
 
-#include "system/guest-memfd.h"
+#include "system/guest-memfd-kvm.h"
 
 extern const GuestMemfdOps guest_memfd_in_place_ops;
 

@@ -28,7 +28,7 @@
 #include "qemu/rcu.h"
 #include "hw/boards.h"
 #include "system/address-spaces.h"
-#include "system/guest-memfd.h"
+#include "system/guest-memfd-kvm.h"
 #include "system/kvm.h"
 #include "system/kvm_int.h"
 #include "system/ramblock.h"

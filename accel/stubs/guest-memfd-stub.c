@@ -6,7 +6,7 @@
 
 #include "qemu/osdep.h"
 #include "qapi/error.h"
-#include "system/guest-memfd.h"
+#include "system/guest-memfd-kvm.h"
 #include "system/ramblock.h"
 
 GuestMemfd *guest_memfd_new_kvm(RAMBlock *rb, Error **errp)

@@ -38,7 +38,8 @@ static const char LISTENER_REFUSED[] = "a DMA listener refused";
 typedef GuestMemfdPiece Piece;
 
 #define for_each_piece(p, req) \
-    for (Piece *p = (req)->piece, *p ## _end = p + (req)->nr; p < p ## _end; p++)
+    for (Piece *p = (req)->piece, *p ## _end = p + (req)->nr; \
+         p < p ## _end; p++)
 
 typedef struct Transaction {
     GuestMemfdRequest *req;

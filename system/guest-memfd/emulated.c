@@ -10,7 +10,7 @@
  */
 
 #include "qemu/osdep.h"
-#include "system/guest-memfd.h"
+#include "system/guest-memfd-driver.h"
 
 static int emulated_convert(GuestMemfd *gm, uint64_t offset, uint64_t size,
                             bool to_private, GuestMemfdStop *stop)

@@ -9,7 +9,8 @@
 
 #include "qemu/stats64.h"
 #include "qemu/thread.h"
-#include "system/guest-memfd.h"
+#include "system/guest-memfd-driver.h"
+#include "system/guest-memfd-host.h"
 #include "system/guest-memfd-map.h"
 #include "system/memory.h"
 
@@ -158,6 +159,14 @@ bool guest_memfd_before_launch(void);
 #ifdef CONFIG_LINUX
 bool guest_memfd_watch(GuestMemfd *gm);
 void guest_memfd_unwatch(GuestMemfd *gm);
+
+/**
+ * guest_memfd_many_stand_ins - does a guest touch its private pages too much?
+ *
+ * Such a guest makes no more pages private, before QEMU has no room for more
+ * pages that stand in.
+ */
+bool guest_memfd_many_stand_ins(void);
 #else
 static inline bool guest_memfd_watch(GuestMemfd *gm)
 {
@@ -166,6 +175,11 @@ static inline bool guest_memfd_watch(GuestMemfd *gm)
 
 static inline void guest_memfd_unwatch(GuestMemfd *gm)
 {
+}
+
+static inline bool guest_memfd_many_stand_ins(void)
+{
+    return false;
 }
 #endif
 

@@ -342,9 +342,12 @@ static uint64_t set_some(GuestMemfdMap *map, uint64_t start, uint64_t end,
     }
     set_children(map, level, node[level], base, i, nr, private);
 
-    while (level-- &&
-           fold_child(map, level, node[level], child_index(map, level, start),
-                      child_start(map, level, start))) {
+    while (level--) {
+        if (!fold_child(map, level, node[level],
+                        child_index(map, level, start),
+                        child_start(map, level, start))) {
+            break;
+        }
     }
     return stop;
 }

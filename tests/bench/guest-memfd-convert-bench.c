@@ -13,7 +13,7 @@
 #include "qemu/units.h"
 #include "qapi/error.h"
 #include "system/address-spaces.h"
-#include "system/guest-memfd.h"
+#include "system/guest-memfd-driver.h"
 #include "system/ramblock.h"
 #include "../unit/guest-memfd-core.h"
 #include "guest-memfd-bench.h"

@@ -14,7 +14,8 @@
 
 #include "qemu/bitmap.h"
 #include "qemu/units.h"
-#include "system/guest-memfd.h"
+#include "system/guest-memfd-host.h"
+#include "system/guest-memfd-kvm.h"
 #include "system/kvm.h"
 #include "system/ramblock.h"
 #include "guest-memfd-model.h"

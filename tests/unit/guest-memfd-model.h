@@ -11,7 +11,7 @@
 #ifndef GUEST_MEMFD_MODEL_H
 #define GUEST_MEMFD_MODEL_H
 
-#include "system/guest-memfd.h"
+#include "system/guest-memfd-driver.h"
 
 typedef struct Model Model;
 

@@ -14,6 +14,7 @@
 #include "qemu/memfd.h"
 #include "qapi/error.h"
 #include "guest-memfd-fakes.h"
+#include "../../system/guest-memfd/internal.h"
 
 #define SIZE (8 * PAGE)
 #define MANY (2 * PAGES)
