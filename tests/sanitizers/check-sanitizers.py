@@ -44,8 +44,9 @@ int main(int argc, char **argv)
     return 0;
 }
 '''
+# The compiler must not know what p points to: UBSan of gcc 14 would be first.
 OVERFLOW = '''
-    volatile char *p = malloc(argc);
+    volatile char *volatile p = malloc(argc);
     p[argc] = 1;
     free((char *)p);
 '''
