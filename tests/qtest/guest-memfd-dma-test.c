@@ -13,6 +13,7 @@
 #include "guest-memfd-server.h"
 #include "guest-memfd-util.h"
 #include "qobject/qlist.h"
+#include "guest-memfd-virtio-mem.c.inc"
 
 static void test_convert(QTestState *qts, Server *s)
 {
@@ -423,5 +424,6 @@ int main(int argc, char **argv)
     g_test_init(&argc, &argv, NULL);
     server_add_tests(tests);
     qtest_add_func("guest-memfd-dma/limit", test_limit);
+    virtio_mem_add_tests();
     return g_test_run();
 }
