@@ -97,7 +97,8 @@ GuestMemfd *guest_memfd_new(RAMBlock *rb, const char *id,
  * guest_memfd_free - the end of a block; NULL is allowed
  *
  * All listeners have left.  The memory region is not looked at, it may be half
- * gone.  Called with the BQL held.
+ * gone, but the memory is there until this returns: a conversion that runs is
+ * waited for, and those that wait are refused.  Called with the BQL held.
  */
 void guest_memfd_free(GuestMemfd *gm);
 

@@ -261,9 +261,13 @@ void guest_memfd_free(GuestMemfd *gm)
     }
     assert(bql_locked());
     trace_guest_memfd_free(gm->id);
+    /* A vCPU may convert it, or have found it and wait. */
+    convert_lock(gm);
     if (guest_memfd_unmaps_private(gm)) {
         guest_memfd_unwatch(gm);
     }
+    gm->rb = NULL;
+    convert_unlock(gm);
     QTAILQ_REMOVE(&blocks, gm, next);
     unblock_others(gm);
     object_unref(OBJECT(gm));

@@ -125,9 +125,14 @@ static int prepare(Transaction *t)
     bool to_private = t->req->to_private;
 
     for_each_piece(p, t->req) {
-        int ret = guest_memfd_mend(p->gm);
+        int ret;
 
         t->refused = p;
+        if (!p->gm->rb) {
+            t->refused_by = "the memory was unplugged meanwhile";
+            return -EINVAL;
+        }
+        ret = guest_memfd_mend(p->gm);
         /* Memory must be able to become private, that may be the remedy. */
         if (ret && !to_private) {
             t->refused_by = "a DMA listener that lost a mapping cannot map "

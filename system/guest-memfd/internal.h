@@ -65,7 +65,7 @@ struct GuestMemfd {
     uint64_t number;                    /* the order of blocks */
     uint64_t size;
     uint64_t page_size;
-    RAMBlock *rb;                       /* its region may not know it yet */
+    RAMBlock *rb;                       /* NULL when it has gone: convert_lock */
     MemoryRegion *mr;
     const GuestMemfdOps *ops;
     bool init_private;
@@ -189,7 +189,6 @@ static inline bool guest_memfd_many_stand_ins(void)
  * @start, @end: offsets in the block, in bytes; empty if another piece has it
  * @todo, @todo_end: the first run that is not in the wanted state; @end and 0
  *                   if there is none
- * @mr: of guest_memfd_request_find(): a reference to the region at @gpa
  */
 typedef struct GuestMemfdPiece {
     GuestMemfd *gm;
@@ -197,8 +196,6 @@ typedef struct GuestMemfdPiece {
     uint64_t end;
     uint64_t todo;
     uint64_t todo_end;
-    MemoryRegion *mr;
-    hwaddr gpa;
 } GuestMemfdPiece;
 
 #define GUEST_MEMFD_FEW_PIECES 4
@@ -223,6 +220,9 @@ void guest_memfd_request_init(GuestMemfdRequest *req, bool to_private);
  * guest_memfd_request_find - add the pieces of a guest physical range
  *
  * @gpa, @size: bytes, anything
+ *
+ * Takes references to blocks, not to their memory: that may be unplugged until
+ * guest_memfd_transact() has the locks, which refuses it then.
  *
  * Returns: 0; -EINVAL if not all of it can become what is asked.
  */

@@ -9,7 +9,6 @@
  */
 
 #include "qemu/osdep.h"
-#include "qemu/main-loop.h"
 #include "qemu/rcu.h"
 #include "qapi/error.h"
 #include "qapi/qapi-events-guest-memfd.h"
@@ -25,7 +24,8 @@ void guest_memfd_request_init(GuestMemfdRequest *req, bool to_private)
     req->piece = req->few;
 }
 
-static void add_piece(GuestMemfdRequest *req, const GuestMemfdPiece *piece)
+static void add_piece(GuestMemfdRequest *req, GuestMemfd *gm, uint64_t start,
+                      uint64_t end)
 {
     if (req->nr == req->room) {
         GuestMemfdPiece *more = g_new(GuestMemfdPiece, 2 * req->room);
@@ -37,7 +37,11 @@ static void add_piece(GuestMemfdRequest *req, const GuestMemfdPiece *piece)
         req->piece = more;
         req->room *= 2;
     }
-    req->piece[req->nr++] = *piece;
+    req->piece[req->nr++] = (GuestMemfdPiece) {
+        .gm = gm,
+        .start = start,
+        .end = end,
+    };
 }
 
 /* Can the memory at @section become what is asked?  Adds a piece if it does. */
@@ -48,14 +52,8 @@ static int add_section(GuestMemfdRequest *req, const MemoryRegionSection *s)
     uint64_t end = start + int128_get64(s->size);
 
     if (gm && QEMU_IS_ALIGNED(start | end, qemu_real_host_page_size())) {
-        memory_region_ref(s->mr);
-        add_piece(req, &(GuestMemfdPiece) {
-            .gm = gm,
-            .start = start,
-            .end = end,
-            .mr = s->mr,
-            .gpa = s->offset_within_address_space,
-        });
+        object_ref(OBJECT(gm));
+        add_piece(req, gm, start, end);
         return 0;
     }
     if (!gm && !req->to_private && !memory_region_is_ram(s->mr) &&
@@ -73,7 +71,10 @@ int guest_memfd_request_find(GuestMemfdRequest *req, hwaddr gpa, uint64_t size)
         !QEMU_IS_ALIGNED(gpa | size, qemu_real_host_page_size())) {
         return -EINVAL;
     }
-    /* A FlatView has references of its own until the grace period ends. */
+    /*
+     * A FlatView has references of its own until the grace period ends, so that
+     * the last one to a region never goes here, where the BQL may not be held.
+     */
     RCU_READ_LOCK_GUARD();
     for (;;) {
         MemoryRegionSection s = memory_region_find(get_system_memory(), gpa,
@@ -95,55 +96,10 @@ int guest_memfd_request_find(GuestMemfdRequest *req, hwaddr gpa, uint64_t size)
     }
 }
 
-typedef struct Regions {
-    struct rcu_head rcu;
-    GPtrArray *mrs;             /* MemoryRegion, each with a reference */
-} Regions;
-
-static void regions_free(Regions *regions)
-{
-    g_ptr_array_unref(regions->mrs);
-    g_free(regions);
-}
-
-/*
- * Does the memory map show the region of @p where it was found?  Then, as long
- * as the caller is in an RCU read section, a FlatView has a reference of its own.
- */
-static bool still_mapped(const GuestMemfdPiece *p)
-{
-    MemoryRegionSection s = memory_region_find(get_system_memory(), p->gpa, 1);
-
-    memory_region_unref(s.mr);
-    return s.mr == p->mr;
-}
-
-/*
- * The last reference to a region that was unplugged meanwhile must go under the
- * BQL, which RCU callbacks have.  They wake a thread, so only if it may be that.
- */
 void guest_memfd_request_end(GuestMemfdRequest *req)
 {
-    bool bql = bql_locked();
-    Regions *later = NULL;
-
-    RCU_READ_LOCK_GUARD();
     for (unsigned i = 0; i < req->nr; i++) {
-        GuestMemfdPiece *p = &req->piece[i];
-
-        if (bql || still_mapped(p)) {
-            memory_region_unref(p->mr);
-            continue;
-        }
-        if (!later) {
-            later = g_new0(Regions, 1);
-            later->mrs = g_ptr_array_new_with_free_func(
-                (GDestroyNotify)memory_region_unref);
-        }
-        g_ptr_array_add(later->mrs, p->mr);
-    }
-    if (later) {
-        call_rcu(later, regions_free, rcu);
+        object_unref(OBJECT(req->piece[i].gm));
     }
     if (req->piece != req->few) {
         g_free(req->piece);

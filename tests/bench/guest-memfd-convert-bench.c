@@ -43,11 +43,6 @@ void memory_region_unref(MemoryRegion *mr)
     g_assert_not_reached();
 }
 
-void memory_region_ref(MemoryRegion *mr)
-{
-    g_assert_not_reached();
-}
-
 static int nothing(RamDiscardListener *rdl, MemoryRegionSection *section)
 {
     return 0;

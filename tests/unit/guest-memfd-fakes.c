@@ -238,11 +238,6 @@ MemoryRegionSection memory_region_find(MemoryRegion *root, hwaddr addr,
     return (MemoryRegionSection) { .mr = NULL };
 }
 
-void memory_region_ref(MemoryRegion *mr)
-{
-    qatomic_inc(&region_refs);
-}
-
 void memory_region_unref(MemoryRegion *mr)
 {
     if (mr) {
@@ -321,6 +316,9 @@ void teardown(void)
 {
     fake_reset();
     for (int i = 0; i < BLOCKS; i++) {
+        if (!block[i].gm) {
+            continue;
+        }
         for (int j = 0; j < LISTENERS; j++) {
             listener_remove(&block[i], &block[i].listener[j]);
             if (block[i].model) {
@@ -329,6 +327,7 @@ void teardown(void)
             }
             g_assert_true(bitmap_empty(block[i].listener[j].mapped, PAGES));
         }
+        g_assert_cmpint(OBJECT(block[i].gm)->ref, ==, 1);
         guest_memfd_free(block[i].gm);
         g_clear_pointer(&block[i].model, model_free);
     }

@@ -10,6 +10,7 @@
 #include "qemu/thread.h"
 #include "qapi/error.h"
 #include "guest-memfd-fakes.h"
+#include "../../system/guest-memfd/internal.h"
 
 /* Three private runs with shared pages between them, seen by all listeners. */
 static void make_runs(Block *b, bool private)
@@ -399,6 +400,38 @@ static void test_late_listener(void)
     teardown();
 }
 
+/* Memory that is unplugged between the search for it and the locks */
+static void test_unplugged(void)
+{
+    const uint64_t size = GPA_BLOCK1 + PAGES * PAGE - GPA_BLOCK0;
+
+    for (int i = 0; i < BLOCKS; i++) {
+        GuestMemfdRequest req;
+        Error *err = NULL;
+
+        setup(false);
+        guest_memfd_request_init(&req, true);
+        g_assert_cmpint(guest_memfd_request_find(&req, GPA_BLOCK0, size), ==,
+                        0);
+        g_assert_cmpint(region_refs, ==, 0);
+        for (int j = 0; j < LISTENERS; j++) {
+            listener_remove(&block[i], &block[i].listener[j]);
+            model_remove_listener(block[i].model, block[i].listener[j].mapped);
+        }
+        guest_memfd_free(block[i].gm);
+        fake_reset();
+        g_assert_cmpint(guest_memfd_transact(&req, &err), ==, -EINVAL);
+        g_assert_nonnull(strstr(error_get_pretty(err), i ? "'b1'" : "'b0'"));
+        g_assert_nonnull(strstr(error_get_pretty(err), "unplugged"));
+        error_free(err);
+        g_assert_cmpuint(fake.calls, ==, 0);
+        guest_memfd_request_end(&req);
+        g_clear_pointer(&block[i].model, model_free);
+        block[i].gm = NULL;
+        teardown();
+    }
+}
+
 static int reset(Block *b)
 {
     int ret = guest_memfd_reset(b->gm, NULL);
@@ -618,6 +651,7 @@ int main(int argc, char **argv)
     g_test_add_func("/guest-memfd/bad-ranges", test_bad_ranges);
     g_test_add_func("/guest-memfd/gpa", test_gpa);
     g_test_add_func("/guest-memfd/late-listener", test_late_listener);
+    g_test_add_func("/guest-memfd/unplugged", test_unplugged);
     g_test_add_func("/guest-memfd/reset", test_reset);
     g_test_add_func("/guest-memfd/ram-discard-manager",
                     test_ram_discard_manager);
