@@ -184,19 +184,22 @@ static void free_shared_copy(GuestMemfd *gm, uint64_t offset, uint64_t size)
     uint64_t start = QEMU_ALIGN_DOWN(offset, page);
     uint64_t end = ROUND_UP(offset + size, page);
 
-    if (page > qemu_real_host_page_size() && !guest_memfd_gives_back(gm)) {
-        return;
-    }
-    if (start < end && !guest_memfd_all_private(gm, start, page)) {
-        start += page;
-    }
-    if (start < end && !guest_memfd_all_private(gm, end - page, page)) {
-        end -= page;
-    }
-    if (start < end) {
+    if (page > qemu_real_host_page_size()) {
+        if (!guest_memfd_gives_back(gm)) {
+            return;
+        }
+        if (!guest_memfd_all_private(gm, start, page)) {
+            start += page;
+        }
+        if (start < end && !guest_memfd_all_private(gm, end - page, page)) {
+            end -= page;
+        }
+        if (start == end) {
+            return;
+        }
         guest_memfd_giving_back(gm, start, end - start);
-        ram_block_discard_range(rb, start, end - start);
     }
+    ram_block_discard_range(rb, start, end - start);
 }
 
 /*
@@ -232,8 +235,7 @@ static int two_copy_convert(GuestMemfd *gm, uint64_t offset, uint64_t size,
             return ret;
         }
     }
-    /* Refused, or undone: the map says private, so nobody needs them. */
-    if (to_private == !ret && guest_memfd_all_private(gm, offset, size)) {
+    if (ret && !to_private) {
         free_shared_copy(gm, offset, size);
     }
     return ret;

@@ -50,10 +50,11 @@ typedef struct GuestMemfdOps {
                    bool to_private, GuestMemfdStop *stop);
 
     /**
-     * @converted: optional; everybody agreed and the map has changed
+     * @converted: optional; a range stays in the state that it has
      *
-     * The place to free the copy that lost.  It cannot fail any more.  Pages of
-     * the range may have been in their state before.
+     * Everybody agreed and the map has changed, or the driver went back, which
+     * it did for whole runs.  The place to free the copy that lost.  It cannot
+     * fail any more.  Pages of the range may have been in their state before.
      */
     void (*converted)(GuestMemfd *gm, uint64_t offset, uint64_t size,
                       bool to_private);

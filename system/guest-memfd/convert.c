@@ -224,6 +224,9 @@ static void undo_piece(Piece *p, bool to_private, uint64_t limit)
             settle(p->gm, stop.done, limit, to_private);
             return;
         }
+        if (p->gm->ops->converted) {
+            p->gm->ops->converted(p->gm, s, e - s, !to_private);
+        }
         s = e;
     }
 }

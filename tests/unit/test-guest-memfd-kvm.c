@@ -237,6 +237,27 @@ static void test_huge_come_back(void)
     teardown_kvm();
 }
 
+/* They go again if a listener refuses the conversion. */
+static void test_huge_refused(void)
+{
+    MemoryRegionSection s = section_of(b, 0, SIZE);
+    Listener l;
+
+    setup_kvm(HUGE_PAGE, RAM_NORESERVE, NULL);
+    listener_init(&l);
+    g_assert_cmpint(listener_add(b, &l, &s), ==, 0);
+    g_assert_cmpint(convert(b, 0, 4, true), ==, 0);
+    g_assert_cmpuint(kvm.discards, ==, 1);
+    fake.fail[0] = fake.calls + 1;
+    g_assert_cmpint(convert(b, 2, 1, false), ==, fake.error);
+    g_assert_false(in_mapping(b->rb.host));
+    check_attributes(0);
+    g_assert_cmpint(convert(b, 2, 1, false), ==, 0);
+    g_assert_true(in_mapping(b->rb.host));
+    listener_remove(b, &l);
+    teardown_kvm();
+}
+
 /* What is reserved, or preallocated, is not given to somebody else. */
 static void test_huge_reserved(void)
 {
@@ -439,6 +460,7 @@ int main(int argc, char **argv)
     g_test_init(&argc, &argv, NULL);
     fake_init();
     g_test_add_func("/guest-memfd-kvm/huge/come-back", test_huge_come_back);
+    g_test_add_func("/guest-memfd-kvm/huge/refused", test_huge_refused);
     g_test_add_func("/guest-memfd-kvm/huge/reserved", test_huge_reserved);
     g_test_add_func("/guest-memfd-kvm/huge/stand-in", test_huge_stand_in);
     g_test_add_func("/guest-memfd-kvm/huge/shared", test_huge_shared);
