@@ -107,6 +107,41 @@ static void test_dma(void)
     qtest_quit(qts);
 }
 
+/* A request over two blocks, the second of which KVM refuses. */
+static void test_second_block(void)
+{
+    const uint64_t border = 0x104000000;
+    g_autofree char *m1 = NULL, *m2 = NULL;
+    QTestState *qts;
+    GmTestdev t;
+
+    if (problem()) {
+        g_test_skip(problem());
+        return;
+    }
+    g_setenv("FAKE_KVM_REFUSES", "0x104001000", true);
+    qts = start("driver=kvm -m 64M,slots=2,maxmem=1G "
+                "-device guest-memfd-testdev,addr=4 "
+                "-object " BACKEND ",id=m1,size=64M,init=shared "
+                "-device pc-dimm,memdev=m1,addr=0x100000000 "
+                "-object " BACKEND ",id=m2,size=64M,init=shared "
+                "-device pc-dimm,memdev=m2,addr=0x104000000");
+    g_unsetenv("FAKE_KVM_REFUSES");
+    t = gm_testdev_open(qts, 4);
+    g_assert_cmpint(gm_testdev_command(&t, border - 3 * 4096, 4 * 4096,
+                                       GM_TO_PRIVATE), ==, 0);
+    g_assert_cmpint(gm_testdev_command(&t, border - 4 * 4096, 6 * 4096,
+                                       GM_TO_PRIVATE), ==, -ENOMEM);
+    gm_assert_failed_event(qts, "m2", 0, 2 * 4096, true, "the driver refused: "
+                           "Cannot allocate memory");
+    m1 = gm_map_string(qts, "m1", 10);
+    m2 = gm_map_string(qts, "m2", 10);
+    g_assert_cmpstr(m1, ==, "S67096576 P12288");
+    g_assert_cmpstr(m2, ==, "P4096 S67104768");
+    gm_testdev_close(&t);
+    qtest_quit(qts);
+}
+
 static uint64_t huge_pages(const char *counter)
 {
     g_autofree char *path = g_strconcat(HUGEPAGES, counter, NULL);
@@ -216,6 +251,7 @@ int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
     qtest_add_func("guest-memfd-kvm/dma", test_dma);
+    qtest_add_func("guest-memfd-kvm/second-block", test_second_block);
     qtest_add_func("guest-memfd-kvm/empty-pool", test_empty_pool);
     qtest_add_data_func("guest-memfd-kvm/promise/reserve",
                         "hugetlb=on,hugetlbsize=2M", test_promise);

@@ -12,6 +12,7 @@
  */
 
 #include "qemu/osdep.h"
+#include "qemu/timer.h"
 #include "qemu/units.h"
 #include "standard-headers/linux/pci_regs.h"
 #include "guest-memfd-evil.h"
@@ -66,6 +67,7 @@ typedef struct World {
     Server *good, *bad;
     Evil *evil;
     const Case *c;
+    const char *args;       /* of QEMU, more than MACHINE */
     char *log;              /* of QEMU; NULL: that of the test */
 } World;
 
@@ -456,7 +458,8 @@ static bool world_start(World *w)
     }
     w->bad = server_start();
     w->evil = evil_start(w->bad);
-    w->qts = qtest_initf(MACHINE "%s%s", w->log ? " 2>" : "", w->log ?: "");
+    w->qts = qtest_initf(MACHINE " %s%s%s", w->args ?: "", w->log ? " 2>" : "",
+                         w->log ?: "");
     plug(w, "good", w->good->socket, false);
     plug(w, "bad", evil_socket(w->evil), w->c && w->c->slow);
     return true;
@@ -669,6 +672,119 @@ static void test_negotiation(void)
     world_stop(&w);
 }
 
+static void check_status(QTestState *qts, const char *status)
+{
+    QDict *rsp = qtest_qmp(qts, "{ 'execute': 'query-status' }");
+
+    g_assert_cmpstr(qdict_get_str(qdict_get_qdict(rsp, "return"), "status"), ==,
+                    status);
+    qobject_unref(rsp);
+}
+
+/*
+ * A reset that one refuses to unmap memory for leaves it shared.  No guest may
+ * boot from it, until another reset works.
+ */
+static void test_refused_reset(void)
+{
+    static const Case c = { "refused-reset", EVIL_ERROR, EBUSY, REFUSED };
+    World w = { .c = &c };
+    g_autofree char *said = NULL;
+
+    if (!world_start_quiet(&w)) {
+        return;
+    }
+    /* What has to be shared is, whoever has it mapped. */
+    plug_dimm(&w);
+    make_runs(&w);
+    check_status(w.qts, "running");
+
+    arm(&w, EVIL_UNMAP, 0, EVIL_FOR_EVER);
+    qtest_system_reset(w.qts);
+    check_status(w.qts, "internal-error");
+    qtest_qmp_eventwait(w.qts, "STOP");
+    g_assert_cmpuint(gm_bytes(w.qts, "m0", "shared-bytes"), ==, 8 * 4096);
+    check_exact(w.qts, w.good, "m0", 0);
+    check_exact(w.qts, w.good, "m1", DIMM_GPA);
+    check_safe(w.qts, w.bad, "m0", 0);
+
+    /* The monitor works, and the VM does not go on. */
+    gm_assert_failure(w.qts, qtest_qmp(w.qts, "{ 'execute': 'cont' }"),
+                      "Resetting the Virtual Machine is required");
+    check_status(w.qts, "internal-error");
+    g_assert_true(g_file_get_contents(w.log, &said, NULL, NULL));
+    g_assert_nonnull(strstr(said, "cannot bring all of 'm0' back to its initial "
+                            "state: "));
+    g_assert_null(strstr(said, "all of 'm1'"));
+
+    /* Nor does it after another one like that. */
+    qtest_system_reset(w.qts);
+    gm_assert_failure(w.qts, qtest_qmp(w.qts, "{ 'execute': 'cont' }"),
+                      "Resetting the Virtual Machine is required");
+    check_status(w.qts, "internal-error");
+
+    g_assert_cmpuint(evil_disarm(w.evil), >, 0);
+    qtest_system_reset(w.qts);
+    g_assert_cmpuint(gm_bytes(w.qts, "m0", "shared-bytes"), ==, 0);
+    check_exact(w.qts, w.bad, "m0", 0);
+    check_exact(w.qts, w.bad, "m1", DIMM_GPA);
+    qtest_qmp_assert_success(w.qts, "{ 'execute': 'cont' }");
+    qtest_qmp_eventwait(w.qts, "RESUME");
+    check_status(w.qts, "running");
+    unplug_dimm(&w);
+    check_settled(&w);
+    world_stop_quiet(&w);
+}
+
+/* A guest asks for pages of two blocks at once, and the second is refused. */
+static void test_second_block(void)
+{
+    static const Case c = { "second-block", EVIL_ERROR, EBUSY, REFUSED };
+    const uint64_t border = DIMM_GPA + 64 * MiB;
+    World w = {
+        .c = &c,
+        .args = "-device guest-memfd-testdev,addr=5 "
+                "-object " BACKEND ",id=m1,size=64M,driver=emulated "
+                "-device pc-dimm,memdev=m1,addr=0x100000000 "
+                "-object " BACKEND ",id=m2,size=64M,driver=emulated "
+                "-device pc-dimm,memdev=m2,addr=0x104000000",
+    };
+    GmTestdev t;
+
+    if (!world_start(&w)) {
+        return;
+    }
+    t = gm_testdev_open(w.qts, 5);
+    for (int to_private = 0; to_private < 2; to_private++) {
+        g_autofree char *m1 = NULL, *m2 = NULL;
+        unsigned command = to_private ? GM_TO_PRIVATE : GM_TO_SHARED;
+
+        qtest_clock_step(w.qts, NANOSECONDS_PER_SECOND);    /* the next event */
+        gm_convert(w.qts, "m1", 0, 64 * MiB, !to_private);
+        gm_convert(w.qts, "m2", 0, 64 * MiB, !to_private);
+        arm(&w, to_private ? EVIL_UNMAP : EVIL_MAP, 1, 1);
+        g_assert_cmpint(gm_testdev_command(&t, border - 3 * 4096, 5 * 4096,
+                                           command), ==, -EBUSY);
+        gm_assert_failed_event(w.qts, "m2", 0, 2 * 4096, to_private,
+                               "a DMA listener refused");
+        g_assert_cmpuint(evil_disarm(w.evil), ==, 1);
+        m1 = gm_map_string(w.qts, "m1", 10);
+        m2 = gm_map_string(w.qts, "m2", 10);
+        g_assert_cmpstr(m1, ==, to_private ? "S67108864" : "P67108864");
+        g_assert_cmpstr(m2, ==, m1);
+        for (int i = 0; i < 2; i++) {
+            Server *s = i ? w.bad : w.good;
+
+            check_exact(w.qts, s, "m1", DIMM_GPA);
+            check_exact(w.qts, s, "m2", border);
+        }
+        g_assert_cmpint(gm_testdev_command(&t, border - 3 * 4096, 5 * 4096,
+                                           command), ==, 0);
+    }
+    gm_testdev_close(&t);
+    world_stop(&w);
+}
+
 /* What failed, and why, are two parts of an error. */
 static void test_connect_error(void)
 {
@@ -767,6 +883,8 @@ int main(int argc, char **argv)
     qtest_add_func("guest-memfd-peer/log", test_log);
     qtest_add_func("guest-memfd-peer/other-memory", test_other_memory);
     qtest_add_func("guest-memfd-peer/negotiation", test_negotiation);
+    qtest_add_func("guest-memfd-peer/refused-reset", test_refused_reset);
+    qtest_add_func("guest-memfd-peer/second-block", test_second_block);
     qtest_add_func("guest-memfd-peer/connect-error", test_connect_error);
     qtest_add_func("guest-memfd-peer/plug-errors", test_plug_errors);
     qtest_add_func("guest-memfd-peer/random", test_random);

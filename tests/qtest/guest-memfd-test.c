@@ -8,10 +8,9 @@
 #include <linux/kvm.h>
 #include <sys/ioctl.h>
 #include "qemu/bitops.h"
+#include "qemu/bswap.h"
 #include "qemu/units.h"
 #include "guest-memfd-util.h"
-#include "hw/pci/pci_regs.h"
-#include "libqos/pci-pc.h"
 #include "qobject/qjson.h"
 #include "qobject/qlist.h"
 
@@ -593,6 +592,94 @@ static void test_hotplug(void)
     qtest_quit(qts);
 }
 
+static unsigned nr_blocks(QTestState *qts)
+{
+    QDict *rsp = qtest_qmp(qts, "{ 'execute': 'query-guest-memfd' }");
+    unsigned nr = qlist_size(qdict_get_qlist(rsp, "return"));
+
+    qobject_unref(rsp);
+    return nr;
+}
+
+static void set_config(QTestState *qts, unsigned devfn, uint8_t reg,
+                       uint32_t value)
+{
+    qtest_outl(qts, 0xcf8, 0x80000000 | devfn << 8 | reg);
+    qtest_outl(qts, 0xcfc, value);
+}
+
+#define BAR 0xe0000000
+#define BMDMA 0xc000
+#define PRDT 0x10000
+
+/* The IDE disk of machine pc reads a sector into the BAR; nobody waits. */
+static void start_ide_read(QTestState *qts)
+{
+    const unsigned ide = 1 << 3 | 1;
+    const uint32_t prd[] = { cpu_to_le32(BAR), cpu_to_le32(0x80000000 | 512) };
+
+    set_config(qts, ide, 0x20, BMDMA);
+    set_config(qts, ide, 0x04, 5);      /* I/O ports, DMA */
+    qtest_memwrite(qts, PRDT, prd, sizeof(prd));
+    qtest_outl(qts, BMDMA + 4, PRDT);
+    qtest_outb(qts, 0x1f6, 0x40);       /* LBA, disk 0 */
+    qtest_outb(qts, 0x1f2, 1);          /* sectors */
+    for (int port = 0x1f3; port < 0x1f6; port++) {
+        qtest_outb(qts, port, 0);
+    }
+    qtest_outb(qts, 0x1f7, 0xc8);       /* READ DMA */
+    qtest_outb(qts, BMDMA, 9);          /* start; to memory */
+}
+
+static void object_add_m1(QTestState *qts, uint64_t size)
+{
+    qtest_qmp_assert_success(qts, "{ 'execute': 'object-add', 'arguments': {"
+                             " 'qom-type': '" BACKEND "', 'id': 'm1',"
+                             " 'size': %" PRIu64 " } }", size);
+}
+
+/* I/O that is not done yet keeps memory whose object is deleted. */
+static void test_same_id(void)
+{
+    QTestState *qts = qtest_init("-nodefaults -machine pc,memory-backend=m0 "
+        "-m 128M " M0 " -object " BACKEND ",id=m1,size=2M,driver=emulated "
+        "-device ivshmem-plain,id=shm,memdev=m1,addr=4 "
+        "-blockdev null-co,node-name=null,size=1048576 "
+        "-blockdev blkdebug,node-name=debug,image=null "
+        "-blockdev raw,node-name=disk,file=debug "
+        "-device ide-hd,id=hd,drive=disk,bus=ide.0");
+    g_autofree char *map = NULL;
+
+    set_config(qts, 4 << 3, 0x1c, 0);
+    set_config(qts, 4 << 3, 0x18, BAR);
+    set_config(qts, 4 << 3, 0x04, 2);   /* memory */
+    qtest_writel(qts, BAR, 0x1234);
+    g_assert_cmphex(qtest_readl(qts, BAR), ==, 0x1234);
+    g_free(qtest_hmp(qts, "qemu-io -d hd \"break read_aio stop\""));
+    start_ide_read(qts);
+
+    qtest_qmp_device_del_send(qts, "shm");
+    qtest_outl(qts, 0xae08, 1 << 4);    /* ACPI: eject slot 4 */
+    qtest_qmp_eventwait(qts, "DEVICE_DELETED");
+    qtest_qmp_assert_success(qts, "{ 'execute': 'object-del', 'arguments': {"
+                             " 'id': 'm1' } }");
+    object_add_m1(qts, 4 * MiB);
+    g_assert_cmpuint(nr_blocks(qts), ==, 3);
+
+    /* The name is that of the new one, which is larger. */
+    gm_convert(qts, "m1", 2 * MiB, 4096, true);
+    map = gm_map_string(qts, "m1", 10);
+    g_assert_cmpstr(map, ==, "S2097152 P4096 S2093056");
+
+    g_free(qtest_hmp(qts, "qemu-io -d hd \"resume stop\""));
+    for (int i = 0; nr_blocks(qts) > 2; i++) {
+        g_assert_cmpint(i, <, 100000);
+    }
+    gm_convert(qts, "m1", 3 * MiB, 4096, true);
+    gm_object_del(qts, "m1");
+    qtest_quit(qts);
+}
+
 static void test_hugetlb(const void *opaque)
 {
     uint64_t size = (uintptr_t)opaque;
@@ -628,44 +715,6 @@ static void test_hugetlb(const void *opaque)
     close(lock);
 }
 
-/* The device on q35's root bus, slot 4. */
-typedef struct Testdev {
-    QPCIBus *bus;
-    QPCIDevice *dev;
-    QPCIBar bar;
-} Testdev;
-
-static Testdev testdev_open(QTestState *qts)
-{
-    Testdev t = { .bus = qpci_new_pc(qts, NULL) };
-
-    t.dev = qpci_device_find(t.bus, QPCI_DEVFN(4, 0));
-    g_assert_nonnull(t.dev);
-    g_assert_cmphex(qpci_config_readw(t.dev, PCI_VENDOR_ID), ==, 0x1234);
-    g_assert_cmphex(qpci_config_readw(t.dev, PCI_DEVICE_ID), ==, 0x11f0);
-    qpci_device_enable(t.dev);
-    t.bar = qpci_iomap(t.dev, 0, NULL);
-    return t;
-}
-
-static void testdev_close(Testdev *t)
-{
-    qpci_iounmap(t->dev, t->bar);
-    g_free(t->dev);
-    qpci_free_pc(t->bus);
-}
-
-static int testdev_command(Testdev *t, uint64_t gpa, uint64_t size,
-                           uint32_t command)
-{
-    qpci_io_writeq(t->dev, t->bar, 0x00, gpa);
-    qpci_io_writel(t->dev, t->bar, 0x08, size);
-    qpci_io_writel(t->dev, t->bar, 0x0c, size >> 32);
-    g_assert_cmphex(qpci_io_readq(t->dev, t->bar, 0x08), ==, size);
-    qpci_io_writel(t->dev, t->bar, 0x10, command);
-    return (int32_t)qpci_io_readl(t->dev, t->bar, 0x18);
-}
-
 static void test_testdev(void)
 {
     QTestState *qts = qtest_init(Q35 "-m 128M,slots=2,maxmem=1G " M0 " "
@@ -674,7 +723,7 @@ static void test_testdev(void)
         "-device pc-dimm,memdev=m1,addr=0x100000000 "
         "-object " BACKEND ",id=m2,size=64M,driver=emulated "
         "-device pc-dimm,memdev=m2,addr=0x104000000");
-    Testdev t = testdev_open(qts);
+    GmTestdev t = gm_testdev_open(qts, 4);
     const struct {
         uint64_t gpa, size;
         uint32_t command;
@@ -690,30 +739,30 @@ static void test_testdev(void)
     };
     g_autofree char *m1 = NULL, *m2 = NULL;
 
-    g_assert_cmpint(testdev_command(&t, 0x200000, 0x200000, 1), ==, 0);
-    g_assert_cmpint(testdev_command(&t, 0x201000, 0x1000, 2), ==, 0);
+    g_assert_cmpint(gm_testdev_command(&t, 0x200000, 0x200000, 1), ==, 0);
+    g_assert_cmpint(gm_testdev_command(&t, 0x201000, 0x1000, 2), ==, 0);
     g_assert_cmpuint(gm_bytes(qts, "m0", "private-bytes"), ==,
                      2 * MiB - 4096);
 
     for (size_t i = 0; i < ARRAY_SIZE(bad); i++) {
-        g_assert_cmpint(testdev_command(&t, bad[i].gpa, bad[i].size,
+        g_assert_cmpint(gm_testdev_command(&t, bad[i].gpa, bad[i].size,
                                         bad[i].command), ==, -EINVAL);
     }
     g_assert_cmpuint(gm_bytes(qts, "m0", "private-bytes"), ==,
                      2 * MiB - 4096);
     g_assert_cmpuint(gm_bytes(qts, "m1", "private-bytes"), ==, 0);
     /* Sharing what is not RAM is granted: firmware does it for MMIO. */
-    g_assert_cmpint(testdev_command(&t, 0xfee00000, 0x1000, 2), ==, 0);
+    g_assert_cmpint(gm_testdev_command(&t, 0xfee00000, 0x1000, 2), ==, 0);
 
     /* Across two blocks. */
-    g_assert_cmpint(testdev_command(&t, 0x104000000 - 0x3000, 0x4000, 1), ==,
+    g_assert_cmpint(gm_testdev_command(&t, 0x104000000 - 0x3000, 0x4000, 1), ==,
                     0);
     m1 = gm_map_string(qts, "m1", 10);
     m2 = gm_map_string(qts, "m2", 10);
     g_assert_cmpstr(m1, ==, "S67096576 P12288");
     g_assert_cmpstr(m2, ==, "P4096 S67104768");
 
-    testdev_close(&t);
+    gm_testdev_close(&t);
     qtest_quit(qts);
 }
 
@@ -820,6 +869,7 @@ int main(int argc, char **argv)
     qtest_add_func("guest-memfd/bad-objects", test_bad_objects_at_run_time);
     qtest_add_func("guest-memfd/fixed-options", test_fixed_options);
     qtest_add_func("guest-memfd/hotplug", test_hotplug);
+    qtest_add_func("guest-memfd/same-id", test_same_id);
     qtest_add_func("guest-memfd/testdev", test_testdev);
     qtest_add_func("guest-memfd/dump", test_dump);
     qtest_add_func("guest-memfd/dump-detached", test_detached_dump);

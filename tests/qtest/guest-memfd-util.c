@@ -7,6 +7,8 @@
 #include "qemu/osdep.h"
 #include <sys/file.h>
 #include "guest-memfd-util.h"
+#include "hw/pci/pci_regs.h"
+#include "libqos/pci-pc.h"
 #include "qobject/qlist.h"
 
 /* The memory hotplug controller of q35 (docs/specs/acpi_mem_hotplug.rst). */
@@ -190,4 +192,53 @@ int gm_lock_huge_pages(void)
 
     g_assert_true(fd < 0 || !flock(fd, LOCK_EX));
     return fd;
+}
+
+GmTestdev gm_testdev_open(QTestState *qts, unsigned slot)
+{
+    GmTestdev t = { .bus = qpci_new_pc(qts, NULL) };
+
+    t.dev = qpci_device_find(t.bus, QPCI_DEVFN(slot, 0));
+    g_assert_nonnull(t.dev);
+    g_assert_cmphex(qpci_config_readw(t.dev, PCI_VENDOR_ID), ==, 0x1234);
+    g_assert_cmphex(qpci_config_readw(t.dev, PCI_DEVICE_ID), ==, 0x11f0);
+    qpci_device_enable(t.dev);
+    t.bar = qpci_iomap(t.dev, 0, NULL);
+    return t;
+}
+
+void gm_testdev_close(GmTestdev *t)
+{
+    qpci_iounmap(t->dev, t->bar);
+    g_free(t->dev);
+    qpci_free_pc(t->bus);
+}
+
+int gm_testdev_command(GmTestdev *t, uint64_t gpa, uint64_t size,
+                       uint32_t command)
+{
+    qpci_io_writeq(t->dev, t->bar, 0x00, gpa);
+    qpci_io_writel(t->dev, t->bar, 0x08, size);
+    qpci_io_writel(t->dev, t->bar, 0x0c, size >> 32);
+    g_assert_cmphex(qpci_io_readq(t->dev, t->bar, 0x08), ==, size);
+    qpci_io_writel(t->dev, t->bar, 0x10, command);
+    return (int32_t)qpci_io_readl(t->dev, t->bar, 0x18);
+}
+
+void gm_assert_failed_event(QTestState *qts, const char *id, uint64_t offset,
+                            uint64_t size, bool private, const char *needle)
+{
+    QDict *event = qtest_qmp_eventwait_ref(qts,
+                                           "GUEST_MEMFD_CONVERSION_FAILED");
+    QDict *data = qdict_get_qdict(event, "data");
+
+    g_assert_cmpstr(qdict_get_str(data, "id"), ==, id);
+    g_assert_cmphex(qdict_get_int(data, "offset"), ==, offset);
+    g_assert_cmphex(qdict_get_int(data, "size"), ==, size);
+    g_assert_cmpint(qdict_get_bool(data, "private"), ==, private);
+    if (!strstr(qdict_get_str(data, "error"), needle)) {
+        g_error("expected '%s' in the error '%s'", needle,
+                qdict_get_str(data, "error"));
+    }
+    qobject_unref(event);
 }

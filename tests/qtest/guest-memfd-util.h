@@ -7,6 +7,7 @@
 #ifndef GUEST_MEMFD_UTIL_H
 #define GUEST_MEMFD_UTIL_H
 
+#include "libqos/pci.h"
 #include "libqtest.h"
 #include "qobject/qdict.h"
 
@@ -58,5 +59,36 @@ void gm_object_del(QTestState *qts, const char *id);
 
 /** gm_eject_dimm - what a guest's ACPI does when it gives a DIMM back (q35) */
 void gm_eject_dimm(QTestState *qts, const char *id, unsigned slot);
+
+/* A guest-memfd-testdev, through which a guest asks for conversions */
+typedef struct GmTestdev {
+    QPCIBus *bus;
+    QPCIDevice *dev;
+    QPCIBar bar;
+} GmTestdev;
+
+/* Its commands */
+#define GM_TO_PRIVATE 1
+#define GM_TO_SHARED 2
+
+/** gm_testdev_open - use the one in @slot of q35's root bus */
+GmTestdev gm_testdev_open(QTestState *qts, unsigned slot);
+
+void gm_testdev_close(GmTestdev *t);
+
+/**
+ * gm_testdev_command - ask for a conversion by guest physical address
+ *
+ * Returns: 0, or the negative errno that the guest sees.
+ */
+int gm_testdev_command(GmTestdev *t, uint64_t gpa, uint64_t size,
+                       uint32_t command);
+
+/**
+ * gm_assert_failed_event - wait for GUEST_MEMFD_CONVERSION_FAILED, which must be
+ * about this range of block @id, with @needle in the text
+ */
+void gm_assert_failed_event(QTestState *qts, const char *id, uint64_t offset,
+                            uint64_t size, bool private, const char *needle);
 
 #endif
