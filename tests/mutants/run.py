@@ -39,6 +39,9 @@ from qemu_variant import Variant, VariantError
 
 QEMU = 'qemu-system-x86_64'
 PEER = 'tests/vfio-user/edu-server'
+# What programs look for beside themselves, and is not changed
+BESIDE = ('qemu-bundle', 'subprojects',
+          'tests/qtest/libguest-memfd-fake-kvm.so')
 TIMEOUT = 120                   # seconds; a test that hangs has noticed
 DIR = qemu_variant.BUILD / 'mutants'
 FLAGS = '-O0 -Wno-error -iquote ../mutants/src -iquote ../mutants/src/include'
@@ -57,6 +60,7 @@ class Tests:
         self.unit = qemu_variant.test_programs('unit')
         self.all = self.unit + qemu_variant.test_programs('qtest')
         self.restore()
+        self.add_headers()
         self.variant = Variant('mutants', FLAGS)
         self.variant.replaced = {
             '-c ../src/%s' % name: '-c ../mutants/src/%s' % name
@@ -66,9 +70,23 @@ class Tests:
             if program in self.variant.edges:
                 self.variant.link(program)
         self.variant.write()
-        bundle = DIR / 'qemu-bundle'
-        if not bundle.is_symlink():
-            bundle.symlink_to('../qemu/qemu-bundle')
+        for name in BESIDE:
+            link = DIR / name
+            if not link.is_symlink() and (qemu_variant.QEMU / name).exists():
+                link.parent.mkdir(parents=True, exist_ok=True)
+                link.symlink_to(qemu_variant.QEMU / name)
+
+    def add_headers(self):
+        """Have QEMU's headers beside the copies that include them."""
+        near = {parent for name in self.own if name.endswith('.c')
+                for parent in list(Path(name).parents)[:2]}
+        for header in (header for parent in near
+                       for header in (qemu_variant.SRC / parent).glob('*.h')):
+            name = header.relative_to(qemu_variant.SRC)
+            copy = DIR / 'src' / name
+            if str(name) not in self.own and not copy.is_symlink():
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                copy.symlink_to(header)
 
     def restore(self):
         """Have the copies as the repository has the files."""
