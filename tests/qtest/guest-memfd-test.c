@@ -276,6 +276,48 @@ static void test_no_sysfs(void)
                      "/sys/kernel/mm/hugepages: No such file or directory");
 }
 
+#define FAKE_POOL \
+    "unshare -rm sh -c 'mount -t tmpfs none /sys && " \
+    "d=/sys/kernel/mm/hugepages/hugepages-2048kB && mkdir -p $d && " \
+    "echo %u >$d/free_hugepages && echo %u >$d/resv_hugepages && " \
+    "echo %u >$d/nr_overcommit_hugepages && echo %u >$d/surplus_hugepages && " \
+    "exec \"$@\"' sh "
+
+/* How many huge pages there are for a VM */
+static void test_pool(void)
+{
+    static const struct {
+        unsigned nr_free, reserved, overcommit, surplus, available;
+    } pools[] = {
+        { 20, 0, 0, 0, 20 }, { 20, 5, 0, 0, 15 }, { 3, 9, 0, 0, 0 },
+        { 20, 5, 10, 4, 21 }, { 20, 20, 10, 0, 10 }, { 3, 0, 1, 7, 3 },
+        { 31, 0, 0, 0, 31 },
+    };
+    g_autofree char *out = NULL, *err = NULL;
+    int status;
+
+    if (!g_file_test("/sys/kernel/mm/hugepages/hugepages-2048kB",
+                     G_FILE_TEST_IS_DIR)) {
+        g_test_skip("the host has no huge pages of 2 MiB");
+        return;
+    }
+    if (!g_spawn_command_line_sync(NO_SYSFS "true", &out, &err, &status,
+                                   NULL) || status) {
+        g_test_skip("no mount namespace can be created");
+        return;
+    }
+    for (size_t i = 0; i < ARRAY_SIZE(pools); i++) {
+        g_autofree char *prefix =
+            g_strdup_printf(FAKE_POOL, pools[i].nr_free, pools[i].reserved,
+                            pools[i].overcommit, pools[i].surplus);
+        g_autofree char *needle = g_strdup_printf("32 needed, %u free;",
+                                                  pools[i].available);
+
+        check_refused_by(prefix, "-machine none -object " BACKEND ",id=m0,"
+                         "size=64M,hugetlb=on,hugetlbsize=2M", needle);
+    }
+}
+
 static void pmemsave(QTestState *qts, int64_t val, int64_t size,
                      const char *refused)
 {
@@ -452,6 +494,19 @@ static bool query_prealloc(QTestState *qts)
     return prealloc;
 }
 
+/* What QEMU has touched of memory that is shared */
+static uint64_t resident_shmem(QTestState *qts)
+{
+    g_autofree char *path = g_strdup_printf("/proc/%d/status", qtest_pid(qts));
+    g_autofree char *text = NULL;
+    const char *line;
+
+    g_assert_true(g_file_get_contents(path, &text, NULL, NULL));
+    line = strstr(text, "RssShmem:");
+    g_assert_nonnull(line);
+    return g_ascii_strtoull(line + strlen("RssShmem:"), NULL, 10) * KiB;
+}
+
 /* How memory with two copies starts. */
 static void test_kvm_two_copy(void)
 {
@@ -481,6 +536,8 @@ static void test_kvm_two_copy(void)
     check_str(block, "init", "private");
     qobject_unref(block);
     g_assert_true(query_prealloc(qts));
+    /* nothing needs the shared copy */
+    g_assert_cmpuint(resident_shmem(qts), <, 16 * MiB);
     qtest_quit(qts);
 }
 
@@ -649,6 +706,8 @@ static void test_same_id(void)
         "-blockdev raw,node-name=disk,file=debug "
         "-device ide-hd,id=hd,drive=disk,bus=ide.0");
     g_autofree char *map = NULL;
+    unsigned nr;
+    QDict *rsp;
 
     set_config(qts, 4 << 3, 0x1c, 0);
     set_config(qts, 4 << 3, 0x18, BAR);
@@ -664,14 +723,20 @@ static void test_same_id(void)
     qtest_qmp_assert_success(qts, "{ 'execute': 'object-del', 'arguments': {"
                              " 'id': 'm1' } }");
     object_add_m1(qts, 4 * MiB);
-    g_assert_cmpuint(nr_blocks(qts), ==, 3);
 
-    /* The name is that of the new one, which is larger. */
-    gm_convert(qts, "m1", 2 * MiB, 4096, true);
+    /* Nothing is asserted before QEMU is able to end. */
+    nr = nr_blocks(qts);
+    rsp = qtest_qmp(qts, "{ 'execute': 'x-guest-memfd-convert', 'arguments': {"
+                    " 'id': 'm1', 'offset': %" PRIu64 ", 'size': 4096,"
+                    " 'private': true } }", 2 * MiB);
     map = gm_map_string(qts, "m1", 10);
-    g_assert_cmpstr(map, ==, "S2097152 P4096 S2093056");
-
     g_free(qtest_hmp(qts, "qemu-io -d hd \"resume stop\""));
+
+    /* There were two; the name is that of the new one, which is larger. */
+    g_assert_cmpuint(nr, ==, 3);
+    g_assert_true(qdict_haskey(rsp, "return"));
+    qobject_unref(rsp);
+    g_assert_cmpstr(map, ==, "S2097152 P4096 S2093056");
     for (int i = 0; nr_blocks(qts) > 2; i++) {
         g_assert_cmpint(i, <, 100000);
     }
@@ -863,6 +928,7 @@ int main(int argc, char **argv)
     qtest_add_func("guest-memfd/pmemsave", test_pmemsave);
     qtest_add_func("guest-memfd/bad-options", test_bad_options);
     qtest_add_func("guest-memfd/no-sysfs", test_no_sysfs);
+    qtest_add_func("guest-memfd/pool", test_pool);
     qtest_add_func("guest-memfd/kvm-refused", test_kvm_refused);
     qtest_add_func("guest-memfd/kvm-shared", test_kvm_shared);
     qtest_add_func("guest-memfd/kvm-two-copy", test_kvm_two_copy);

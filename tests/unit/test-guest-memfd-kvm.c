@@ -11,6 +11,8 @@
 
 #include "qemu/osdep.h"
 #include <linux/kvm.h>
+#include <sys/ioctl.h>
+#include <sys/syscall.h>
 #include "qemu/memfd.h"
 #include "qapi/error.h"
 #include "exec/cpu-common.h"
@@ -22,6 +24,13 @@
 #define HUGE_PAGE (4 * PAGE)
 #define SIZE (8 * PAGE)
 
+#define SHARED_FILE (GUEST_MEMFD_FLAG_MMAP | GUEST_MEMFD_FLAG_INIT_SHARED)
+
+/* As the driver knows it: the offset, size, attributes, flags, error_offset */
+#define SET_MEMORY_ATTRIBUTES2 _IOWR(KVMIO, 0xd2, uint64_t[16])
+
+#define RAM_ADDR 0x10000000
+
 /* Where the guest sees the block */
 static const hwaddr gpas[] = { 0x100000, 0x40000000 };
 
@@ -32,9 +41,24 @@ static struct {
     unsigned calls;
     uint64_t refuse;            /* a bit for each call, from 1 on */
     unsigned discards;
+    unsigned private_discards;
     int convert;                /* what conversions say */
     unsigned conversions;
+    uint64_t gpa;               /* of the last one */
     uint64_t size;
+    bool to_private;
+    unsigned poisoned;
+    ram_addr_t poison;          /* the last one */
+    /* What it offers: */
+    uint64_t file_flags;
+    bool no_attribute;
+    int in_place;               /* errno of conversions in place */
+    /* Files: */
+    int create;                 /* errno */
+    uint64_t created;           /* flags of the last one */
+    /* In place, the attributes are those of the first address. */
+    uint64_t held;              /* a page, for so many calls: */
+    unsigned held_calls;
 } kvm;
 
 KVMState *kvm_state;
@@ -47,7 +71,9 @@ int kvm_vm_check_extension(KVMState *s, unsigned int extension)
     case KVM_CAP_USER_MEMORY2:
         return 1;
     case KVM_CAP_MEMORY_ATTRIBUTES:
-        return KVM_MEMORY_ATTRIBUTE_PRIVATE;
+        return kvm.no_attribute ? 0 : KVM_MEMORY_ATTRIBUTE_PRIVATE;
+    case KVM_CAP_GUEST_MEMFD_FLAGS:
+        return kvm.file_flags;
     default:
         return 0;
     }
@@ -69,6 +95,13 @@ static int fake_set_attributes(const struct kvm_memory_attributes *a)
     return 0;
 }
 
+static int fake_create(const struct kvm_create_guest_memfd *create)
+{
+    kvm.created = create->flags;
+    return kvm.create ? -kvm.create :
+           qemu_memfd_create("test", create->size, false, 0, 0, &error_abort);
+}
+
 int kvm_vm_ioctl(KVMState *s, unsigned long type, ...)
 {
     va_list ap;
@@ -77,8 +110,45 @@ int kvm_vm_ioctl(KVMState *s, unsigned long type, ...)
     va_start(ap, type);
     arg = va_arg(ap, void *);
     va_end(ap);
+    if (type == KVM_CREATE_GUEST_MEMFD) {
+        return fake_create(arg);
+    }
     g_assert_cmpuint(type, ==, KVM_SET_MEMORY_ATTRIBUTES);
     return fake_set_attributes(arg);
+}
+
+/* All of a range or nothing, but huge pages one by one. */
+static int fake_in_place(uint64_t *a)
+{
+    uint64_t offset = a[0], size = a[1], attributes = a[2];
+    uint64_t end = offset + size;
+    int ret = kvm.in_place;
+
+    if (kvm.held_calls && kvm.held >= offset && kvm.held < end) {
+        kvm.held_calls--;
+        a[4] = kvm.held;
+        end = MAX(offset, QEMU_ALIGN_DOWN(kvm.held, b->rb.page_size));
+        end = b->rb.page_size > PAGE ? end : offset;
+        ret = EAGAIN;
+    }
+    for (uint64_t o = offset; !kvm.in_place && o < end; o += PAGE) {
+        kvm.attributes[0][o / PAGE] = attributes;
+    }
+    errno = ret;
+    return ret ? -1 : 0;
+}
+
+/* The C library's is not called by what is linked with this. */
+int ioctl(int fd, unsigned long request, ...)
+{
+    va_list ap;
+    void *arg;
+
+    va_start(ap, request);
+    arg = va_arg(ap, void *);
+    va_end(ap);
+    return request == SET_MEMORY_ATTRIBUTES2 ? fake_in_place(arg) :
+           syscall(SYS_ioctl, fd, request, arg);
 }
 
 void flatview_for_each_range(FlatView *fv, flatview_cb cb, void *opaque)
@@ -101,13 +171,16 @@ int ram_block_discard_range(RAMBlock *rb, uint64_t offset, size_t length)
 int ram_block_discard_guest_memfd_range(RAMBlock *rb, uint64_t offset,
                                         size_t length)
 {
+    kvm.private_discards++;
     return 0;
 }
 
 int kvm_convert_memory(hwaddr start, hwaddr size, bool to_private)
 {
     kvm.conversions++;
+    kvm.gpa = start;
     kvm.size = size;
+    kvm.to_private = to_private;
     return kvm.convert;
 }
 
@@ -118,11 +191,13 @@ const char *memory_region_name(const MemoryRegion *mr)
 
 ram_addr_t memory_region_get_ram_addr(MemoryRegion *mr)
 {
-    return 0;
+    return RAM_ADDR;
 }
 
 void kvm_hwpoison_page_add(ram_addr_t ram_addr)
 {
+    kvm.poisoned++;
+    kvm.poison = ram_addr;
 }
 
 static void on_sigbus(int n, siginfo_t *siginfo, void *context)
@@ -258,6 +333,26 @@ static void test_huge_refused(void)
     teardown_kvm();
 }
 
+/* What is shared of a huge page stays, although its neighbour is freed. */
+static void test_huge_ends(void)
+{
+    setup_kvm(HUGE_PAGE, RAM_NORESERVE, NULL);
+    memset(b->rb.host, 1, SIZE);
+    g_assert_cmpint(convert(b, 2, 6, true), ==, 0);
+    g_assert_cmpuint(kvm.discards, ==, 1);
+    g_assert_cmpint(b->rb.host[0], ==, 1);
+    g_assert_false(in_mapping(b->rb.host + HUGE_PAGE));
+    teardown_kvm();
+
+    setup_kvm(HUGE_PAGE, RAM_NORESERVE, NULL);
+    memset(b->rb.host, 1, SIZE);
+    g_assert_cmpint(convert(b, 0, 6, true), ==, 0);
+    g_assert_cmpuint(kvm.discards, ==, 1);
+    g_assert_cmpint(b->rb.host[SIZE - PAGE], ==, 1);
+    g_assert_false(in_mapping(b->rb.host));
+    teardown_kvm();
+}
+
 /* What is reserved, or preallocated, is not given to somebody else. */
 static void test_huge_reserved(void)
 {
@@ -374,8 +469,13 @@ static bool kvm_is_valid_map_gpa_range_ret(uint64_t hypercall_ret)
 static void test_hypercall(void)
 {
     memset(&kvm, 0, sizeof(kvm));
-    g_assert_cmpuint(guest_memfd_kvm_map_gpa_range(PAGE, 3, true), ==, 0);
-    g_assert_cmpuint(kvm.size, ==, 3 * PAGE);
+    for (int private = 0; private < 2; private++) {
+        g_assert_cmpuint(guest_memfd_kvm_map_gpa_range(PAGE, 3, private), ==,
+                         0);
+        g_assert_cmpuint(kvm.gpa, ==, PAGE);
+        g_assert_cmpuint(kvm.size, ==, 3 * PAGE);
+        g_assert_cmpint(kvm.to_private, ==, private);
+    }
     for (int err = 1; err < 4096; err++) {
         uint64_t ret;
 
@@ -400,19 +500,29 @@ static void test_hypercall(void)
     g_assert_cmpuint(kvm.conversions, ==, 0);
 }
 
-static int fault(uint64_t gpa, int result)
+static struct kvm_run memory_fault(uint64_t gpa, bool private)
 {
-    struct kvm_run run = {
+    return (struct kvm_run) {
         .exit_reason = KVM_EXIT_MEMORY_FAULT,
         .memory_fault = {
-            .flags = KVM_MEMORY_EXIT_FLAG_PRIVATE,
+            .flags = private ? KVM_MEMORY_EXIT_FLAG_PRIVATE : 0,
             .gpa = gpa,
             .size = PAGE,
         },
     };
+}
+
+static int fault(uint64_t gpa, int result)
+{
+    struct kvm_run run = memory_fault(gpa, gpa == 0);
+    int ret;
 
     kvm.convert = result;
-    return guest_memfd_kvm_fault(&run);
+    ret = guest_memfd_kvm_fault(&run);
+    g_assert_cmpuint(kvm.gpa, ==, gpa);
+    g_assert_cmpuint(kvm.size, ==, PAGE);
+    g_assert_cmpint(kvm.to_private, ==, gpa == 0);
+    return ret;
 }
 
 /* A page that is held for a while is no reason to stop; nor is one for ever. */
@@ -439,6 +549,205 @@ static void test_fault(void)
     }
 }
 
+/* The host's memory fails under the guest. */
+static void test_broken(void)
+{
+    struct kvm_run run = memory_fault(GPA_BLOCK0 + 3 * PAGE, false);
+
+    setup_kvm(PAGE, 0, NULL);
+    guest_memfd_kvm_run_failed(&run, -EFAULT);
+    run.exit_reason = KVM_EXIT_UNKNOWN;
+    guest_memfd_kvm_run_failed(&run, -EHWPOISON);
+    g_assert_cmpuint(kvm.poisoned, ==, 0);
+
+    run = memory_fault(GPA_BLOCK0 + 3 * PAGE, true);
+    guest_memfd_kvm_run_failed(&run, -EHWPOISON);
+    run = memory_fault(GPA_END, false);
+    guest_memfd_kvm_run_failed(&run, -EHWPOISON);
+    g_assert_cmpuint(kvm.poisoned, ==, 0);
+
+    /* A reset replaces this one. */
+    run = memory_fault(GPA_BLOCK0 + 3 * PAGE, false);
+    guest_memfd_kvm_run_failed(&run, -EHWPOISON);
+    g_assert_cmpuint(kvm.poisoned, ==, 1);
+    g_assert_cmphex(kvm.poison, ==, RAM_ADDR + 3 * PAGE);
+    g_assert_cmpint(region_refs, ==, 0);
+    teardown_kvm();
+}
+
+/* What one kernel offers, and what is made of it */
+static void test_choose(void)
+{
+    const struct {
+        uint64_t file_flags;
+        int in_place;
+        bool attribute;
+        GuestMemfdConversion wish, got;
+        const char *error;
+    } rows[] = {
+        { SHARED_FILE, 0, true, GUEST_MEMFD_CONVERSION_AUTO,
+          GUEST_MEMFD_CONVERSION_IN_PLACE },
+        { SHARED_FILE, 0, false, GUEST_MEMFD_CONVERSION_AUTO,
+          GUEST_MEMFD_CONVERSION_IN_PLACE },
+        { SHARED_FILE, 0, true, GUEST_MEMFD_CONVERSION_TWO_COPY,
+          GUEST_MEMFD_CONVERSION_TWO_COPY },
+        { SHARED_FILE, ENOTTY, true, GUEST_MEMFD_CONVERSION_AUTO,
+          GUEST_MEMFD_CONVERSION_TWO_COPY },
+        { SHARED_FILE, EINVAL, true, GUEST_MEMFD_CONVERSION_AUTO,
+          GUEST_MEMFD_CONVERSION_TWO_COPY },
+        { GUEST_MEMFD_FLAG_MMAP, 0, true, GUEST_MEMFD_CONVERSION_AUTO,
+          GUEST_MEMFD_CONVERSION_TWO_COPY },
+        { SHARED_FILE, ENOTTY, false, GUEST_MEMFD_CONVERSION_AUTO,
+          GUEST_MEMFD_CONVERSION_NONE },
+        { SHARED_FILE, ENOTTY, true, GUEST_MEMFD_CONVERSION_NONE,
+          GUEST_MEMFD_CONVERSION_NONE },
+        { SHARED_FILE, ENOMEM, true, GUEST_MEMFD_CONVERSION_AUTO, 0,
+          "cannot find out whether KVM converts memory in place" },
+        { SHARED_FILE, ENOTTY, true, GUEST_MEMFD_CONVERSION_IN_PLACE, 0,
+          "conversion=in-place needs KVM_SET_MEMORY_ATTRIBUTES2" },
+        { SHARED_FILE, 0, false, GUEST_MEMFD_CONVERSION_TWO_COPY, 0,
+          "because it converts in place" },
+        { 0, ENOTTY, false, GUEST_MEMFD_CONVERSION_TWO_COPY, 0,
+          "KVM_MEMORY_ATTRIBUTE_PRIVATE (Linux 6.8)" },
+        { 0, ENOTTY, false, GUEST_MEMFD_CONVERSION_AUTO, 0,
+          "conversion=none needs" },
+        { GUEST_MEMFD_FLAG_MMAP, ENOTTY, false, GUEST_MEMFD_CONVERSION_NONE, 0,
+          "conversion=none needs" },
+    };
+
+    for (size_t i = 0; i < ARRAY_SIZE(rows); i++) {
+        const GuestMemfdOps *ops = NULL;
+        Error *err = NULL;
+        bool ok;
+
+        memset(&kvm, 0, sizeof(kvm));
+        kvm.file_flags = rows[i].file_flags;
+        kvm.in_place = rows[i].in_place;
+        kvm.no_attribute = !rows[i].attribute;
+        ok = guest_memfd_kvm_choose(rows[i].wish, &ops, &err);
+        g_assert_cmpint(ok, ==, !rows[i].error);
+        if (ok) {
+            g_assert_cmpint(ops ? ops->conversion : GUEST_MEMFD_CONVERSION_NONE,
+                            ==, rows[i].got);
+        } else {
+            g_assert_nonnull(strstr(error_get_pretty(err), rows[i].error));
+        }
+        error_free(err);
+    }
+}
+
+static uint64_t created_with(const GuestMemfdOps *ops, bool private)
+{
+    int fd = guest_memfd_kvm_create(ops, PAGE, private, &error_abort);
+
+    g_assert_cmpint(fd, >=, 0);
+    close(fd);
+    return kvm.created;
+}
+
+/* A file is mapped if it holds shared pages, and starts as it is to be. */
+static void test_create(void)
+{
+    const GuestMemfdOps *two_copy, *in_place = &guest_memfd_in_place_ops;
+    Error *err = NULL;
+
+    memset(&kvm, 0, sizeof(kvm));
+    guest_memfd_kvm_choose(GUEST_MEMFD_CONVERSION_TWO_COPY, &two_copy,
+                           &error_abort);
+    g_assert_cmphex(created_with(two_copy, true), ==, 0);
+    g_assert_cmphex(created_with(in_place, true), ==, GUEST_MEMFD_FLAG_MMAP);
+    g_assert_cmphex(created_with(in_place, false), ==, SHARED_FILE);
+    g_assert_cmphex(created_with(NULL, false), ==, SHARED_FILE);
+    fake_launching(true);
+    g_assert_cmphex(created_with(in_place, true), ==, SHARED_FILE);
+    fake_launching(false);
+
+    kvm.create = EMFILE;
+    g_assert_cmpint(guest_memfd_kvm_create(in_place, PAGE, true, &err), <, 0);
+    g_assert_nonnull(strstr(error_get_pretty(err), "RLIMIT_NOFILE"));
+    error_free(err);
+}
+
+/* A kernel that converts in place, and somebody who holds a page. */
+static void check_in_place(uint64_t page_size, bool mixed)
+{
+    Error *err = NULL;
+
+    setup_kvm(page_size, 0, &guest_memfd_in_place_ops);
+    g_assert_cmpint(convert(b, 2, 2, true), ==, 0);
+    check_attributes(0);
+    g_assert_cmpint(convert(b, 2, mixed ? 1 : 2, false), ==, 0);
+    check_attributes(0);
+
+    kvm.held = 5 * PAGE;
+    kvm.held_calls = UINT_MAX;
+    g_assert_cmpint(guest_memfd_convert_block(b->gm, 0, SIZE, true, &err), ==,
+                    -EAGAIN);
+    g_assert_nonnull(strstr(error_get_pretty(err),
+                            "the page at offset 0x5000 is in use"));
+    error_free(err);
+    check_attributes(0);
+    g_assert_cmpint(kvm.attributes[0][3] != 0, ==, mixed);
+    g_assert_cmpuint(kvm.attributes[0][2], ==, 0);
+
+    /* For a while only */
+    kvm.held_calls = 4;
+    g_assert_cmpint(convert(b, 0, 8, true), ==, 0);
+    g_assert_cmpuint(kvm.held_calls, ==, 0);
+    check_attributes(0);
+    g_assert_cmpuint(kvm.calls, ==, 0);         /* nothing for the VM */
+    g_assert_cmpuint(kvm.discards + kvm.private_discards, ==, 0);
+    teardown_kvm();
+}
+
+static void test_in_place(void)
+{
+    check_in_place(PAGE, false);
+    check_in_place(PAGE, true);
+    check_in_place(HUGE_PAGE, false);
+    check_in_place(HUGE_PAGE, true);
+}
+
+/* The copy that lost is freed, and no other. */
+static void test_two_copies(void)
+{
+    setup_kvm(PAGE, 0, NULL);
+    g_assert_cmpint(convert(b, 2, 2, true), ==, 0);
+    g_assert_cmpuint(kvm.discards, ==, 1);
+    g_assert_cmpuint(kvm.private_discards, ==, 0);
+    g_assert_cmpint(convert(b, 2, 2, false), ==, 0);
+    g_assert_cmpuint(kvm.discards, ==, 1);
+    g_assert_cmpuint(kvm.private_discards, ==, 1);
+    teardown_kvm();
+}
+
+/* Memory comes to an address where something else was. */
+static void test_slot(void)
+{
+    setup_kvm(PAGE, 0, NULL);
+    g_assert_cmpint(convert(b, 2, 2, true), ==, 0);
+    for (int i = 0; i < SIZE / PAGE; i++) {
+        kvm.attributes[1][i] = KVM_MEMORY_ATTRIBUTE_PRIVATE;
+    }
+    g_assert_cmpint(guest_memfd_kvm_slot_added(&b->mr, PAGE, gpas[1] + PAGE,
+                                               SIZE - PAGE), ==, 0);
+    g_assert_cmpuint(kvm.attributes[1][0], !=, 0);
+    kvm.attributes[1][0] = 0;
+    check_attributes(1);
+    kvm.calls = 0;
+    kvm.refuse = BIT_ULL(2);
+    g_assert_cmpint(guest_memfd_kvm_slot_added(&b->mr, 0, gpas[1], SIZE), ==,
+                    -ENOMEM);
+    g_assert_cmpuint(kvm.calls, ==, 2);
+    teardown_kvm();
+
+    setup_kvm(PAGE, 0, &guest_memfd_in_place_ops);
+    g_assert_cmpint(guest_memfd_kvm_slot_added(&b->mr, 0, gpas[1], SIZE), ==,
+                    0);
+    g_assert_cmpuint(kvm.calls, ==, 0);
+    teardown_kvm();
+}
+
 /* What was measured: a copy of it is freed, it itself is not. */
 static void test_free_source(void)
 {
@@ -461,6 +770,7 @@ int main(int argc, char **argv)
     fake_init();
     g_test_add_func("/guest-memfd-kvm/huge/come-back", test_huge_come_back);
     g_test_add_func("/guest-memfd-kvm/huge/refused", test_huge_refused);
+    g_test_add_func("/guest-memfd-kvm/huge/ends", test_huge_ends);
     g_test_add_func("/guest-memfd-kvm/huge/reserved", test_huge_reserved);
     g_test_add_func("/guest-memfd-kvm/huge/stand-in", test_huge_stand_in);
     g_test_add_func("/guest-memfd-kvm/huge/shared", test_huge_shared);
@@ -468,6 +778,12 @@ int main(int argc, char **argv)
     g_test_add_func("/guest-memfd-kvm/taken-back", test_taken_back);
     g_test_add_func("/guest-memfd-kvm/hypercall", test_hypercall);
     g_test_add_func("/guest-memfd-kvm/fault", test_fault);
+    g_test_add_func("/guest-memfd-kvm/broken", test_broken);
+    g_test_add_func("/guest-memfd-kvm/choose", test_choose);
+    g_test_add_func("/guest-memfd-kvm/create", test_create);
+    g_test_add_func("/guest-memfd-kvm/in-place", test_in_place);
+    g_test_add_func("/guest-memfd-kvm/two-copies", test_two_copies);
+    g_test_add_func("/guest-memfd-kvm/slot", test_slot);
     g_test_add_func("/guest-memfd-kvm/free-source", test_free_source);
     return g_test_run();
 }
