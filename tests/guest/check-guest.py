@@ -5,25 +5,32 @@
 Prints TAP.  The guest (tests/guest) converts memory and does DMA against its
 own model; before it ends, the map that QEMU reports is compared with what the
 vfio-user server has mapped.  Environment: QEMU, EDU_SERVER, GUEST_ELF,
-QEMU_FIRMWARE, GUEST_OPS, GUEST_SEED, GUEST_TIMEOUT (seconds, against hangs).
+QEMU_FIRMWARE, GUEST_OPS, GUEST_SEED, GUEST_TIMEOUT (seconds, against hangs),
+QEMU_STORAGE_DAEMON.
 """
 
 import contextlib
 import os
+import socket
+import subprocess
 import sys
+import tempfile
 
 sys.dont_write_bytecode = True
 
 # pylint: disable=wrong-import-position
 from harness import (EXIT_PASS, MIB, PAGE, HarnessError, Machine, Paths,
-                     QmpError, all_shared, compare_maps, exit_on_signals, huge_pages,
-                     key_values, kvm_problem, query_map)
+                     QmpError, TOP, all_shared, compare_maps, die_with_parent,
+                     exit_on_signals, huge_pages, key_values, kvm_problem,
+                     query_map)
 
 RAM = 512 * MIB
 # A KVM that has to emulate code without paging takes 20 ms for an operation
 OPS = {'tcg': '2000', 'kvm': '500'}
 SEED = os.environ.get('GUEST_SEED', '1')
 TIMEOUT = float(os.environ.get('GUEST_TIMEOUT', '300'))
+STORAGE_DAEMON = os.environ.get(
+    'QEMU_STORAGE_DAEMON', os.path.join(TOP, 'build/qemu-storage-daemon'))
 
 STEPS = (
     'the guest verified DMA',
@@ -331,13 +338,80 @@ def run_vhost(tap, paths):
                guest='base=16 window=16 virtio=vsock conv=none')
 
 
+# The firmware reads it from a disk and runs it.  It writes itself to the next
+# sector, and exits with EXIT_PASS if that worked:
+#     mov $0x0301,%ax; mov $2,%cx; mov $0,%dh; mov $0x7c00,%bx; int $0x13
+#     mov $0x11,%al; jc 1f; mov $0x10,%al; 1: out %al,$0xf4; 2: hlt; jmp 2b
+BOOT_SECTOR = bytes.fromhex('b80103 b90200 b600 bb007c cd13'
+                            'b011 7202 b010 e6f4 f4 ebfd'
+                            ).ljust(510, b'\0') + b'\x55\xaa'
+
+
+def vhost_user_problems(paths, directory):
+    """What goes wrong when a VM boots from a disk of another process."""
+    disk, path = (os.path.join(directory, name) for name in ('disk', 'socket'))
+    with open(disk, 'wb') as file:
+        file.write(BOOT_SECTOR)
+        file.truncate(MIB)
+    # It can be connected to as soon as the daemon is started.
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(path)
+        listener.listen(1)
+        command = [
+            STORAGE_DAEMON, '--blockdev', f'file,node-name=f,filename={disk}',
+            '--export', 'vhost-user-blk,id=e,node-name=f,writable=on,'
+                        f'addr.type=fd,addr.str={listener.fileno()}']
+        daemon = subprocess.Popen(command, stdin=subprocess.DEVNULL,
+                                  pass_fds=[listener.fileno()],
+                                  preexec_fn=die_with_parent)
+    try:
+        qemu = subprocess.run(
+            [paths.qemu, '-nodefaults', '-display', 'none', '-accel', 'kvm',
+             '-cpu', 'host', '-machine', 'q35,memory-backend=m0', '-m', '64M',
+             *(word for name in paths.firmware for word in ('-L', name)),
+             '-object', 'memory-backend-guest-memfd,id=m0,size=64M,'
+                        'conversion=none',
+             '-chardev', f'socket,id=c,path={path}',
+             '-device', 'vhost-user-blk-pci,chardev=c,bootindex=1',
+             '-device', 'isa-debug-exit,iobase=0xf4,iosize=1'],
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT, errors='replace', timeout=TIMEOUT,
+            check=False, preexec_fn=die_with_parent)
+    except subprocess.TimeoutExpired as err:
+        return [err]
+    finally:
+        daemon.kill()
+        daemon.wait()
+    with open(disk, 'rb') as file:
+        written = file.read(1024)
+    problems = []
+    if qemu.returncode != EXIT_PASS:
+        problems += [f'QEMU has exit status {qemu.returncode}', qemu.stdout]
+    if written != 2 * BOOT_SECTOR:
+        problems.append('what the guest wrote is not on the disk')
+    return problems
+
+
+def run_vhost_user(tap, paths):
+    """Another process does DMA to memory that nobody converts."""
+    name = 'vhost-user-blk, kvm driver: the guest reads and writes a disk'
+    problem = kvm_problem(SHARED_FILES)
+    if not problem and not os.path.isfile(STORAGE_DAEMON):
+        problem = f'{STORAGE_DAEMON} does not exist'
+    if problem:
+        tap.skip(name, problem)
+        return
+    with tempfile.TemporaryDirectory(prefix='guest-memfd-') as directory:
+        tap.result(name, vhost_user_problems(paths, directory))
+
+
 def main():
     """All cases."""
     exit_on_signals()
     tap = Tap()
     print('TAP version 13')
     steps = sum(len(steps_of(driver)) for _, _, driver, _ in CASES)
-    print(f'1..{steps + len(BALLOONS) + 1}')
+    print(f'1..{steps + len(BALLOONS) + 2}')
     try:
         paths = Paths()
     except HarnessError as err:
@@ -361,6 +435,7 @@ def main():
     for balloon in BALLOONS:
         run_balloon(tap, paths, *balloon)
     run_vhost(tap, paths)
+    run_vhost_user(tap, paths)
     return 1 if tap.failed else 0
 
 
