@@ -467,7 +467,19 @@ static void test_reset(void)
             g_assert_cmpint(reset(&block[0]), ==, 0);
             check_exact();
         }
+
         fake.partial = false;
+
+        /* A listener that does not let go: nothing that it has gets private. */
+        make_runs(&block[0], private);
+        fake_reset();
+        fake.fail[0] = 1;
+        fake.fail_all_after = true;
+        g_assert_cmpint(reset(&block[0]), ==, fake.error);
+        check_safe();
+        fake_reset();
+        g_assert_cmpint(reset(&block[0]), ==, 0);
+        check_exact();
         teardown();
     }
 }
