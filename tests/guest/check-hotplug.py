@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """A second DMA peer comes and goes while a guest converts memory.
 
-Prints TAP.  The guest's vCPU converts without the BQL while QEMU's main loop
+Prints TAP.  The guest's vCPU converts (under TCG: with the BQL) while QEMU's main loop
 gives the memory to the second device, or takes it away.  After each step the
 machine is stopped for a moment, and what the servers have mapped is compared
 with QEMU's map.
