@@ -392,7 +392,8 @@ class L2:
         while True:
             line = self._l1.console.readline().rstrip('\r\n')
             if not line and self._l1.console.ended:
-                return summary, ['the guest ended before it was done'] + said
+                return summary, ['the guest ended before it was done', *said,
+                                 f'exit code {self.wait()}', *self.errors]
             said = said[-10:] + [f'guest: {line}']
             if line.startswith('summary '):
                 summary = key_values(line)
