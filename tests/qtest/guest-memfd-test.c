@@ -89,18 +89,15 @@ static void test_convert(void)
 
     /* A reset brings back the initial state. */
     qtest_system_reset(qts);
-    g_free(map);
-    map = gm_map_string(qts, "m0", 10);
-    g_assert_cmpstr(map, ==, "S134217728");
+    gm_assert_map(qts, "m0", "S134217728");
     qtest_quit(qts);
 }
 
 static void test_init_private(void)
 {
     QTestState *qts = qtest_init(Q35 "-m 128M " M0 ",init=private");
-    g_autofree char *map = gm_map_string(qts, "m0", 10);
 
-    g_assert_cmpstr(map, ==, "P134217728");
+    gm_assert_map(qts, "m0", "P134217728");
     g_assert_cmpuint(gm_bytes(qts, "m0", "shared-bytes"), ==, 0);
     gm_convert(qts, "m0", 0, 4096, false);
     qtest_system_reset(qts);
@@ -142,9 +139,7 @@ static void test_bad_qmp(void)
                       "limit 4097 must be between 1 and 4096");
     map = gm_map_string(qts, "m0", 4096);
     g_assert_cmpstr(map, ==, "S134217728");
-    g_free(map);
-    map = gm_map_string(qts, "m0", 10);
-    g_assert_cmpstr(map, ==, "S134217728");
+    gm_assert_map(qts, "m0", "S134217728");
 
     /* Private pages would be left out of a migration stream. */
     gm_assert_failure(qts, qtest_qmp(qts, "{ 'execute': 'migrate', 'arguments':"
@@ -252,20 +247,29 @@ static void test_bad_options(void)
     "unshare -rm sh -c 'mount -t tmpfs none /sys && " \
     "mount --bind /dev/null /proc/meminfo && exec \"$@\"' sh "
 
-/* The host has huge pages, but no files that tell of them. */
-static void test_no_sysfs(void)
+/* Can files stand in for those that tell of huge pages?  Skips the test if not. */
+static bool can_replace_sysfs(void)
 {
     g_autofree char *out = NULL, *err = NULL;
     int status;
 
     if (!g_file_test("/sys/kernel/mm/hugepages/hugepages-2048kB",
                      G_FILE_TEST_IS_DIR)) {
-        g_test_skip("the host has no huge pages");
-        return;
+        g_test_skip("the host has no huge pages of 2 MiB");
+        return false;
     }
     if (!g_spawn_command_line_sync(NO_SYSFS "true", &out, &err, &status,
                                    NULL) || status) {
         g_test_skip("no mount namespace can be created");
+        return false;
+    }
+    return true;
+}
+
+/* The host has huge pages, but no files that tell of them. */
+static void test_no_sysfs(void)
+{
+    if (!can_replace_sysfs()) {
         return;
     }
     check_refused_by(NO_SYSFS, "-machine none -object " BACKEND ",id=m0,"
@@ -293,17 +297,8 @@ static void test_pool(void)
         { 20, 5, 10, 4, 21 }, { 20, 20, 10, 0, 10 }, { 3, 0, 1, 7, 3 },
         { 31, 0, 0, 0, 31 },
     };
-    g_autofree char *out = NULL, *err = NULL;
-    int status;
 
-    if (!g_file_test("/sys/kernel/mm/hugepages/hugepages-2048kB",
-                     G_FILE_TEST_IS_DIR)) {
-        g_test_skip("the host has no huge pages of 2 MiB");
-        return;
-    }
-    if (!g_spawn_command_line_sync(NO_SYSFS "true", &out, &err, &status,
-                                   NULL) || status) {
-        g_test_skip("no mount namespace can be created");
+    if (!can_replace_sysfs()) {
         return;
     }
     for (size_t i = 0; i < ARRAY_SIZE(pools); i++) {
@@ -625,7 +620,6 @@ static void test_fixed_options(void)
 static void test_hotplug(void)
 {
     QTestState *qts = qtest_init(Q35 "-m 128M,slots=2,maxmem=1G " M0);
-    g_autofree char *map = NULL;
 
     for (int round = 0; round < 2; round++) {
         qtest_qmp_assert_success(qts, "{ 'execute': 'object-add', 'arguments':"
@@ -638,9 +632,8 @@ static void test_hotplug(void)
                           " 'memdev': 'm1' } }"), "m1");
         gm_convert(qts, "m1", 4 * MiB, 2 * MiB, false);
         gm_convert(qts, "m1", 5 * MiB, 4096, true);
-        g_free(map);
-        map = gm_map_string(qts, "m1", 10);
-        g_assert_cmpstr(map, ==, "P4194304 S1048576 P4096 S1044480 P127926272");
+        gm_assert_map(qts, "m1",
+                      "P4194304 S1048576 P4096 S1044480 P127926272");
         gm_assert_failure(qts, qtest_qmp(qts, "{ 'execute': 'object-del',"
                           " 'arguments': { 'id': 'm1' } }"), "in use");
         gm_eject_dimm(qts, "dimm1", 0);
@@ -802,7 +795,6 @@ static void test_testdev(void)
         { 0xfffff000, 0x1000, 1 }, { 0xfffff000, 0x1000, 2 },
         { 128 * MiB - 4096, 8192, 1 }, { 0, 8 * GiB, 1 },
     };
-    g_autofree char *m1 = NULL, *m2 = NULL;
 
     g_assert_cmpint(gm_testdev_command(&t, 0x200000, 0x200000, 1), ==, 0);
     g_assert_cmpint(gm_testdev_command(&t, 0x201000, 0x1000, 2), ==, 0);
@@ -822,10 +814,8 @@ static void test_testdev(void)
     /* Across two blocks. */
     g_assert_cmpint(gm_testdev_command(&t, 0x104000000 - 0x3000, 0x4000, 1), ==,
                     0);
-    m1 = gm_map_string(qts, "m1", 10);
-    m2 = gm_map_string(qts, "m2", 10);
-    g_assert_cmpstr(m1, ==, "S67096576 P12288");
-    g_assert_cmpstr(m2, ==, "P4096 S67104768");
+    gm_assert_map(qts, "m1", "S67096576 P12288");
+    gm_assert_map(qts, "m2", "P4096 S67104768");
 
     gm_testdev_close(&t);
     qtest_quit(qts);

@@ -162,6 +162,13 @@ char *gm_map_string(QTestState *qts, const char *id, unsigned limit)
     return g_string_free(s, false);
 }
 
+void gm_assert_map(QTestState *qts, const char *id, const char *expected)
+{
+    g_autofree char *map = gm_map_string(qts, id, 10);
+
+    g_assert_cmpstr(map, ==, expected);
+}
+
 void gm_object_del(QTestState *qts, const char *id)
 {
     QDict *block;

@@ -44,6 +44,9 @@ void gm_convert_fails(QTestState *qts, const char *id, uint64_t offset,
  */
 char *gm_map_string(QTestState *qts, const char *id, unsigned limit);
 
+/** gm_assert_map - the map of block @id is @expected, see gm_map_string() */
+void gm_assert_map(QTestState *qts, const char *id, const char *expected);
+
 /** gm_assert_failure - run a command that must fail with @needle in the text */
 void gm_assert_failure(QTestState *qts, QDict *response, const char *needle);
 
