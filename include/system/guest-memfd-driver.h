@@ -16,7 +16,7 @@
  *
  * @done: the end of what has been converted, and stays so: a kernel that
  *        converts huge pages does so one by one
- * @held: with -EAGAIN: the first page that somebody holds
+ * @held: with -EAGAIN: the first page that is in use
  */
 typedef struct GuestMemfdStop {
     uint64_t done;
@@ -84,8 +84,8 @@ static inline bool guest_memfd_is_mapped(const GuestMemfdOps *ops)
  *        expected
  *
  * Migration and snapshots are blocked while the block exists, because they
- * would leave its private pages out without a word; for the same reason there
- * is no block where -incoming waits for one.
+ * would leave its private pages out without a word; for the same reason a VM
+ * that waits for -incoming cannot have a block.
  *
  * Returns: the block, to be released by guest_memfd_free(); NULL on error.
  * Called with the BQL held.
@@ -115,8 +115,8 @@ bool guest_memfd_starts_shared(const GuestMemfdOps *ops);
 /**
  * guest_memfd_gives_back - are huge pages whose memory is private freed?
  *
- * With two copies only, and not if they are preallocated or reserved: what goes
- * back to the pool may be somebody else's the next moment.
+ * With two copies only, and not if they are preallocated or reserved: another
+ * process may take at once what goes back to the pool.
  */
 bool guest_memfd_gives_back(const GuestMemfd *gm);
 

@@ -23,7 +23,7 @@ bool guest_memfd_host_access(GuestMemfd *gm, uint64_t offset, uint64_t *len);
 
 #ifdef CONFIG_LINUX
 /**
- * guest_memfd_sigbus - somebody touched memory that is not there
+ * guest_memfd_sigbus - QEMU has accessed memory that is not there
  *
  * For the handler of SIGBUS, with its arguments.
  *

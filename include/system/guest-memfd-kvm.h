@@ -88,7 +88,7 @@ int guest_memfd_kvm_slot_added(MemoryRegion *mr, uint64_t offset, hwaddr gpa,
 /**
  * guest_memfd_kvm_free_source - free QEMU's copy of what was measured
  *
- * Where @rb shows the guest_memfd itself there is no copy, and nothing happens.
+ * Does nothing if @rb maps the guest_memfd itself: then there is no copy.
  */
 void guest_memfd_kvm_free_source(RAMBlock *rb);
 
