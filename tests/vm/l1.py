@@ -15,6 +15,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, os.path.join(os.path.dirname(HERE), 'guest'))
@@ -32,7 +33,9 @@ EDU = '0000:00:03.0'
 SECOND_EDU = '0000:00:05.0'    # not for L2
 # In seconds, for the monitor of a QEMU that may hang
 PATIENCE = 10
-LOOKS = 5
+# At the CPUs of an L1 that hangs, and so long apart
+LOOKS = 20
+PAUSE = 0.25
 
 # -device, and words for the kernel. AMD, in QEMU 10.2.2: fetch_pte() takes an
 # entry of 2 MiB for one of 4 KiB, so the kernel is to make none; its ACPI table
@@ -142,7 +145,7 @@ class L1:
         self._agent = self.qmp_port = self.console = self._com1 = None
         self._monitor = self._qmp = None
         self.expired = None     # where its CPUs were, if it took too long
-        self.deaf = False       # no timer interrupts one of them any more
+        self.hang = ''          # which of the known ones it is
 
     def __enter__(self):
         pairs = [socket.socketpair() for _ in range(len(PORTS) + 2)]
@@ -201,16 +204,19 @@ class L1:
             self._changed.notify_all()
 
     def look(self):
-        """Where its CPUs are, said by the monitor; sets @deaf."""
+        """Where its CPUs are, said by the monitor; sets @hang."""
         self._monitor.settimeout(PATIENCE)
+        looks = []
         try:
             self._qmp = self._qmp or Qmp(self._monitor)
-            looks = [cpus.look(self._qmp) for _ in range(LOOKS)]
+            for _ in range(LOOKS):
+                looks.append(cpus.look(self._qmp))
+                time.sleep(PAUSE)
         except (OSError, EOFError, ValueError, HarnessError, QmpError) as err:
             return f'QEMU does not say where its CPUs are: {err}'
-        self.deaf = cpus.are_deaf(looks)
-        return ('TCG has lost an interrupt; ' if self.deaf else '') + \
-            'its CPUs: ' + ' '.join(cpu.text for cpu in looks[-1])
+        self.hang = cpus.known_hang(looks)
+        return '; '.join([self.hang] if self.hang else []) + ' its CPUs: ' + \
+            ' '.join(cpu.text for cpu in looks[-1])
 
     @contextlib.contextmanager
     def bounded(self, seconds):

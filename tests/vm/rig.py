@@ -48,8 +48,8 @@ KERNEL = os.path.join(BUILD, 'kernel/arch/x86/boot/bzImage')
 
 # Against hangs, in seconds: these are no measure of anything
 BOOT_LIMIT = 300
-SCENARIO_LIMIT = 1200
-# Of L1 for each IOMMU, of the kinds that are nothing of ours
+SCENARIO_LIMIT = 400
+# Of L1 for each IOMMU, of the kinds that cpus.py knows
 HANGS = 2
 
 # Each runs the guest of tests/guest
@@ -284,7 +284,7 @@ def scenarios(config):
 class Named:
     """A Tap for which all names begin the same, and failures wait.
 
-    They may come from an L1 that TCG has left without interrupts.
+    They may come from an L1 that hangs.
     """
 
     def __init__(self, tap, prefix):
@@ -326,7 +326,7 @@ class Rig:
     def run(self, config, wanted):
         """All scenarios with one IOMMU; a new L1 after one that died.
 
-        What ended since TCG lost an interrupt (cpus.py) runs again.
+        What ended because L1 hangs (cpus.py) runs again.
         """
         todo = [item for item in scenarios(config)
                 if all(word in f'{config}: {item[0]}' for word in wanted)]
@@ -340,7 +340,7 @@ class Rig:
                 up = self._start(l1, hangs)
                 while up and todo and self._scenario(l1, *todo[0], hangs):
                     todo.pop(0)
-                if hangs and (l1.deaf or l1.expired and not up):
+                if hangs and (l1.hang or l1.expired and not up):
                     hangs -= 1
                 elif not up:
                     return
@@ -392,12 +392,12 @@ class Rig:
             tap.result('L1 survives', [str(err)] + l1.tail())
             survives = False
         for what, problems in tap.failed:
-            if l1.deaf and hangs:
+            if l1.hang and hangs:
                 self._tap.note('\n# '.join(
                     [f'L1 hangs: {what}'] + list(map(str, problems))))
             else:
                 self._tap.result(what, problems)
-        return survives and not l1.deaf
+        return survives and not l1.hang
 
 
 def kernel_is_patched():
