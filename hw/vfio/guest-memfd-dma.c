@@ -81,6 +81,7 @@ VFIOGuestMemfd *vfio_guest_memfd_new(VFIOContainer *bcontainer,
                     !bcontainer->dma_cut;
     v->cut = bcontainer->dma_cut &&
              guest_memfd_dma_split(v->gm) == GUEST_MEMFD_DMA_SPLIT_AUTO;
+    QLIST_INSERT_HEAD(&bcontainer->guest_memfd_list, v, next);
     return v;
 }
 
@@ -125,13 +126,13 @@ static void set_region_error(Error **errp, VFIOGuestMemfd *v,
     end = MAX(start, QEMU_ALIGN_DOWN(end, page));
     guest_memfd_foreach_run(v->gm, start, end - start, add_shared, &shared);
     if (ret == -ENOSPC && v->bcontainer->dma_max_mappings) {
-        advice = g_strdup_printf(" (it takes %" PRIu64 " mappings, and %"
-                                 PRIu64 " of %u that the device may have are "
+        advice = g_strdup_printf(" (it takes %" PRIu64 " mappings, and "
+                                 "%u of %u that the device may have are "
                                  "in use: convert memory in larger ranges, "
                                  "use x-dma-split=log, or raise "
                                  "vfio_iommu_type1.dma_entry_limit)",
                                  shared.mappings,
-                                 vfio_guest_memfd_mappings(v->bcontainer) -
+                                 qatomic_read(&v->bcontainer->dma_extents) -
                                  v->nr_extents,
                                  v->bcontainer->dma_max_mappings);
     } else {
@@ -151,7 +152,8 @@ static void leave(VFIOGuestMemfd *v)
                      guest_memfd_id(v->gm), v->iova);
     }
     vfio_guest_memfd_forget(v, &v->window);
-    vfio_guest_memfd_unfollow(v);
+    QLIST_REMOVE(v, next);
+    g_free(v);
 }
 
 bool vfio_guest_memfd_region_add(VFIOContainer *bcontainer,
@@ -168,7 +170,6 @@ bool vfio_guest_memfd_region_add(VFIOContainer *bcontainer,
     v->window.to_iova = v->iova - section->offset_within_region;
     v->window.readonly = section->readonly;
 
-    vfio_guest_memfd_follow(v);
     v->arriving = true;
     ret = ram_discard_manager_register_listener(RAM_DISCARD_MANAGER(v->gm),
                                                 &v->listener, section);
@@ -191,10 +192,10 @@ bool vfio_guest_memfd_region_add(VFIOContainer *bcontainer,
 static VFIOGuestMemfd *find_section(VFIOContainer *bcontainer,
                                     const MemoryRegionSection *section)
 {
-    for (VFIOGuestMemfd *v = vfio_guest_memfd_next(NULL); v;
-         v = vfio_guest_memfd_next(v)) {
-        if (!v->listener.on_demand && v->bcontainer == bcontainer &&
-            v->mr == section->mr &&
+    VFIOGuestMemfd *v;
+
+    QLIST_FOREACH(v, &bcontainer->guest_memfd_list, next) {
+        if (!v->listener.on_demand && v->mr == section->mr &&
             v->iova == section->offset_within_address_space) {
             return v;
         }

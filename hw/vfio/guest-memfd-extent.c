@@ -12,18 +12,15 @@
  * The extents of a window are what the container holds, no more and no less:
  * one is added after its map succeeded and removed after its unmap did.  They
  * belong to the lock of the block (system/guest-memfd/block.c), under which all
- * callbacks run; the list of those who follow is written under the BQL and read
- * under RCU, since the limit of a container is for all blocks.
+ * callbacks run.  How many mappings a container may have is for all blocks: each
+ * is reserved before it is made, atomically, and released after it is gone.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
 
 #include "qemu/osdep.h"
-#include CONFIG_DEVICES /* CONFIG_IOMMUFD */
 #include <sys/resource.h>
 #include "qemu/error-report.h"
-#include "qemu/main-loop.h"
-#include "qemu/rcu_queue.h"
 #include "qemu/units.h"
 #include "guest-memfd-internal.h"
 #include "trace.h"
@@ -37,8 +34,12 @@
  */
 #define MAPPINGS_FOR_OTHERS 512
 
-/* Behind a virtual IOMMU, where a guest can show the same page many times. */
-#define MAX_TRANSLATED (1u << 20)
+/*
+ * Of a container without a limit of its own.  A mapping costs the kernel memory
+ * (iommufd: 448 bytes), and a guest can ask for one of each page, or for any
+ * number behind a virtual IOMMU.
+ */
+#define MAX_MAPPINGS (1u << 20)
 
 typedef VFIOGuestMemfdWindow Window;
 
@@ -46,8 +47,8 @@ typedef struct Extent {
     IntervalTreeNode node;      /* offsets in the memory region, inclusive */
 } Extent;
 
-static QLIST_HEAD(, VFIOGuestMemfd) followers =
-    QLIST_HEAD_INITIALIZER(followers);
+/* Bytes that all containers have mapped; atomic. */
+static uint64_t all_mapped;
 
 static uint64_t extent_start(const Extent *e)
 {
@@ -67,73 +68,49 @@ static Extent *extent_first(Window *w, uint64_t start, uint64_t end)
     return node ? container_of(node, Extent, node) : NULL;
 }
 
-void vfio_guest_memfd_follow(VFIOGuestMemfd *v)
+uint64_t vfio_guest_memfd_limit(const VFIOContainer *bcontainer)
 {
-    QLIST_INSERT_HEAD_RCU(&followers, v, next);
+    return bcontainer->dma_max_mappings ?: MAX_MAPPINGS;
 }
 
-void vfio_guest_memfd_unfollow(VFIOGuestMemfd *v)
+/*
+ * So many more mappings are about to be made.  Some are left to sections that
+ * come later, unless @v is one itself.
+ */
+static bool reserve(VFIOGuestMemfd *v, uint64_t n)
 {
-    QLIST_REMOVE_RCU(v, next);
-    g_free_rcu(v, rcu);
-}
+    VFIOContainer *bcontainer = v->bcontainer;
+    uint64_t limit = vfio_guest_memfd_limit(bcontainer);
+    uint64_t kept = v->arriving ? 0 : MIN(MAPPINGS_FOR_OTHERS, limit / 8);
+    unsigned used = qatomic_read(&bcontainer->dma_extents), seen;
 
-VFIOGuestMemfd *vfio_guest_memfd_next(VFIOGuestMemfd *v)
-{
-    return v ? QLIST_NEXT_RCU(v, next) : QLIST_FIRST_RCU(&followers);
-}
-
-uint64_t vfio_guest_memfd_mappings(VFIOContainer *bcontainer)
-{
-    uint64_t mappings = 0;
-
-    RCU_READ_LOCK_GUARD();
-    for (VFIOGuestMemfd *v = vfio_guest_memfd_next(NULL); v;
-         v = vfio_guest_memfd_next(v)) {
-        if (v->bcontainer == bcontainer) {
-            mappings += qatomic_read(&v->nr_extents);
+    for (;; used = seen) {
+        if (n > limit || used + n + kept > limit) {
+            return !n;
+        }
+        seen = qatomic_cmpxchg(&bcontainer->dma_extents, used, used + n);
+        if (seen == used) {
+            return true;
         }
     }
-    return mappings;
 }
 
-uint64_t vfio_guest_memfd_room(VFIOGuestMemfd *v)
+static void release(VFIOGuestMemfd *v, uint64_t n)
 {
-    uint64_t limit = v->bcontainer->dma_max_mappings;
-    uint64_t used;
-
-    if (v->listener.on_demand) {
-        limit = limit ? MIN(limit, MAX_TRANSLATED) : MAX_TRANSLATED;
-    }
-    if (!limit) {
-        return UINT64_MAX;
-    }
-    used = v->arriving ? 0 : MIN(MAPPINGS_FOR_OTHERS, limit / 8);
-    used += vfio_guest_memfd_mappings(v->bcontainer);
-    return used < limit ? limit - used : 0;
-}
-
-static bool remote_peer(VFIOGuestMemfd *v)
-{
-    return object_dynamic_cast(OBJECT(v->bcontainer), TYPE_VFIO_IOMMU_USER);
+    qatomic_sub(&v->bcontainer->dma_extents, n);
 }
 
 /*
  * ENOMEM is how kernels answer when RLIMIT_MEMLOCK is too low, but also when
  * there is no memory; so the limit is only named if this memory exceeds it by
- * itself.
+ * itself.  A peer that can be lost has limits of its own.
  */
 char *vfio_guest_memfd_advice(VFIOGuestMemfd *v, int ret, uint64_t more)
 {
     struct rlimit limit;
 
-    WITH_RCU_READ_LOCK_GUARD() {
-        for (VFIOGuestMemfd *other = vfio_guest_memfd_next(NULL); other;
-             other = vfio_guest_memfd_next(other)) {
-            more += qatomic_read(&other->mapped_bytes);
-        }
-    }
-    if (ret != -ENOMEM || remote_peer(v) ||
+    more += qatomic_read(&all_mapped);
+    if (ret != -ENOMEM || VFIO_IOMMU_GET_CLASS(v->bcontainer)->lost ||
         getrlimit(RLIMIT_MEMLOCK, &limit) || more <= limit.rlim_cur) {
         return g_strdup("");
     }
@@ -157,38 +134,27 @@ static void report_memlock_once(VFIOGuestMemfd *v, int ret, uint64_t size)
     }
 }
 
-static int container_unmap(VFIOGuestMemfd *v, hwaddr iova, uint64_t size)
-{
-#ifdef CONFIG_IOMMUFD
-    if (object_dynamic_cast(OBJECT(v->bcontainer), TYPE_VFIO_IOMMU_IOMMUFD)) {
-        return vfio_guest_memfd_iommufd_unmap(v->bcontainer, iova, size);
-    }
-#endif
-    return vfio_container_dma_unmap(v->bcontainer, iova, size, NULL, false);
-}
-
-/*
- * The calls to the container.  An answer counts, so nothing is sent ahead in a
- * memory transaction.  What a remote peer says may be any number.
- */
+/* What a remote peer says may be any number. */
 static int container_call(VFIOGuestMemfd *v, Window *w, uint64_t start,
                           uint64_t end, bool map)
 {
+    VFIOContainer *bcontainer = v->bcontainer;
+    VFIOIOMMUClass *vioc = VFIO_IOMMU_GET_CLASS(bcontainer);
     void *vaddr = memory_region_get_ram_ptr(v->mr) + start;
-    bool bql = bql_locked();
+    hwaddr iova = start + w->to_iova;
     int ret;
 
-    if (bql) {
-        v->bcontainer->dma_sync = true;
-    }
-    if (map) {
-        ret = vfio_container_dma_map(v->bcontainer, start + w->to_iova,
-                                     end - start, vaddr, w->readonly, v->mr);
+    if (map && vioc->dma_map_sync) {
+        ret = vioc->dma_map_sync(bcontainer, iova, end - start, vaddr,
+                                 w->readonly, v->mr);
+    } else if (map) {
+        ret = vfio_container_dma_map(bcontainer, iova, end - start, vaddr,
+                                     w->readonly, v->mr);
+    } else if (vioc->dma_unmap_exact) {
+        ret = vioc->dma_unmap_exact(bcontainer, iova, end - start);
     } else {
-        ret = container_unmap(v, start + w->to_iova, end - start);
-    }
-    if (bql) {
-        v->bcontainer->dma_sync = false;
+        ret = vfio_container_dma_unmap(bcontainer, iova, end - start, NULL,
+                                       false);
     }
     return ret > 0 || ret < -MAX_ERRNO ? -EIO : ret;
 }
@@ -228,19 +194,23 @@ static void add_extent(VFIOGuestMemfd *v, Window *w, uint64_t start,
     interval_tree_insert(&e->node, &w->extents);
     qatomic_set(&v->nr_extents, v->nr_extents + 1);
     qatomic_set(&v->mapped_bytes, v->mapped_bytes + end - start);
+    qatomic_add(&all_mapped, end - start);
 }
 
 static void remove_extent(VFIOGuestMemfd *v, Window *w, Extent *e)
 {
+    uint64_t size = extent_end(e) - extent_start(e);
+
     qatomic_set(&v->nr_extents, v->nr_extents - 1);
-    qatomic_set(&v->mapped_bytes,
-                v->mapped_bytes - (extent_end(e) - extent_start(e)));
+    qatomic_set(&v->mapped_bytes, v->mapped_bytes - size);
+    qatomic_sub(&all_mapped, size);
     interval_tree_remove(&e->node, &w->extents);
     g_free(e);
 }
 
+/* @reserved: mappings; one of them is used if it succeeds */
 static int map_extent(VFIOGuestMemfd *v, Window *w, uint64_t start,
-                      uint64_t end)
+                      uint64_t end, uint64_t *reserved)
 {
     int ret;
 
@@ -250,11 +220,14 @@ static int map_extent(VFIOGuestMemfd *v, Window *w, uint64_t start,
                                ret);
     if (!ret) {
         add_extent(v, w, start, end);
+        --*reserved;
     }
     return ret;
 }
 
-static int unmap_extent(VFIOGuestMemfd *v, Window *w, Extent *e)
+/* @reserved: has one more then */
+static int unmap_extent(VFIOGuestMemfd *v, Window *w, Extent *e,
+                        uint64_t *reserved)
 {
     uint64_t start = extent_start(e), size = extent_end(e) - start;
     int ret;
@@ -264,17 +237,18 @@ static int unmap_extent(VFIOGuestMemfd *v, Window *w, Extent *e)
     trace_vfio_guest_memfd_unmap(v->bcontainer, start + w->to_iova, size, ret);
     if (!ret) {
         remove_extent(v, w, e);
+        ++*reserved;
     }
     return ret;
 }
 
 static int unmap_extents(VFIOGuestMemfd *v, Window *w, uint64_t start,
-                         uint64_t end)
+                         uint64_t end, uint64_t *reserved)
 {
     Extent *e;
 
     while ((e = extent_first(w, start, end))) {
-        int ret = unmap_extent(v, w, e);
+        int ret = unmap_extent(v, w, e, reserved);
 
         if (ret) {
             return ret;
@@ -313,29 +287,28 @@ static void count_split(VFIOGuestMemfd *v, Window *w, const Split *s)
                                  s->start + w->to_iova, s->end - s->start);
 }
 
-/* The mappings that a split needs, counted up to @max + 1. */
+/* The mappings that a split needs; more than @max need not be counted. */
 static uint64_t split_needs(const Split *s, Window *w, uint64_t max)
 {
-    uint64_t n = vfio_guest_memfd_pieces(&s->plan, s->old_start + w->to_iova,
-                                         s->start + w->to_iova,
-                                         s->start + w->to_iova, max);
-
-    return n > max ? n :
-           n + vfio_guest_memfd_pieces(&s->plan, s->end + w->to_iova,
-                                       s->old_end + w->to_iova,
-                                       s->end + w->to_iova, max - n);
+    return vfio_guest_memfd_pieces(&s->plan, s->old_start + w->to_iova,
+                                   s->start + w->to_iova,
+                                   s->start + w->to_iova, max) +
+           vfio_guest_memfd_pieces(&s->plan, s->end + w->to_iova,
+                                   s->old_end + w->to_iova,
+                                   s->end + w->to_iova, max);
 }
 
 /* The rest of an extent, which was dropped beyond @border. */
 static int map_pieces(VFIOGuestMemfd *v, Window *w, const Split *s,
-                      uint64_t start, uint64_t end, uint64_t border)
+                      uint64_t start, uint64_t end, uint64_t border,
+                      uint64_t *reserved)
 {
     while (start < end) {
         uint64_t stop = vfio_guest_memfd_piece(&s->plan, start + w->to_iova,
                                                end + w->to_iova,
                                                border + w->to_iova) -
                         w->to_iova;
-        int ret = map_extent(v, w, start, stop);
+        int ret = map_extent(v, w, start, stop, reserved);
 
         if (ret) {
             return ret;
@@ -345,82 +318,89 @@ static int map_pieces(VFIOGuestMemfd *v, Window *w, const Split *s,
     return 0;
 }
 
-static int map_rest(VFIOGuestMemfd *v, Window *w, const Split *s)
+static int map_rest(VFIOGuestMemfd *v, Window *w, const Split *s,
+                    uint64_t *reserved)
 {
-    int ret = map_pieces(v, w, s, s->old_start, s->start, s->start);
+    return map_pieces(v, w, s, s->old_start, s->start, s->start, reserved) ?:
+           map_pieces(v, w, s, s->end, s->old_end, s->end, reserved);
+}
 
-    return ret ?: map_pieces(v, w, s, s->end, s->old_end, s->end);
+/*
+ * Reserve what a split adds: as many mappings as the policy wants, or as few as
+ * possible.  Returns: their number, 0 if there is no room.
+ */
+static uint64_t reserve_split(VFIOGuestMemfd *v, Window *w, Split *s)
+{
+    uint64_t needs = split_needs(s, w, vfio_guest_memfd_limit(v->bcontainer));
+
+    if (!reserve(v, needs - 1)) {
+        s->plan.coarse = true;
+        needs = split_needs(s, w, 1);
+        if (!reserve(v, needs - 1)) {
+            return 0;
+        }
+    }
+    return needs;
 }
 
 /*
  * Replace @e by what it has outside of [@start, @end).  Where the container has
- * no room for that many pieces, in as few as possible; where it has not even
- * room for these, nothing happens.
+ * no room even for the largest pieces, nothing happens.
  */
 static int split_extent(VFIOGuestMemfd *v, Window *w, Extent *e,
                         uint64_t start, uint64_t end)
 {
     Split s = split_of(v, e, start, end);
-    uint64_t room = vfio_guest_memfd_room(v);
+    uint64_t reserved = reserve_split(v, w, &s);
     int ret;
 
-    if (room != UINT64_MAX) {
-        room++;                 /* @e goes */
-        s.plan.coarse = split_needs(&s, w, room) > room;
-        if (s.plan.coarse && split_needs(&s, w, room) > room) {
-            return -ENOSPC;
-        }
+    if (!reserved) {
+        return -ENOSPC;
     }
-    ret = unmap_extent(v, w, e);
+    reserved--;
+    ret = unmap_extent(v, w, e, &reserved);
     if (ret) {
+        release(v, reserved);
         return ret;
     }
     count_split(v, w, &s);
 
-    ret = map_rest(v, w, &s);
+    ret = map_rest(v, w, &s, &reserved);
     if (ret == -ENOSPC && !s.plan.coarse &&
-        !unmap_extents(v, w, s.old_start, s.old_end)) {
-        /* Others have taken the room. */
+        !unmap_extents(v, w, s.old_start, s.old_end, &reserved)) {
+        /* The container itself has less room than it said. */
         s.plan.coarse = true;
-        ret = map_rest(v, w, &s);
+        ret = map_rest(v, w, &s, &reserved);
     }
-    if (!ret) {
-        return 0;
-    }
-
     /* Back to one extent, which needs fewer mappings than any split. */
-    if (unmap_extents(v, w, s.old_start, s.old_end) ||
-        map_extent(v, w, s.old_start, s.old_end)) {
+    if (ret &&
+        (unmap_extents(v, w, s.old_start, s.old_end, &reserved) ||
+         map_extent(v, w, s.old_start, s.old_end, &reserved))) {
         guest_memfd_listener_stale(v->gm, &v->listener, s.old_start,
                                    s.old_end);
     }
+    release(v, reserved);
     return ret;
-}
-
-static int container_cut(VFIOGuestMemfd *v, hwaddr iova, uint64_t size)
-{
-#ifdef CONFIG_IOMMUFD
-    return vfio_guest_memfd_iommufd_cut(v->bcontainer, iova, size);
-#else
-    g_assert_not_reached();
-#endif
 }
 
 /* Take [@start, @end) out of @e; what is left is mapped all the time. */
 static int cut_extent(VFIOGuestMemfd *v, Window *w, Extent *e, uint64_t start,
                       uint64_t end)
 {
+    VFIOIOMMUClass *vioc = VFIO_IOMMU_GET_CLASS(v->bcontainer);
     Split s = split_of(v, e, start, end);
+    bool hole = s.old_start < s.start && s.end < s.old_end;
     int ret;
 
-    if (!vfio_guest_memfd_room(v)) {
+    if (!reserve(v, hole)) {
         return -ENOSPC;
     }
     v->unmap_calls++;
-    ret = container_cut(v, s.start + w->to_iova, s.end - s.start);
+    ret = vioc->dma_cut(v->bcontainer, s.start + w->to_iova, s.end - s.start);
     trace_vfio_guest_memfd_unmap(v->bcontainer, s.start + w->to_iova,
                                  s.end - s.start, ret);
     if (ret) {
+        release(v, hole);
         return ret;
     }
     count_split(v, w, &s);
@@ -440,10 +420,12 @@ int vfio_guest_memfd_discard(VFIOGuestMemfd *v, Window *w, uint64_t start,
     Extent *e;
 
     while ((e = extent_first(w, start, end))) {
+        uint64_t unused = 0;
         int ret;
 
         if (extent_start(e) >= start && extent_end(e) <= end) {
-            ret = unmap_extent(v, w, e);
+            ret = unmap_extent(v, w, e, &unused);
+            release(v, unused);
         } else if (v->plan.split == GUEST_MEMFD_DMA_SPLIT_CUT) {
             ret = cut_extent(v, w, e, start, end);
         } else if (!v->cut || cut_extent(v, w, e, start, end)) {
@@ -461,22 +443,22 @@ int vfio_guest_memfd_discard(VFIOGuestMemfd *v, Window *w, uint64_t start,
 /* A range of which nothing is mapped. */
 static int map_hole(VFIOGuestMemfd *v, Window *w, uint64_t start, uint64_t end)
 {
-    if (vfio_guest_memfd_extents(&v->plan, start + w->to_iova,
-                                 end + w->to_iova) >
-        vfio_guest_memfd_room(v)) {
+    uint64_t reserved = vfio_guest_memfd_extents(&v->plan, start + w->to_iova,
+                                                 end + w->to_iova);
+    int ret = 0;
+
+    if (!reserve(v, reserved)) {
         return -ENOSPC;
     }
-    while (start < end) {
+    while (!ret && start < end) {
         uint64_t stop = vfio_guest_memfd_extent(&v->plan, start + w->to_iova,
                                                 end + w->to_iova) - w->to_iova;
-        int ret = map_extent(v, w, start, stop);
 
-        if (ret) {
-            return ret;
-        }
+        ret = map_extent(v, w, start, stop, &reserved);
         start = stop;
     }
-    return 0;
+    release(v, reserved);
+    return ret;
 }
 
 int vfio_guest_memfd_populate(VFIOGuestMemfd *v, Window *w, uint64_t start,
@@ -518,13 +500,14 @@ void vfio_guest_memfd_forget(VFIOGuestMemfd *v, Window *w)
 
     while ((e = extent_first(w, 0, UINT64_MAX))) {
         remove_extent(v, w, e);
+        release(v, 1);
     }
 }
 
 void vfio_guest_memfd_query(VFIOGuestMemfd *v, GuestMemfdListenerInfo *info)
 {
-    info->extents = v->nr_extents;
-    info->mapped_bytes = v->mapped_bytes;
+    info->extents = qatomic_read(&v->nr_extents);
+    info->mapped_bytes = qatomic_read(&v->mapped_bytes);
     info->map_calls = v->map_calls;
     info->unmap_calls = v->unmap_calls;
     info->splits = v->splits;

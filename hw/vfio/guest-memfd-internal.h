@@ -9,7 +9,6 @@
 
 #include "qemu/interval-tree.h"
 #include "qemu/queue.h"
-#include "qemu/rcu.h"
 #include "hw/vfio/guest-memfd-dma.h"
 #include "system/guest-memfd.h"
 
@@ -39,18 +38,17 @@ typedef struct VFIOGuestMemfdWindow {
  * that a virtual IOMMU shows it (hw/vfio/guest-memfd-translate.c).
  */
 typedef struct VFIOGuestMemfd {
-    struct rcu_head rcu;
     RamDiscardListener listener;
     VFIOContainer *bcontainer;
     GuestMemfd *gm;
     MemoryRegion *mr;
     hwaddr iova;                /* of the section */
     VFIOGuestMemfdPlan plan;
-    bool arriving;              /* being registered: the reserve is for it */
+    bool arriving;              /* being registered: may take what is left */
     bool cut;                   /* try to, and split if that is not possible */
     bool cannot_cut;            /* the container, but it should */
     VFIOGuestMemfdWindow window;        /* the section */
-    /* Under the lock of the block, read by others: atomic */
+    /* Under the lock of the block; the first two are queried without: atomic */
     unsigned nr_extents;
     size_t mapped_bytes;
     uint64_t map_calls;
@@ -70,27 +68,12 @@ VFIOGuestMemfd *vfio_guest_memfd_new(VFIOContainer *bcontainer,
                                      NotifyRamDiscard discard);
 
 /**
- * vfio_guest_memfd_follow - count @v among those that share a container's limit
+ * vfio_guest_memfd_limit - how many mappings a container may have
  *
- * Both are called with the BQL held.  The second frees @v.
+ * type1: dma_entry_limit; vfio-user: max_dma_maps; iommufd has no limit of its
+ * own.
  */
-void vfio_guest_memfd_follow(VFIOGuestMemfd *v);
-void vfio_guest_memfd_unfollow(VFIOGuestMemfd *v);
-
-/** vfio_guest_memfd_next - iterate, NULL to start; BQL or RCU read lock held */
-VFIOGuestMemfd *vfio_guest_memfd_next(VFIOGuestMemfd *v);
-
-/**
- * vfio_guest_memfd_room - how many mappings @v may still add
- *
- * A container may have a limit (type1: dma_entry_limit, vfio-user:
- * max_dma_maps).  Of that, some are left to sections that come later, unless @v
- * is one itself.
- *
- * Returns: the number, or UINT64_MAX without a limit.  By the time it is used
- * another block may have taken them; then the container refuses, at the latest.
- */
-uint64_t vfio_guest_memfd_room(VFIOGuestMemfd *v);
+uint64_t vfio_guest_memfd_limit(const VFIOContainer *bcontainer);
 
 /**
  * vfio_guest_memfd_advice - what to do about an error, beyond what it says

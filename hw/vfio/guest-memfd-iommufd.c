@@ -74,8 +74,12 @@ bool vfio_guest_memfd_iommufd_prepare(VFIOContainer *bcontainer, Error **errp)
     return true;
 }
 
-int vfio_guest_memfd_iommufd_unmap(VFIOContainer *bcontainer, hwaddr iova,
-                                   uint64_t size)
+/*
+ * QEMU's own call takes ENOENT for success, since virtual IOMMUs unmap what is
+ * not mapped.  It is also how iommufd answers to a part of a mapping, which stays
+ * then.
+ */
+static int unmap_exact(VFIOContainer *bcontainer, hwaddr iova, uint64_t size)
 {
     VFIOIOMMUFDContainer *container = VFIO_IOMMU_IOMMUFD(bcontainer);
     struct iommu_ioas_unmap unmap = {
@@ -91,8 +95,8 @@ int vfio_guest_memfd_iommufd_unmap(VFIOContainer *bcontainer, hwaddr iova,
     return unmap.length == size ? 0 : -EIO;
 }
 
-int vfio_guest_memfd_iommufd_cut(VFIOContainer *bcontainer, hwaddr iova,
-                                 uint64_t size)
+/* Only the ioctl that is compatible with type1 can do it. */
+static int cut(VFIOContainer *bcontainer, hwaddr iova, uint64_t size)
 {
     VFIOIOMMUFDContainer *container = VFIO_IOMMU_IOMMUFD(bcontainer);
     struct iommu_vfio_ioas select = {
@@ -112,4 +116,10 @@ int vfio_guest_memfd_iommufd_cut(VFIOContainer *bcontainer, hwaddr iova,
         return -errno;
     }
     return unmap.size == size ? 0 : -EIO;
+}
+
+void vfio_guest_memfd_iommufd_class_init(VFIOIOMMUClass *vioc)
+{
+    vioc->dma_unmap_exact = unmap_exact;
+    vioc->dma_cut = cut;
 }

@@ -133,10 +133,10 @@ static void query(RamDiscardListener *rdl, GuestMemfdListenerInfo *info)
 /* @v: NULL to start */
 static VFIOGuestMemfd *next_of(VFIOContainer *bcontainer, VFIOGuestMemfd *v)
 {
-    do {
-        v = vfio_guest_memfd_next(v);
-    } while (v && (v->bcontainer != bcontainer ||
-                   !v->listener.on_demand));
+    v = v ? QLIST_NEXT(v, next) : QLIST_FIRST(&bcontainer->guest_memfd_list);
+    while (v && !v->listener.on_demand) {
+        v = QLIST_NEXT(v, next);
+    }
     return v;
 }
 
@@ -161,7 +161,6 @@ static VFIOGuestMemfd *get_listener(VFIOContainer *bcontainer,
     ram_discard_manager_register_listener(RAM_DISCARD_MANAGER(v->gm),
                                           &v->listener, &all);
     memory_region_ref(mr);
-    vfio_guest_memfd_follow(v);
     return v;
 }
 
@@ -171,7 +170,8 @@ static void put_listener(VFIOGuestMemfd *v)
         ram_discard_manager_unregister_listener(RAM_DISCARD_MANAGER(v->gm),
                                                 &v->listener);
         memory_region_unref(v->mr);
-        vfio_guest_memfd_unfollow(v);
+        QLIST_REMOVE(v, next);
+        g_free(v);
     }
 }
 

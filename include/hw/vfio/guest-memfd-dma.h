@@ -36,13 +36,6 @@ void vfio_guest_memfd_region_del(VFIOContainer *bcontainer,
                                  MemoryRegionSection *section);
 
 /**
- * vfio_guest_memfd_mappings - how many mappings of such memory a container has
- *
- * Callable from anywhere.
- */
-uint64_t vfio_guest_memfd_mappings(VFIOContainer *bcontainer);
-
-/**
  * vfio_guest_memfd_translate - a virtual IOMMU shows memory to a device
  *
  * @iova: where the device sees it, in bytes
@@ -80,21 +73,6 @@ int vfio_guest_memfd_sync_dirty(VFIOContainer *bcontainer,
                                 MemoryRegionSection *section, Error **errp);
 
 /**
- * vfio_guest_memfd_iommufd_unmap - unmap from an iommufd what was mapped
- *
- * QEMU's own call takes ENOENT for success, since virtual IOMMUs unmap what is
- * not mapped.  It is also how iommufd answers to a part of a mapping, which
- * stays then.
- *
- * @bcontainer: a TYPE_VFIO_IOMMU_IOMMUFD
- * @iova, @size: in bytes; what one mapping has, no more and no less
- *
- * Returns: 0, or the negative errno of IOMMU_IOAS_UNMAP.
- */
-int vfio_guest_memfd_iommufd_unmap(VFIOContainer *bcontainer, hwaddr iova,
-                                   uint64_t size);
-
-/**
  * vfio_guest_memfd_iommufd_prepare - let a new container cut mappings
  *
  * If any memory has x-dma-split=cut, or has auto and no memory has huge pages;
@@ -109,17 +87,11 @@ int vfio_guest_memfd_iommufd_unmap(VFIOContainer *bcontainer, hwaddr iova,
 bool vfio_guest_memfd_iommufd_prepare(VFIOContainer *bcontainer, Error **errp);
 
 /**
- * vfio_guest_memfd_iommufd_cut - unmap a part; the rest stays mapped meanwhile
+ * vfio_guest_memfd_iommufd_class_init - the operations that only iommufd has
  *
- * Only the ioctl that is compatible with type1 can do it.
- *
- * @bcontainer: with dma_cut
- * @iova, @size: in bytes; within one mapping
- *
- * Returns: 0; or a negative errno, with nothing unmapped.
+ * @vioc: of TYPE_VFIO_IOMMU_IOMMUFD
  */
-int vfio_guest_memfd_iommufd_cut(VFIOContainer *bcontainer, hwaddr iova,
-                                 uint64_t size);
+void vfio_guest_memfd_iommufd_class_init(VFIOIOMMUClass *vioc);
 
 /**
  * struct VFIOGuestMemfdPlan - how a container maps a section
