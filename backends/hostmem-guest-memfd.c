@@ -42,7 +42,6 @@ struct HostMemoryBackendGuestMemfd {
     GuestMemfdDriver driver;
     GuestMemfdConversion conversion;
     GuestMemfdInit init;
-    GuestMemfdDmaSplit dma_split;
 
     bool prealloc_private;      /* preallocate here, not in the base class */
     GuestMemfd *gm;             /* set once the memory is there */
@@ -144,12 +143,6 @@ static bool check_ordinary(HostMemoryBackendGuestMemfd *m, Error **errp)
         error_setg(errp, "init=private: this VM has no private memory "
                    "(conversion=none); use a confidential machine or "
                    "driver=emulated");
-        return false;
-    }
-    if (m->dma_split != GUEST_MEMFD_DMA_SPLIT_AUTO) {
-        error_setg(errp, "x-dma-split=%s: memory that nobody converts "
-                   "(conversion=none) is never split; leave the option out",
-                   GuestMemfdDmaSplit_str(m->dma_split));
         return false;
     }
     return true;
@@ -416,7 +409,6 @@ static bool guest_memfd_backend_alloc(HostMemoryBackend *backend, Error **errp)
     if (!m->gm) {
         return false;
     }
-    guest_memfd_set_dma_split(m->gm, m->dma_split);
     qemu_register_reset(guest_memfd_backend_reset, m);
     return true;
 }
@@ -485,7 +477,13 @@ static void set_##field(Object *obj, int value, Error **errp)               \
 ENUM_OPTION(driver, "driver")
 ENUM_OPTION(conversion, "conversion")
 ENUM_OPTION(init, "init")
-ENUM_OPTION(dma_split, "x-dma-split")
+
+/* It was one of the memory; who maps decides. */
+static void refuse_dma_split(Object *obj, const char *value, Error **errp)
+{
+    error_setg(errp, "x-dma-split=%s is not an option of memory: give it to "
+               "each vfio-pci and vfio-user-pci device", value);
+}
 
 static void guest_memfd_backend_instance_init(Object *obj)
 {
@@ -531,11 +529,9 @@ static void guest_memfd_backend_class_init(ObjectClass *oc, const void *data)
                                    get_init, set_init);
     object_class_property_set_description(oc, "init",
         "State of pages at start and after reset: auto, shared, private");
-    object_class_property_add_enum(oc, "x-dma-split", "GuestMemfdDmaSplit",
-                                   &GuestMemfdDmaSplit_lookup,
-                                   get_dma_split, set_dma_split);
+    object_class_property_add_str(oc, "x-dma-split", NULL, refuse_dma_split);
     object_class_property_set_description(oc, "x-dma-split",
-        "How DMA mappings are split: auto, cut, log, staged, flat, page");
+        "Refused: an option of vfio-pci and vfio-user-pci");
 }
 
 static const TypeInfo guest_memfd_backend_info = {

@@ -129,12 +129,12 @@ def own_part(figures):
     """How much of a conversion is spent in QEMU itself"""
     own = figures.median(('convert', '1 GiB uniform by 2 MiB', 'ns'), 'ours')
     per_gib = figures.median(('vfio-user', '2 MiB to shared',
-                              'seconds-per-gib'), 'log')
+                              'seconds-per-gib'), 'auto')
     shares = {'vfio-user, 2 MiB to shared': own * REQUESTS / 1e9 / per_gib} \
         if own and per_gib else {}
-    shares.update(('%s, %s' % key[:2], figures.median(key, 'log'))
+    shares.update(('%s, %s' % key[:2], figures.median(key, 'auto'))
                   for key, sides in figures.values.items()
-                  if key[2] == 'qemu-share' and 'log' in sides)
+                  if key[2] == 'qemu-share' and 'auto' in sides)
     for name, share in shares.items():
         verdict = 'met' if share <= OWN_PART else \
             'missed by %.0f points' % (100 * (share - OWN_PART))
@@ -179,8 +179,8 @@ def goals(figures):
     for key in figures.values:
         wanted = {'seconds-per-gib': 100, 'calls-per-gib': 500}.get(key[2])
         if wanted and re.search('to (shared|private)$', key[1]):
-            yield from less(figures, 'log and page, %s, %s, %s' % key, key,
-                            'log', 'page', wanted)
+            yield from less(figures, 'auto and page, %s, %s, %s' % key, key,
+                            'auto', 'page', wanted)
     yield from flat_goals(figures)
     yield from own_part(figures)
 

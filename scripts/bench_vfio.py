@@ -22,7 +22,7 @@ from harness import MIB, PAGE, HarnessError, Machine, Paths, huge_pages
 
 GIB = 1 << 30
 HUGE = 2 * MIB
-POLICIES = ('log', 'staged', 'flat', 'page')
+POLICIES = ('auto', 'page')
 RAM = 512 * MIB
 BASE = 256 * MIB
 # Where the RAM goes on that is more than the first 2 GiB
@@ -40,12 +40,13 @@ PASSES = 20
 class Converter(Machine):
     """A machine without a guest, that converts what it is told."""
 
-    def __init__(self, paths, ram, options, huge=False):
+    def __init__(self, paths, ram, split='auto', huge=False):
         pages = ',hugetlb=on,hugetlbsize=2M' if huge else ',reserve=off'
         super().__init__(
             paths, accel='qtest', ram=ram, devices=[TESTDEV],
             memory=f'memory-backend-guest-memfd,id=m0,size={ram},'
-                   f'driver=emulated,init=private{pages}{options}')
+                   f'driver=emulated,init=private{pages}')
+        self._split = split
         self._listener = self._qtest = None
 
     def __enter__(self):
@@ -79,7 +80,8 @@ class Converter(Machine):
         self._listener.listen()
         args = super().command_line(fds)
         args[args.index('max')] = 'max,vendor=GenuineIntel,phys-bits=46'
-        return args + ['-qtest', f'unix:{path}', '-qtest-log', 'none']
+        return args + ['-qtest', f'unix:{path}', '-qtest-log', 'none',
+                       '-global', f'vfio-user-pci.x-dma-split={self._split}']
 
     def _ask(self, commands):
         """Send commands in one piece; the answers, one a line."""
@@ -172,7 +174,7 @@ def policies(window, huge):
         window //= 2
     with huge_pages(RAM // HUGE if huge else 0) as problem:
         for policy in POLICIES:
-            with Converter(paths, RAM, f',x-dma-split={policy}',
+            with Converter(paths, RAM, policy,
                            huge and not problem) as machine:
                 for record in policy_records(machine, window):
                     yield dict(record, side=policy)
@@ -183,7 +185,7 @@ def sizes(rams, count):
     paths = Paths()
     best = {}
     with contextlib.ExitStack() as stack:
-        machines = [(ram, stack.enter_context(Converter(paths, ram, '')))
+        machines = [(ram, stack.enter_context(Converter(paths, ram)))
                     for ram in rams]
         for _ in range(PASSES):
             for to_private in (False, True):

@@ -295,7 +295,7 @@ def check_passthrough(report, root, args, size, split):
                     'access to them for the user that runs QEMU')
     elif split == 'cut':
         report.refuse('--x-dma-split cut', 'a device is passed through by '
-                      'type1, and this needs iommufd', 'use log, or pass the '
+                      'type1, and this needs iommufd', 'use auto, or pass the '
                       'device through by <qemu:arg>s with iommufd=')
     if root.find('devices', 'iommu'):
         report.warn('<devices><iommu>', 'it cannot map this memory: a device '

@@ -53,18 +53,6 @@ static void dma_query(RamDiscardListener *rdl, GuestMemfdListenerInfo *info)
                                  v->iova);
 }
 
-static VFIOGuestMemfdPlan make_plan(GuestMemfd *gm, MemoryRegion *mr)
-{
-    GuestMemfdDmaSplit split = guest_memfd_dma_split(gm);
-
-    return (VFIOGuestMemfdPlan) {
-        .split = split == GUEST_MEMFD_DMA_SPLIT_AUTO ?
-                 GUEST_MEMFD_DMA_SPLIT_LOG : split,
-        .host = guest_memfd_host_geometry(),
-        .huge = qemu_ram_pagesize(mr->ram_block),
-    };
-}
-
 VFIOGuestMemfd *vfio_guest_memfd_new(VFIOContainer *bcontainer,
                                      MemoryRegion *mr,
                                      NotifyRamPopulate populate,
@@ -76,11 +64,6 @@ VFIOGuestMemfd *vfio_guest_memfd_new(VFIOContainer *bcontainer,
     v->bcontainer = bcontainer;
     v->gm = guest_memfd_from_mr(mr);
     v->mr = mr;
-    v->plan = make_plan(v->gm, mr);
-    v->cannot_cut = v->plan.split == GUEST_MEMFD_DMA_SPLIT_CUT &&
-                    !bcontainer->dma_cut;
-    v->cut = bcontainer->dma_cut &&
-             guest_memfd_dma_split(v->gm) == GUEST_MEMFD_DMA_SPLIT_AUTO;
     QLIST_INSERT_HEAD(&bcontainer->guest_memfd_list, v, next);
     return v;
 }
@@ -100,8 +83,8 @@ static int add_shared(uint64_t offset, uint64_t size, bool private,
 
     if (!private) {
         shared->bytes += size;
-        shared->mappings += vfio_guest_memfd_extents(&shared->v->plan, iova,
-                                                     iova + size);
+        shared->mappings += vfio_guest_memfd_extents(shared->v->bcontainer,
+                                                     iova, iova + size);
     }
     return 0;
 }
@@ -114,12 +97,6 @@ static void set_region_error(Error **errp, VFIOGuestMemfd *v,
     uint64_t start, end;
     Shared shared = { v };
 
-    if (v->cannot_cut) {
-        error_setg(errp, "x-dma-split=cut of '%s' needs iommufd, and memory "
-                   "that is there before the first device; use "
-                   "x-dma-split=log", guest_memfd_id(v->gm));
-        return;
-    }
     /* as much of it as is mapped, see whole_pages() */
     section_range(section, &start, &end);
     start = ROUND_UP(start, page);
@@ -129,7 +106,7 @@ static void set_region_error(Error **errp, VFIOGuestMemfd *v,
         advice = g_strdup_printf(" (it takes %" PRIu64 " mappings, and "
                                  "%u of %u that the device may have are "
                                  "in use: convert memory in larger ranges, "
-                                 "use x-dma-split=log, or raise "
+                                 "use x-dma-split=auto, or raise "
                                  "vfio_iommu_type1.dma_entry_limit)",
                                  shared.mappings,
                                  qatomic_read(&v->bcontainer->dma_extents) -
@@ -174,7 +151,7 @@ bool vfio_guest_memfd_region_add(VFIOContainer *bcontainer,
     ret = ram_discard_manager_register_listener(RAM_DISCARD_MANAGER(v->gm),
                                                 &v->listener, section);
     v->arriving = false;
-    if (!ret && !v->cannot_cut) {
+    if (!ret) {
         return true;
     }
 
@@ -243,4 +220,30 @@ int vfio_guest_memfd_sync_dirty(VFIOContainer *bcontainer,
                          memory_region_name(section->mr));
     }
     return ret;
+}
+
+bool vfio_guest_memfd_attach(const VFIOIOMMUClass *ops, const char *name,
+                             VFIODevice *vbasedev, AddressSpace *as,
+                             Error **errp)
+{
+    GuestMemfdDmaSplit split = vbasedev->dma_split, first;
+
+    if (split == GUEST_MEMFD_DMA_SPLIT_CUT && !ops->dma_cut) {
+        error_setg(errp, "x-dma-split=cut needs iommufd; use x-dma-split=auto, "
+                   "or iommufd=");
+        return false;
+    }
+    if (!ops->attach_device(name, vbasedev, as, errp)) {
+        return false;
+    }
+    first = vbasedev->bcontainer->dma_split;
+    if (split != first) {
+        ops->detach_device(vbasedev);
+        error_setg(errp, "x-dma-split=%s differs from %s, which a device has "
+                   "whose mappings are shared; give both the same",
+                   GuestMemfdDmaSplit_str(split),
+                   GuestMemfdDmaSplit_str(first));
+        return false;
+    }
+    return true;
 }

@@ -5,9 +5,9 @@
  * that was populated, since a guest gives memory back in the pieces in which it
  * asked for it: unmapping whole extents is exact, and no IOMMU can unmap a part
  * of a mapping (type1: EINVAL, iommufd: ENOENT).  Where a part is all that goes,
- * the extent is unmapped and the rest mapped again in pieces
- * (hw/vfio/guest-memfd-plan.c), or cut, by an iommufd that was told before that
- * it has to.
+ * the extent is unmapped and the rest mapped again in naturally aligned powers of
+ * two, so that the IOMMU can use its large entries, and of n pages log2(n) pieces
+ * remain; or cut, by an iommufd that was told before that it has to.
  *
  * The extents of a window are what the container holds, no more and no less:
  * one is added after its map succeeded and removed after its unmap did.  They
@@ -22,6 +22,7 @@
 #include <sys/resource.h>
 #include "qemu/error-report.h"
 #include "qemu/units.h"
+#include "system/dma.h"
 #include "guest-memfd-internal.h"
 #include "trace.h"
 
@@ -49,6 +50,24 @@ typedef struct Extent {
 
 /* Bytes that all containers have mapped; atomic. */
 static uint64_t all_mapped;
+
+/* Large initial ranges are cut so that a split never costs more than this. */
+#define MAX_EXTENT (1 * GiB)
+
+static uint64_t extent_max(const VFIOContainer *bcontainer)
+{
+    return bcontainer->dma_split == GUEST_MEMFD_DMA_SPLIT_PAGE ?
+           qemu_real_host_page_size() : MAX_EXTENT;
+}
+
+uint64_t vfio_guest_memfd_extents(const VFIOContainer *bcontainer,
+                                  uint64_t start, uint64_t end)
+{
+    uint64_t size = extent_max(bcontainer);
+
+    /* not of end: that may be 2^64 */
+    return DIV_ROUND_UP(start % size + (end - start), size);
+}
 
 static uint64_t extent_start(const Extent *e)
 {
@@ -262,16 +281,14 @@ static int unmap_extents(VFIOGuestMemfd *v, Window *w, uint64_t start,
  * something that goes, and something that stays.
  */
 typedef struct Split {
-    VFIOGuestMemfdPlan plan;
+    bool coarse;                /* the rest on each side is one piece */
     uint64_t old_start, old_end;
     uint64_t start, end;        /* to be dropped, inside */
 } Split;
 
-static Split split_of(VFIOGuestMemfd *v, Extent *e, uint64_t start,
-                      uint64_t end)
+static Split split_of(Extent *e, uint64_t start, uint64_t end)
 {
     return (Split) {
-        .plan = v->plan,
         .old_start = extent_start(e),
         .old_end = extent_end(e),
         .start = MAX(start, extent_start(e)),
@@ -287,27 +304,37 @@ static void count_split(VFIOGuestMemfd *v, Window *w, const Split *s)
                                  s->start + w->to_iova, s->end - s->start);
 }
 
-/* The mappings that a split needs; more than @max need not be counted. */
-static uint64_t split_needs(const Split *s, Window *w, uint64_t max)
+/* How much of the rest on one side, from @iova to @end, is a mapping. */
+static uint64_t piece_size(const Split *s, uint64_t iova, uint64_t end)
 {
-    return vfio_guest_memfd_pieces(&s->plan, s->old_start + w->to_iova,
-                                   s->start + w->to_iova,
-                                   s->start + w->to_iova, max) +
-           vfio_guest_memfd_pieces(&s->plan, s->end + w->to_iova,
-                                   s->old_end + w->to_iova,
-                                   s->end + w->to_iova, max);
+    return s->coarse ? end - iova : dma_aligned_pow2_mask(iova, end - 1, 64) + 1;
 }
 
-/* The rest of an extent, which was dropped beyond @border. */
+static uint64_t count_pieces(const Split *s, uint64_t iova, uint64_t end)
+{
+    uint64_t n = 0;
+
+    while (iova != end) {
+        iova += piece_size(s, iova, end);
+        n++;
+    }
+    return n;
+}
+
+/* The mappings that a split needs. */
+static uint64_t split_needs(const Split *s, Window *w)
+{
+    return count_pieces(s, s->old_start + w->to_iova, s->start + w->to_iova) +
+           count_pieces(s, s->end + w->to_iova, s->old_end + w->to_iova);
+}
+
+/* The rest of an extent, on one side of what was dropped. */
 static int map_pieces(VFIOGuestMemfd *v, Window *w, const Split *s,
-                      uint64_t start, uint64_t end, uint64_t border,
-                      uint64_t *reserved)
+                      uint64_t start, uint64_t end, uint64_t *reserved)
 {
     while (start < end) {
-        uint64_t stop = vfio_guest_memfd_piece(&s->plan, start + w->to_iova,
-                                               end + w->to_iova,
-                                               border + w->to_iova) -
-                        w->to_iova;
+        uint64_t stop = start + piece_size(s, start + w->to_iova,
+                                           end + w->to_iova);
         int ret = map_extent(v, w, start, stop, reserved);
 
         if (ret) {
@@ -321,21 +348,21 @@ static int map_pieces(VFIOGuestMemfd *v, Window *w, const Split *s,
 static int map_rest(VFIOGuestMemfd *v, Window *w, const Split *s,
                     uint64_t *reserved)
 {
-    return map_pieces(v, w, s, s->old_start, s->start, s->start, reserved) ?:
-           map_pieces(v, w, s, s->end, s->old_end, s->end, reserved);
+    return map_pieces(v, w, s, s->old_start, s->start, reserved) ?:
+           map_pieces(v, w, s, s->end, s->old_end, reserved);
 }
 
 /*
- * Reserve what a split adds: as many mappings as the policy wants, or as few as
- * possible.  Returns: their number, 0 if there is no room.
+ * Reserve what a split adds, or what a coarse one does.  Returns: the mappings
+ * that it needs, 0 if there is no room.
  */
 static uint64_t reserve_split(VFIOGuestMemfd *v, Window *w, Split *s)
 {
-    uint64_t needs = split_needs(s, w, vfio_guest_memfd_limit(v->bcontainer));
+    uint64_t needs = split_needs(s, w);
 
     if (!reserve(v, needs - 1)) {
-        s->plan.coarse = true;
-        needs = split_needs(s, w, 1);
+        s->coarse = true;
+        needs = split_needs(s, w);
         if (!reserve(v, needs - 1)) {
             return 0;
         }
@@ -350,7 +377,7 @@ static uint64_t reserve_split(VFIOGuestMemfd *v, Window *w, Split *s)
 static int split_extent(VFIOGuestMemfd *v, Window *w, Extent *e,
                         uint64_t start, uint64_t end)
 {
-    Split s = split_of(v, e, start, end);
+    Split s = split_of(e, start, end);
     uint64_t reserved = reserve_split(v, w, &s);
     int ret;
 
@@ -366,10 +393,10 @@ static int split_extent(VFIOGuestMemfd *v, Window *w, Extent *e,
     count_split(v, w, &s);
 
     ret = map_rest(v, w, &s, &reserved);
-    if (ret == -ENOSPC && !s.plan.coarse &&
+    if (ret == -ENOSPC && !s.coarse &&
         !unmap_extents(v, w, s.old_start, s.old_end, &reserved)) {
         /* The container itself has less room than it said. */
-        s.plan.coarse = true;
+        s.coarse = true;
         ret = map_rest(v, w, &s, &reserved);
     }
     /* Back to one extent, which needs fewer mappings than any split. */
@@ -388,7 +415,7 @@ static int cut_extent(VFIOGuestMemfd *v, Window *w, Extent *e, uint64_t start,
                       uint64_t end)
 {
     VFIOIOMMUClass *vioc = VFIO_IOMMU_GET_CLASS(v->bcontainer);
-    Split s = split_of(v, e, start, end);
+    Split s = split_of(e, start, end);
     bool hole = s.old_start < s.start && s.end < s.old_end;
     int ret;
 
@@ -426,12 +453,10 @@ int vfio_guest_memfd_discard(VFIOGuestMemfd *v, Window *w, uint64_t start,
         if (extent_start(e) >= start && extent_end(e) <= end) {
             ret = unmap_extent(v, w, e, &unused);
             release(v, unused);
-        } else if (v->plan.split == GUEST_MEMFD_DMA_SPLIT_CUT) {
+        } else if (v->bcontainer->dma_split == GUEST_MEMFD_DMA_SPLIT_CUT) {
             ret = cut_extent(v, w, e, start, end);
-        } else if (!v->cut || cut_extent(v, w, e, start, end)) {
-            ret = split_extent(v, w, e, start, end);
         } else {
-            ret = 0;
+            ret = split_extent(v, w, e, start, end);
         }
         if (ret) {
             return ret;
@@ -443,7 +468,9 @@ int vfio_guest_memfd_discard(VFIOGuestMemfd *v, Window *w, uint64_t start,
 /* A range of which nothing is mapped. */
 static int map_hole(VFIOGuestMemfd *v, Window *w, uint64_t start, uint64_t end)
 {
-    uint64_t reserved = vfio_guest_memfd_extents(&v->plan, start + w->to_iova,
+    uint64_t size = extent_max(v->bcontainer);
+    uint64_t reserved = vfio_guest_memfd_extents(v->bcontainer,
+                                                 start + w->to_iova,
                                                  end + w->to_iova);
     int ret = 0;
 
@@ -451,8 +478,8 @@ static int map_hole(VFIOGuestMemfd *v, Window *w, uint64_t start, uint64_t end)
         return -ENOSPC;
     }
     while (!ret && start < end) {
-        uint64_t stop = vfio_guest_memfd_extent(&v->plan, start + w->to_iova,
-                                                end + w->to_iova) - w->to_iova;
+        uint64_t room = size - (start + w->to_iova) % size;
+        uint64_t stop = start + MIN(end - start, room);
 
         ret = map_extent(v, w, start, stop, &reserved);
         start = stop;
@@ -464,9 +491,6 @@ static int map_hole(VFIOGuestMemfd *v, Window *w, uint64_t start, uint64_t end)
 int vfio_guest_memfd_populate(VFIOGuestMemfd *v, Window *w, uint64_t start,
                               uint64_t end)
 {
-    if (v->cannot_cut) {
-        return -EOPNOTSUPP;
-    }
     while (start < end) {
         Extent *e = extent_first(w, start, end);
         uint64_t stop = e ? extent_start(e) : end;

@@ -43,10 +43,7 @@ typedef struct VFIOGuestMemfd {
     GuestMemfd *gm;
     MemoryRegion *mr;
     hwaddr iova;                /* of the section */
-    VFIOGuestMemfdPlan plan;
     bool arriving;              /* being registered: may take what is left */
-    bool cut;                   /* try to, and split if that is not possible */
-    bool cannot_cut;            /* the container, but it should */
     VFIOGuestMemfdWindow window;        /* the section */
     /* Under the lock of the block; the first two are queried without: atomic */
     unsigned nr_extents;
@@ -74,6 +71,15 @@ VFIOGuestMemfd *vfio_guest_memfd_new(VFIOContainer *bcontainer,
  * own.
  */
 uint64_t vfio_guest_memfd_limit(const VFIOContainer *bcontainer);
+
+/**
+ * vfio_guest_memfd_extents - how many mappings a range takes that becomes shared
+ *
+ * @start, @end: I/O virtual addresses, in bytes, multiples of the page size; not
+ *               empty
+ */
+uint64_t vfio_guest_memfd_extents(const VFIOContainer *bcontainer,
+                                  uint64_t start, uint64_t end);
 
 /**
  * vfio_guest_memfd_advice - what to do about an error, beyond what it says

@@ -6,6 +6,7 @@
 
 #include "qemu/osdep.h"
 #include <sys/ioctl.h>
+#include <sys/utsname.h>
 #include <linux/iommufd.h>
 #include <linux/vfio.h>
 #include "qemu/lockable.h"
@@ -24,26 +25,16 @@ static void __attribute__((constructor)) init_compat_lock(void)
 }
 
 /*
- * Is a container to map in small pages only, so that it can cut what it has
- * mapped?  Memory of huge pages would be mapped without these, so x-dma-split=
- * auto has it so only where there are none.
- *
- * @must: out: it is what x-dma-split says
+ * Before, cutting an area could leave what it had pinned in use (CVE-2023-52801).
  */
-static bool cut_wanted(bool *must)
+static bool kernel_can_cut(void)
 {
-    bool huge = qemu_ram_pagesize_largest() != qemu_real_host_page_size();
-    bool may = false;
+    unsigned major, minor;
+    struct utsname name;
 
-    *must = false;
-    for (GuestMemfd *gm = guest_memfd_next(NULL); gm;
-         gm = guest_memfd_next(gm)) {
-        GuestMemfdDmaSplit split = guest_memfd_dma_split(gm);
-
-        *must |= split == GUEST_MEMFD_DMA_SPLIT_CUT;
-        may |= split == GUEST_MEMFD_DMA_SPLIT_AUTO;
-    }
-    return *must || (may && !huge);
+    return !uname(&name) &&
+           sscanf(name.release, "%u.%u", &major, &minor) == 2 &&
+           (major > 6 || (major == 6 && minor >= 7));
 }
 
 bool vfio_guest_memfd_iommufd_prepare(VFIOContainer *bcontainer, Error **errp)
@@ -56,21 +47,21 @@ bool vfio_guest_memfd_iommufd_prepare(VFIOContainer *bcontainer, Error **errp)
         .object_id = container->ioas_id,
         .val64 = 0,
     };
-    bool must;
 
-    if (!cut_wanted(&must)) {
+    if (bcontainer->dma_split != GUEST_MEMFD_DMA_SPLIT_CUT) {
         return true;
     }
-    if (ioctl(container->be->fd, IOMMU_OPTION, &option)) {
-        if (!must) {
-            return true;
-        }
-        error_setg_errno(errp, errno, "x-dma-split=cut: this kernel's iommufd "
-                         "cannot map in small pages only "
-                         "(IOMMU_OPTION_HUGE_PAGES); use x-dma-split=log");
+    if (!kernel_can_cut()) {
+        error_setg(errp, "x-dma-split=cut needs Linux 6.7; use "
+                   "x-dma-split=auto");
         return false;
     }
-    bcontainer->dma_cut = true;
+    if (ioctl(container->be->fd, IOMMU_OPTION, &option)) {
+        error_setg_errno(errp, errno, "x-dma-split=cut: this kernel's iommufd "
+                         "cannot map in small pages only "
+                         "(IOMMU_OPTION_HUGE_PAGES); use x-dma-split=auto");
+        return false;
+    }
     return true;
 }
 

@@ -50,19 +50,6 @@ GuestMemfd *guest_memfd_next(GuestMemfd *gm);
 const char *guest_memfd_id(const GuestMemfd *gm);
 MemoryRegion *guest_memfd_mr(const GuestMemfd *gm);
 
-/** guest_memfd_host_geometry - the page sizes that the host can have */
-GuestMemfdMapGeometry guest_memfd_host_geometry(void);
-
-/**
- * guest_memfd_set_dma_split - how listeners split what they mapped in one piece
- *
- * To be called before the first listener arrives.
- */
-void guest_memfd_set_dma_split(GuestMemfd *gm, GuestMemfdDmaSplit split);
-
-/** guest_memfd_dma_split - the policy for listeners */
-GuestMemfdDmaSplit guest_memfd_dma_split(const GuestMemfd *gm);
-
 /**
  * guest_memfd_convert - a guest asks for a conversion
  *

@@ -24,7 +24,7 @@ OBJECT_DEFINE_SIMPLE_TYPE_WITH_INTERFACES(GuestMemfd, guest_memfd, GUEST_MEMFD,
 static QTAILQ_HEAD(, GuestMemfd) blocks = QTAILQ_HEAD_INITIALIZER(blocks);
 
 /* The huge page sizes of an x86 host, above its smallest page. */
-GuestMemfdMapGeometry guest_memfd_host_geometry(void)
+static GuestMemfdMapGeometry host_geometry(void)
 {
     return (GuestMemfdMapGeometry) {
         .levels = 3,
@@ -212,7 +212,7 @@ GuestMemfd *guest_memfd_new(RAMBlock *rb, const char *id,
                             Error **errp)
 {
     static uint64_t next_number;
-    GuestMemfdMapGeometry geometry = guest_memfd_host_geometry();
+    GuestMemfdMapGeometry geometry = host_geometry();
     GuestMemfd *gm = GUEST_MEMFD(object_new(TYPE_GUEST_MEMFD));
 
     assert(bql_locked());
@@ -309,16 +309,6 @@ MemoryRegion *guest_memfd_mr(const GuestMemfd *gm)
 uint64_t guest_memfd_size(const GuestMemfd *gm)
 {
     return gm->size;
-}
-
-void guest_memfd_set_dma_split(GuestMemfd *gm, GuestMemfdDmaSplit split)
-{
-    gm->dma_split = split;
-}
-
-GuestMemfdDmaSplit guest_memfd_dma_split(const GuestMemfd *gm)
-{
-    return gm->dma_split;
 }
 
 int guest_memfd_foreach_run(GuestMemfd *gm, uint64_t offset, uint64_t size,

@@ -69,7 +69,6 @@ struct GuestMemfd {
     MemoryRegion *mr;
     const GuestMemfdOps *ops;
     bool init_private;
-    GuestMemfdDmaSplit dma_split;
     Error *migration_blocker;
     QTAILQ_ENTRY(GuestMemfd) next;      /* BQL */
     bool launching;                     /* written under the BQL */

@@ -22,7 +22,7 @@ import bench_report
 
 KEYS = {'group', 'case', 'side', 'metric', 'value', 'repeat'}
 BOTH = {'ours', 'qemu'}
-POLICIES = {'log', 'staged', 'flat', 'page'}
+POLICIES = {'auto', 'page'}
 SIDES = {'memory': BOTH, 'map': BOTH, 'convert': BOTH, 'vfio-user': POLICIES,
          'vm-size': {'ours'}}
 # What takes time, and how much memory is taken, is never nothing.
@@ -89,7 +89,7 @@ def check_page(records):
                   if record['case'] == '2 MiB to ' + to and
                   record['metric'] == 'calls-per-gib'}
         assert values['page'] == 2 ** 18, values
-        assert values['log'] == 2 ** 9, values
+        assert values['auto'] == 2 ** 9, values
 
 
 def check_table(records, text):
@@ -98,7 +98,7 @@ def check_table(records, text):
         assert any(record['case'] in line for line in text.splitlines()), \
             record['case']
     judged = [line for line in text.splitlines()
-              if line.startswith('log and page, ')]
+              if line.startswith('auto and page, ')]
     assert len(judged) == 4, text
     for line in judged:
         if 'calls' in line:

@@ -102,12 +102,11 @@ DONE = (
      ['--id', 'mem.1', '--driver', 'emulated', '--conversion', 'in-place',
       '--init', 'private', '--hugetlb', '2M', '--prealloc', 'on',
       '--prealloc-threads', '4', '--reserve', 'on', '--merge', 'off',
-      '--dump', 'off', '--x-dma-split', 'staged', '--host-nodes', '0,2-3,4',
-      '--policy', 'interleave'],
+      '--dump', 'off', '--host-nodes', '0,2-3,4', '--policy', 'interleave'],
      ["value='memory-backend-guest-memfd,id=mem.1,size=1G,driver=emulated,"
       'conversion=in-place,init=private,hugetlb=on,hugetlbsize=2M,'
       'prealloc=on,prealloc-threads=4,reserve=on,merge=off,dump=off,'
-      'x-dma-split=staged,host-nodes=0,host-nodes=2-4,policy=interleave\'',
+      'host-nodes=0,host-nodes=2-4,policy=interleave\'',
       "value='memory-backend=mem.1'"], []),
     ('the emulator, firmware and room for DIMMs', domain(),
      ['--emulator', "/opt/a&b'<c>/qemu", '--firmware-dirs', '/a,b:/c',
@@ -172,7 +171,8 @@ DONE = (
     ('a device that is passed through', domain(kind='kvm', devices=HOSTDEV),
      [], ['size=1G'], []),
     ('a device on iommufd', domain(kind='kvm', command=command(*IOMMUFD)),
-     ['--x-dma-split', 'cut'], ['x-dma-split=cut'],
+     ['--x-dma-split', 'cut'], ["value='-global'/>",
+                                "value='vfio-pci.x-dma-split=cut'"],
      ["<hard_limit unit='KiB'>2097152</hard_limit>", 'cgroup_device_acl']),
     ('a limit that is enough', domain(
         kind='kvm', command=command(*IOMMUFD),

@@ -250,67 +250,67 @@ static void test_server_dies_reset(QTestState *qts, Server *s)
     g_assert_cmpuint(gm_bytes(qts, "m0", "shared-bytes"), ==, 0);
 }
 
-/* A page of 4 MiB goes, in memory of 4 KiB pages, by each policy. */
+/* The device comes back, with another policy. */
+static QDict *replug(QTestState *qts, Server *s, const char *split)
+{
+    return qtest_qmp(qts, "{ 'execute': 'device_add', 'arguments': {"
+                     " 'driver': 'vfio-user-pci', 'id': 'dev', 'bus': 'rp',"
+                     " 'x-dma-split': %s,"
+                     " 'socket': { 'type': 'unix', 'path': %s } } }",
+                     split, s->socket);
+}
+
+/*
+ * A page of 4 MiB goes, and another range is shared already when the device
+ * arrives.  With page, nothing is ever split.
+ */
 static void test_policies(QTestState *qts, Server *s)
 {
     const struct {
         const char *policy;
         unsigned extents, splits, unmaps;
     } rows[] = {
-        { "auto", 10, 1, 1 },
-        { "log", 10, 1, 1 },
-        { "staged", 1 + 511, 1, 1 },
-        { "flat", 2, 1, 1 },
-        { "page", 1023, 0, 1 },
+        { "auto", 1 + 10, 1, 1 },
+        { "page", 512 + 1023, 0, 1 },
     };
-    const uint64_t gpa = 4 * GiB;
 
+    gm_convert(qts, "m0", 32 * MiB, 2 * MiB, false);
     for (size_t i = 0; i < ARRAY_SIZE(rows); i++) {
-        qtest_qmp_assert_success(qts, "{ 'execute': 'object-add', 'arguments':"
-                                 " { 'qom-type': '" BACKEND "', 'id': 'm1',"
-                                 " 'driver': 'emulated', 'init': 'private',"
-                                 " 'x-dma-split': %s, 'size': %" PRIu64 " } }",
-                                 rows[i].policy, 128 * MiB);
-        qtest_qmp_device_add(qts, "pc-dimm", "dimm1", "{ 'memdev': 'm1' }");
-        gm_convert(qts, "m1", 64 * MiB, 4 * MiB, false);
-        gm_convert(qts, "m1", 64 * MiB + 20 * KiB, 4 * KiB, true);
-        check_exact(qts, s, "m1", gpa);
-        g_assert_cmpuint(gm_listener(qts, "m1", gpa, "extents"), ==,
+        QDict *rsp;
+
+        qtest_qmp_device_del(qts, "dev");
+        rsp = replug(qts, s, rows[i].policy);
+        g_assert_true(qdict_haskey(rsp, "return"));
+        qobject_unref(rsp);
+        gm_convert(qts, "m0", 64 * MiB, 4 * MiB, false);
+        gm_convert(qts, "m0", 64 * MiB + 20 * KiB, 4 * KiB, true);
+        check_exact(qts, s, "m0", 0);
+        g_assert_cmpuint(gm_listener(qts, "m0", FIRMWARE_END, "extents"), ==,
                          rows[i].extents);
-        g_assert_cmpuint(gm_listener(qts, "m1", gpa, "splits"), ==,
+        g_assert_cmpuint(gm_listener(qts, "m0", FIRMWARE_END, "splits"), ==,
                          rows[i].splits);
-        g_assert_cmpuint(gm_listener(qts, "m1", gpa, "unmap-calls"), ==,
-                         rows[i].unmaps);
-        gm_convert(qts, "m1", 0, 128 * MiB, true);
-        check_exact(qts, s, "m1", gpa);
-        gm_eject_dimm(qts, "dimm1", 0);
-        gm_object_del(qts, "m1");
+        g_assert_cmpuint(gm_listener(qts, "m0", FIRMWARE_END, "unmap-calls"),
+                         ==, rows[i].unmaps);
+        gm_convert(qts, "m0", 64 * MiB, 4 * MiB, true);
+        check_exact(qts, s, "m0", 0);
     }
 }
 
-/* Nothing but an iommufd cuts mappings, and memory is not mapped otherwise. */
-static void test_cut(QTestState *qts, Server *s)
+/* Only an iommufd cuts mappings; there were more policies, and of the memory. */
+static void test_bad_policies(QTestState *qts, Server *s)
 {
-    const uint64_t gpa = 0x100000000;
-
-    qtest_qmp_assert_success(qts, "{ 'execute': 'object-add', 'arguments':"
-                             " { 'qom-type': '" BACKEND "', 'id': 'm1',"
-                             " 'x-dma-split': 'cut', 'driver': 'emulated',"
-                             " 'size': %" PRIu64 " } }", 128 * MiB);
-    qtest_qmp_device_add(qts, "pc-dimm", "dimm1", "{ 'memdev': 'm1' }");
-    check_maps(s, gpa, 128 * MiB, "");
-    gm_convert(qts, "m1", 0, 4096, true);
-    gm_convert_fails(qts, "m1", 0, 4096, false, "cannot map");
-    gm_convert(qts, "m0", 16 * MiB, 4096, false);
-    check_exact(qts, s, "m0", 0);
-
     qtest_qmp_device_del(qts, "dev");
-    gm_assert_failure(qts, qtest_qmp(qts, SERVER_DEVICE_ADD, s->socket),
-                      "x-dma-split=cut of 'm1' needs iommufd");
-    gm_convert(qts, "m1", 0, 4096, false);
-    gm_eject_dimm(qts, "dimm1", 0);
-    gm_object_del(qts, "m1");
+    gm_assert_failure(qts, replug(qts, s, "cut"),
+                      "x-dma-split=cut needs iommufd");
+    gm_assert_failure(qts, replug(qts, s, "staged"), "'staged'");
+    gm_assert_failure(qts, qtest_qmp(qts, "{ 'execute': 'object-add',"
+                                     " 'arguments': { 'qom-type': '" BACKEND
+                                     "', 'id': 'm1', 'size': 4096,"
+                                     " 'x-dma-split': 'auto' } }"),
+                      "x-dma-split=auto is not an option of memory: give it "
+                      "to each vfio-pci and vfio-user-pci device");
     server_plug(qts, s);
+    gm_convert(qts, "m0", 16 * MiB, 4096, false);
     check_exact(qts, s, "m0", 0);
 }
 
@@ -406,7 +406,7 @@ static const ServerTest tests[] = {
     { "guest-memfd-dma/random", NULL, test_random },
     { "guest-memfd-dma/thousands", NULL, test_thousands },
     { "guest-memfd-dma/policies", NULL, test_policies },
-    { "guest-memfd-dma/cut", NULL, test_cut },
+    { "guest-memfd-dma/bad-policies", NULL, test_bad_policies },
     { "guest-memfd-dma/device-hotplug", NULL, test_device_hotplug },
     { "guest-memfd-dma/dimm-hotplug", NULL, test_dimm_hotplug },
     { "guest-memfd-dma/two-dimms", NULL, test_two_dimms },

@@ -20,9 +20,8 @@ from memory import held
 
 BASE_MIB = 16
 GIB_MIB = 1024
-POLICIES = (('iommufd', 'log'), ('iommufd', 'staged'), ('iommufd', 'flat'),
-            ('iommufd', 'page'), ('iommufd', 'cut'), ('type1', 'log'),
-            ('type1', 'staged'), ('type1', 'flat'), ('type1', 'page'))
+POLICIES = (('iommufd', 'auto'), ('iommufd', 'page'), ('iommufd', 'cut'),
+            ('type1', 'auto'), ('type1', 'page'))
 DMA_MIB = 64
 SIZES_MIB = (64, 128, 256, 512)
 STEADY_MIB, SWIOTLB_MIB, SINGLE_PAGES = 128, 32, 500
@@ -111,9 +110,8 @@ def dma(l1, report):
         for vfio, split in POLICIES:
             if not report.wanted('dma', vfio, split):
                 continue
-            row = Row(f'{vfio}, {split}',
-                      f'{EMULATED}{PAGES_2M},x-dma-split={split}', vfio,
-                      ram=(BASE_MIB + DMA_MIB + 16) * MIB)
+            row = Row(f'{vfio}, {split}', EMULATED + PAGES_2M, vfio,
+                      ram=(BASE_MIB + DMA_MIB + 16) * MIB, split=split)
             before = None
             for step in steps(l1, row, words_for(DMA_MIB, 2048, 2, piece=4)):
                 case = f'{vfio}, 2M pages, {STEPS[step.to]}'
@@ -134,9 +132,9 @@ def conversion_row(side, vfio, pages, ram):
         return Row(f'{vfio}, {side}', PEER + pages, vfio, ram=ram,
                    qemu='peer', **PROTECTED)
     options = IN_PLACE if side == 'in-place' else TWO_COPY
-    if side in ('log', 'page'):
-        options += f',x-dma-split={side}'
-    return Row(f'{vfio}, {side}', options + pages, vfio, ram=ram, **PROTECTED)
+    split = side if side in ('auto', 'page') else None
+    return Row(f'{vfio}, {side}', options + pages, vfio, ram=ram, split=split,
+               **PROTECTED)
 
 
 def converted(l1, report, group, row, side, todo, repeat=0):
@@ -161,7 +159,7 @@ def huge(l1, report):
     """Shared memory of 2 MiB pages and a device: ours and QEMU's way."""
     for repeat in range(1, report.repeats + 1):
         for vfio in ('iommufd', 'type1'):
-            for side in ('log', 'page', 'qemu'):
+            for side in ('auto', 'page', 'qemu'):
                 if report.wanted('conversion', vfio, side):
                     row = conversion_row(side, vfio, PAGES_2M, 64 * MIB)
                     converted(l1, report, 'conversion', row, side,

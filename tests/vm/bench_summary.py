@@ -24,20 +24,20 @@ def times(more, less):
 
 
 def against(case, sides, other):
-    """'log' and another side that has the same work."""
-    ours, theirs = sides['log'], sides[other]
+    """'auto' and another side that has the same work."""
+    ours, theirs = sides['auto'], sides[other]
     ratio = {name: times(theirs[name], ours[name]) for name in (
         'seconds-per-gib', 'dma-seconds-per-gib', 'calls-per-gib')}
     return (f"{case}: {other} takes {ratio['seconds-per-gib']} times as long "
-            f"as log ({ratio['dma-seconds-per-gib']} in calls for DMA), "
+            f"as auto ({ratio['dma-seconds-per-gib']} in calls for DMA), "
             f"{ratio['calls-per-gib']} times as many calls")
 
 
 def summary(records):
     """Lines: policies, QEMU's part, sizes of machines."""
     for (group, case), sides in medians(records).items():
-        log = sides.get('log', {})
-        if 'calls-per-gib' in log and 'KiB out' not in case and \
+        auto = sides.get('auto', {})
+        if 'calls-per-gib' in auto and 'KiB out' not in case and \
                 'KiB back' not in case:
             for other in ('page', 'qemu'):
                 if other in sides:

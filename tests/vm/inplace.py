@@ -35,12 +35,11 @@ HOLDERS = [Row(vfio, IN_PLACE, vfio, ram=64 * MIB, **PROTECTED)
 # What holds a page: see hold.c
 HOLDING = ((HOLDERS[0], 'io_uring'), (HOLDERS[1], 'vmsplice'),
            (HOLDERS[1], 'another iommufd'))
-MIXED = [Row(f"{vfio or 'no device'}, {split}",
-             f'{IN_PLACE},prealloc=on,x-dma-split={split}', vfio,
-             ram=64 * MIB, **PROTECTED)
-         for vfio, split in (('iommufd', 'log'), ('type1', 'staged'),
-                             ('iommufd', 'flat'), ('type1', 'page'),
-                             (None, 'log'))]
+MIXED = [Row(f"{vfio or 'no device'}, {split}", IN_PLACE + ',prealloc=on',
+             vfio, ram=64 * MIB, split=split, **PROTECTED)
+         for vfio, split in (('iommufd', 'auto'), ('type1', 'auto'),
+                             ('iommufd', 'cut'), ('type1', 'page'),
+                             (None, None))]
 RESET = Row('reset', IN_PLACE, 'iommufd', ram=64 * MIB,
             machine=PROTECTED['machine'],
             extra=PROTECTED['extra'] + ['-action', 'reboot=reset'])

@@ -356,11 +356,12 @@ class L2:
                  '-device', 'isa-debug-exit,iobase=0xf4,iosize=4']
         if row.qemu == 'qemu':
             args += ['-device', 'guest-memfd-testdev']
+        split = f',x-dma-split={row.split}' if row.split else ''
         if row.vfio == 'iommufd':
             args += ['-object', 'iommufd,id=iommufd0', '-device',
-                     f'vfio-pci,host={EDU},iommufd=iommufd0']
+                     f'vfio-pci,host={EDU},iommufd=iommufd0{split}']
         elif row.vfio == 'type1':
-            args += ['-device', f'vfio-pci,host={EDU}']
+            args += ['-device', f'vfio-pci,host={EDU}{split}']
         args += row.extra
         if guest is None:
             args += ['-S']

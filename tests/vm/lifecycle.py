@@ -76,7 +76,7 @@ def budget(l1, tap, row):
                    list(filter(None, problems)) + machine.problems() +
                    ([] if 0 < room < 9 else ['no room for a test']))
 
-        # log would leave nine pieces
+        # nine, naturally aligned
         answer, problems = machine.attempt(huge + 5 * PAGE, PAGE, True)
         tap.result('a split that has no room for its pieces has two',
                    problems + ([answer] if answer else []) +
@@ -328,10 +328,10 @@ BUDGET = Row('type1', EMULATED, 'type1', ram=64 * MIB,
 LARGE = [Row('4K pages', EMULATED, 'type1', ram=64 * GIB),
          Row('2M pages', EMULATED + PAGES_2M + ',reserve=off', 'type1',
              ram=64 * GIB)]
-TOO_MANY = (Row('type1', EMULATED.replace('private', 'shared') +
-                ',x-dma-split=page', 'type1', ram=512 * MIB),
+TOO_MANY = (Row('type1', EMULATED.replace('private', 'shared'), 'type1',
+                ram=512 * MIB, split='page'),
             ('cannot map the shared part of', 'No space left on device',
-             'it takes 131072 mappings', 'of 65535', 'x-dma-split=log',
+             'it takes 131072 mappings', 'of 65535', 'x-dma-split=auto',
              'vfio_iommu_type1.dma_entry_limit'))
 # The second edu with type1; the third container comes while they run
 SEVERAL = [Row(f'vfio-user, iommufd, type1{name}', memory, 'iommufd',

@@ -15,8 +15,6 @@ TWO_COPY = 'memory-backend-guest-memfd,init=shared'
 # Ordinary RAM: no block, nobody converts it
 SHARED = 'memory-backend-guest-memfd,conversion=none'
 IN_PLACE = 'memory-backend-guest-memfd,conversion=in-place,init=shared'
-CUT = ',x-dma-split=cut'
-LOG = ',x-dma-split=log'
 PAGES_2M = ',hugetlb=on,hugetlbsize=2M'
 PAGES_1G = ',hugetlb=on,hugetlbsize=1G'
 # A VM with private memory, whose guest converts it by hypercall
@@ -48,11 +46,12 @@ class Row:
     @configs: IOMMUs of L1 with which it runs
     @prefix: words before those of QEMU's command line
     @qemu: 'qemu' is ours, 'peer' as it was released
+    @split: x-dma-split of the device
     """
 
     def __init__(self, name, memory, vfio, ram=128 * MIB, machine=(),
                  extra=(), conv='testdev', faults=FAULTS, page_size=4096,
-                 configs=('intel',), prefix=(), qemu='qemu'):
+                 configs=('intel',), prefix=(), qemu='qemu', split=None):
         self.name = name
         self.memory = memory
         self.vfio = vfio
@@ -66,3 +65,4 @@ class Row:
         self.configs = configs
         self.prefix = list(prefix)
         self.qemu = qemu
+        self.split = split

@@ -19,9 +19,8 @@ sys.path[:0] = [HERE, os.path.join(os.path.dirname(HERE), 'guest')]
 # pylint: disable=wrong-import-position
 import iommu
 from harness import MIB, HarnessError, QmpError, query_map
-from l1 import EDU, L2
-from machines import (CUT, EMULATED, IN_PLACE, LOG, PROTECTED, SHARED,
-                      TWO_COPY, Row)
+from l1 import EDU, SECOND_EDU, L2
+from machines import EMULATED, IN_PLACE, PROTECTED, SHARED, TWO_COPY, Row
 
 K = 1024
 NO_MEMORY = 'Cannot allocate memory'
@@ -63,12 +62,15 @@ LOCKING = [Row(vfio, EMULATED, vfio, ram=RAM, prefix=limited(LIMIT))
            for vfio in VFIO]
 FILES = [Row('mapped', SHARED, None, ram=RAM),
          Row('two-copy', TWO_COPY, None, ram=RAM, **PROTECTED)]
-MAPPINGS = [Row(vfio, EMULATED + LOG, vfio, ram=RAM) for vfio in VFIO]
-# A cut that fails is a split
-AUTO = Row('auto', EMULATED, 'iommufd', ram=RAM)
-CUTS = [Row('cut', EMULATED + CUT, 'iommufd', ram=RAM)]
-NO_CUT = (Row('cut by type1', EMULATED + CUT, 'type1', ram=RAM),
-          ("x-dma-split=cut of 'm0' needs iommufd", 'use x-dma-split=log'))
+MAPPINGS = [Row(vfio, EMULATED, vfio, ram=RAM) for vfio in VFIO]
+CUTS = [Row('cut', EMULATED, 'iommufd', ram=RAM, split='cut')]
+NO_CUT = (Row('cut by type1', EMULATED, 'type1', ram=RAM, split='cut'),
+          ('x-dma-split=cut needs iommufd', 'use x-dma-split=auto'))
+DIFFERENT = [(Row(f'two of {vfio}', EMULATED, vfio, ram=RAM, split='page',
+                  extra=['-device', f'vfio-pci,host={SECOND_EDU}{more}']),
+              ('x-dma-split=auto differs from page', 'give both the same'))
+             for vfio, more in (('iommufd', ',iommufd=iommufd0'),
+                                ('type1', ''))]
 ATTRIBUTES = [Row(f'two-copy, {vfio}', TWO_COPY, vfio, ram=RAM, **PROTECTED)
               for vfio in VFIO]
 IN_PLACES = [Row(f'in-place, {vfio}', IN_PLACE, vfio, ram=RAM, **PROTECTED)
@@ -410,7 +412,8 @@ def scenarios():
             ('mappings', mappings, MAPPINGS + CUTS),
             ('attributes', attributes, ATTRIBUTES),
             ('random failures', random_failures,
-             MAPPINGS + CUTS + [AUTO] + ATTRIBUTES)):
+             MAPPINGS + CUTS + ATTRIBUTES)):
         for row in rows:
             yield f'refusals: {what}, {row.name}', function, row
-    yield f'refusals: policy, {NO_CUT[0].name}', not_possible, NO_CUT
+    for what in (NO_CUT, *DIFFERENT):
+        yield f'refusals: policy, {what[0].name}', not_possible, what

@@ -37,8 +37,8 @@ import virtio
 from harness import (MIB, HarnessError, QmpError, all_shared, exit_on_signals,
                      find_firmware, query_map)
 from l1 import EDU, L1, L2, L1Error
-from machines import (CUT, EMULATED, IN_PLACE, LOG, PAGES_1G, PAGES_2M,
-                      PROTECTED, SHARED, TWO_COPY, Row)
+from machines import (EMULATED, IN_PLACE, PAGES_1G, PAGES_2M, PROTECTED,
+                      SHARED, TWO_COPY, Row)
 
 BUILD = os.path.join(TOP, 'build')
 VM = os.path.join(BUILD, 'vm')
@@ -55,7 +55,7 @@ HANGS = 2
 # Each runs the guest of tests/guest
 GUESTS = (
     Row('4K pages, iommufd', EMULATED, 'iommufd', configs=('intel', 'amd')),
-    Row('log, 4K pages, iommufd', EMULATED + LOG, 'iommufd'),
+    Row('cut, 4K pages, iommufd', EMULATED, 'iommufd', split='cut'),
     Row('4K pages, type1', EMULATED, 'type1'),
     Row('2M pages, iommufd', EMULATED + PAGES_2M, 'iommufd'),
     Row('2M pages, type1', EMULATED + PAGES_2M, 'type1',
@@ -70,30 +70,26 @@ GUESTS = (
         faults=0),
     Row('in-place, iommufd', IN_PLACE, 'iommufd', configs=('in-place',),
         **PROTECTED),
-    Row('in-place, log, iommufd', IN_PLACE + LOG, 'iommufd',
+    Row('in-place, type1', IN_PLACE, 'type1', configs=('in-place',),
+        **PROTECTED),
+    Row('in-place, cut, iommufd', IN_PLACE, 'iommufd', split='cut',
         configs=('in-place',), **PROTECTED),
-    Row('in-place, staged, iommufd', IN_PLACE + ',x-dma-split=staged',
-        'iommufd', ram=64 * MIB, configs=('in-place',), **PROTECTED),
-    Row('in-place, flat, type1', IN_PLACE + ',x-dma-split=flat', 'type1',
-        configs=('in-place',), **PROTECTED),
-    Row('in-place, cut, iommufd', IN_PLACE + CUT, 'iommufd',
-        configs=('in-place',), **PROTECTED),
-    Row('in-place, page, type1', IN_PLACE + ',x-dma-split=page', 'type1',
+    Row('in-place, page, type1', IN_PLACE, 'type1', split='page',
         ram=64 * MIB, configs=('in-place',), **PROTECTED),
 )
 
 # Each goes through STEPS, without a guest
 SHAPES = (
     Row('4K pages, iommufd', EMULATED, 'iommufd'),
-    Row('log, 4K pages, iommufd', EMULATED + LOG, 'iommufd'),
+    Row('cut, 4K pages, iommufd', EMULATED, 'iommufd', split='cut'),
     Row('4K pages, type1', EMULATED, 'type1'),
     Row('2M pages, iommufd', EMULATED + PAGES_2M, 'iommufd',
         page_size=2 * MIB),
     Row('2M pages, type1', EMULATED + PAGES_2M, 'type1', page_size=2 * MIB),
     Row('1G pages, iommufd', EMULATED + PAGES_1G, 'iommufd',
         page_size=1024 * MIB, ram=2048 * MIB),
-    Row('cut, 2M pages, iommufd', EMULATED + PAGES_2M + CUT, 'iommufd',
-        page_size=2 * MIB),
+    Row('cut, 2M pages, iommufd', EMULATED + PAGES_2M, 'iommufd',
+        page_size=2 * MIB, split='cut'),
     Row('1G pages, type1', EMULATED + PAGES_1G, 'type1',
         page_size=1024 * MIB, ram=2048 * MIB),
 )
@@ -230,9 +226,7 @@ def compare_extents(l2, model):
 
 def shapes(l1, tap, row):
     """Conversions of all shapes: pages and sizes of entries in the IOMMU."""
-    cuts = CUT in row.memory or (row.memory == EMULATED and
-                                 row.vfio == 'iommufd')
-    model = iommu.CutExtents() if cuts else iommu.Extents()
+    model = iommu.CutExtents() if row.split == 'cut' else iommu.Extents()
     with L2(l1, row) as l2:
         for offset, size, private in STEPS:
             offset %= row.ram

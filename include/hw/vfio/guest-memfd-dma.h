@@ -7,9 +7,7 @@
 #ifndef HW_VFIO_GUEST_MEMFD_DMA_H
 #define HW_VFIO_GUEST_MEMFD_DMA_H
 
-#include "hw/vfio/vfio-container.h"
-#include "qapi/qapi-types-guest-memfd-options.h"
-#include "system/guest-memfd-map.h"
+#include "hw/vfio/vfio-device.h"
 
 /**
  * vfio_guest_memfd_region_add - map the shared part of @section, and follow it
@@ -73,14 +71,29 @@ int vfio_guest_memfd_sync_dirty(VFIOContainer *bcontainer,
                                 MemoryRegionSection *section, Error **errp);
 
 /**
+ * vfio_guest_memfd_attach - attach a device, with its x-dma-split
+ *
+ * All devices of a container have the same; page and auto can be had of each
+ * container, cut only where the class has dma_cut.
+ *
+ * @ops: of the container that it will be attached to
+ * @name, @vbasedev, @as, @errp: as for attach_device()
+ *
+ * Called with the BQL held.
+ */
+bool vfio_guest_memfd_attach(const VFIOIOMMUClass *ops, const char *name,
+                             VFIODevice *vbasedev, AddressSpace *as,
+                             Error **errp);
+
+/**
  * vfio_guest_memfd_iommufd_prepare - let a new container cut mappings
  *
- * If any memory has x-dma-split=cut, or has auto and no memory has huge pages;
- * and before the first device: iommufd can only cut what it has mapped in small
- * pages (IOMMU_OPTION_HUGE_PAGES).
+ * iommufd can only cut what it has mapped in small pages, which it has to be
+ * told before the first device (IOMMU_OPTION_HUGE_PAGES).
  *
- * @bcontainer: a TYPE_VFIO_IOMMU_IOMMUFD, new; dma_cut is set if it can
- * @errp: set if it cannot, but x-dma-split=cut
+ * @bcontainer: a TYPE_VFIO_IOMMU_IOMMUFD, new; nothing happens if its dma_split
+ *              is not cut
+ * @errp: set if this kernel cannot
  *
  * Called with the BQL held.
  */
@@ -92,68 +105,5 @@ bool vfio_guest_memfd_iommufd_prepare(VFIOContainer *bcontainer, Error **errp);
  * @vioc: of TYPE_VFIO_IOMMU_IOMMUFD
  */
 void vfio_guest_memfd_iommufd_class_init(VFIOIOMMUClass *vioc);
-
-/**
- * struct VFIOGuestMemfdPlan - how a container maps a section
- *
- * @split: the policy; not auto
- * @host: the page sizes of the host
- * @huge: what the memory is made of, in bytes; one of the host's page sizes
- * @coarse: instead of what @split says of the rest of an extent, it is one piece
- */
-typedef struct VFIOGuestMemfdPlan {
-    GuestMemfdDmaSplit split;
-    GuestMemfdMapGeometry host;
-    uint64_t huge;
-    bool coarse;
-} VFIOGuestMemfdPlan;
-
-/**
- * vfio_guest_memfd_extent - the first extent of a range that becomes shared
- *
- * @start, @end: I/O virtual addresses, in bytes, multiples of the smallest
- *               page; not empty
- *
- * Returns: the end of it: a page with the policy page, else the whole range up
- * to the next multiple of 1 GiB.
- */
-uint64_t vfio_guest_memfd_extent(const VFIOGuestMemfdPlan *plan,
-                                 uint64_t start, uint64_t end);
-
-/**
- * vfio_guest_memfd_extents - how many of these a range becomes
- *
- * @start, @end: as above
- */
-uint64_t vfio_guest_memfd_extents(const VFIOGuestMemfdPlan *plan,
-                                  uint64_t start, uint64_t end);
-
-/**
- * vfio_guest_memfd_piece - the first piece of what a split leaves
- *
- * @start, @end: I/O virtual addresses of the rest on one side, as above
- * @border: @start or @end, on the side of what was dropped
- *
- * log: the largest naturally aligned power of two, so that the IOMMU can use
- * its large entries.  Of a naturally aligned mapping of n pages that loses one
- * page, log2(n) pieces remain.  staged: the largest page of the host.  flat:
- * the smallest page in the huge page that has the border in it, all of the rest
- * outside.
- *
- * Returns: the end of it.
- */
-uint64_t vfio_guest_memfd_piece(const VFIOGuestMemfdPlan *plan, uint64_t start,
-                                uint64_t end, uint64_t border);
-
-/**
- * vfio_guest_memfd_pieces - how many pieces that are
- *
- * @start, @end, @border: as above; @start may be @end
- *
- * Returns: the number, or @max + 1 if there are more than @max.
- */
-uint64_t vfio_guest_memfd_pieces(const VFIOGuestMemfdPlan *plan,
-                                 uint64_t start, uint64_t end, uint64_t border,
-                                 uint64_t max);
 
 #endif
