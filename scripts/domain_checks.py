@@ -298,9 +298,9 @@ def check_passthrough(report, root, args, size, split):
                       'type1, and this needs iommufd', 'use auto, or pass the '
                       'device through by <qemu:arg>s with iommufd=')
     if root.find('devices', 'iommu'):
-        report.warn('<devices><iommu>', 'it cannot map this memory: a device '
-                    'that is passed through does no DMA once the guest uses '
-                    'the virtual IOMMU')
+        report.warn('<devices><iommu>', 'where memory can become private, '
+                    'QEMU refuses a device that is passed through behind it; '
+                    'take it out')
 
 
 def check_arguments(report, args, name, slots):

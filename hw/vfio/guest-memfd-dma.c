@@ -9,6 +9,7 @@
 #include "qemu/osdep.h"
 #include "qemu/error-report.h"
 #include "qapi/error.h"
+#include "system/address-spaces.h"
 #include "guest-memfd-internal.h"
 
 static void section_range(const MemoryRegionSection *section, uint64_t *start,
@@ -24,7 +25,7 @@ static int dma_discard(RamDiscardListener *rdl, MemoryRegionSection *section)
     uint64_t start, end;
 
     section_range(section, &start, &end);
-    return vfio_guest_memfd_discard(v, &v->window, start, end);
+    return vfio_guest_memfd_discard(v, start, end);
 }
 
 static int dma_populate(RamDiscardListener *rdl, MemoryRegionSection *section)
@@ -33,14 +34,13 @@ static int dma_populate(RamDiscardListener *rdl, MemoryRegionSection *section)
     uint64_t start, end;
 
     section_range(section, &start, &end);
-    return vfio_guest_memfd_populate(v, &v->window, start, end);
+    return vfio_guest_memfd_populate(v, start, end);
 }
 
 static uint64_t dma_next_mapped(RamDiscardListener *rdl, uint64_t *start)
 {
-    VFIOGuestMemfd *v = container_of(rdl, VFIOGuestMemfd, listener);
-
-    return vfio_guest_memfd_next_mapped(&v->window, start);
+    return vfio_guest_memfd_next_mapped(container_of(rdl, VFIOGuestMemfd,
+                                                     listener), start);
 }
 
 static void dma_query(RamDiscardListener *rdl, GuestMemfdListenerInfo *info)
@@ -51,21 +51,6 @@ static void dma_query(RamDiscardListener *rdl, GuestMemfdListenerInfo *info)
     info->name = g_strdup_printf("%s@0x%" HWADDR_PRIx,
                                  object_get_typename(OBJECT(v->bcontainer)),
                                  v->iova);
-}
-
-VFIOGuestMemfd *vfio_guest_memfd_new(VFIOContainer *bcontainer,
-                                     MemoryRegion *mr,
-                                     NotifyRamPopulate populate,
-                                     NotifyRamDiscard discard)
-{
-    VFIOGuestMemfd *v = g_new0(VFIOGuestMemfd, 1);
-
-    ram_discard_listener_init(&v->listener, populate, discard, true);
-    v->bcontainer = bcontainer;
-    v->gm = guest_memfd_from_mr(mr);
-    v->mr = mr;
-    QLIST_INSERT_HEAD(&bcontainer->guest_memfd_list, v, next);
-    return v;
 }
 
 /* What is shared of a section. */
@@ -79,7 +64,7 @@ static int add_shared(uint64_t offset, uint64_t size, bool private,
                       void *opaque)
 {
     Shared *shared = opaque;
-    uint64_t iova = offset + shared->v->window.to_iova;
+    uint64_t iova = offset + shared->v->to_iova;
 
     if (!private) {
         shared->bytes += size;
@@ -128,7 +113,7 @@ static void leave(VFIOGuestMemfd *v)
         error_report("cannot unmap all of '%s' at 0x%" HWADDR_PRIx " from DMA",
                      guest_memfd_id(v->gm), v->iova);
     }
-    vfio_guest_memfd_forget(v, &v->window);
+    vfio_guest_memfd_forget(v);
     QLIST_REMOVE(v, next);
     g_free(v);
 }
@@ -136,16 +121,20 @@ static void leave(VFIOGuestMemfd *v)
 bool vfio_guest_memfd_region_add(VFIOContainer *bcontainer,
                                  MemoryRegionSection *section, Error **errp)
 {
-    VFIOGuestMemfd *v = vfio_guest_memfd_new(bcontainer, section->mr,
-                                             dma_populate, dma_discard);
+    VFIOGuestMemfd *v = g_new0(VFIOGuestMemfd, 1);
     Error *local_err = NULL;
     int ret;
 
+    ram_discard_listener_init(&v->listener, dma_populate, dma_discard, true);
     v->listener.next_mapped = dma_next_mapped;
     v->listener.query = dma_query;
+    v->bcontainer = bcontainer;
+    v->gm = guest_memfd_from_mr(section->mr);
+    v->mr = section->mr;
     v->iova = section->offset_within_address_space;
-    v->window.to_iova = v->iova - section->offset_within_region;
-    v->window.readonly = section->readonly;
+    v->to_iova = v->iova - section->offset_within_region;
+    v->readonly = section->readonly;
+    QLIST_INSERT_HEAD(&bcontainer->guest_memfd_list, v, next);
 
     v->arriving = true;
     ret = ram_discard_manager_register_listener(RAM_DISCARD_MANAGER(v->gm),
@@ -172,7 +161,7 @@ static VFIOGuestMemfd *find_section(VFIOContainer *bcontainer,
     VFIOGuestMemfd *v;
 
     QLIST_FOREACH(v, &bcontainer->guest_memfd_list, next) {
-        if (!v->listener.on_demand && v->mr == section->mr &&
+        if (v->mr == section->mr &&
             v->iova == section->offset_within_address_space) {
             return v;
         }
@@ -222,12 +211,39 @@ int vfio_guest_memfd_sync_dirty(VFIOContainer *bcontainer,
     return ret;
 }
 
+bool vfio_guest_memfd_hidden(const IOMMUTLBEntry *iotlb)
+{
+    MemoryRegionSection s = {};
+    GuestMemfd *gm = NULL;
+
+    if (guest_memfd_next(NULL)) {
+        s = memory_region_find(get_system_memory(), iotlb->translated_addr, 1);
+        gm = s.mr ? guest_memfd_from_mr(s.mr) : NULL;
+    }
+    if (gm) {
+        /* A guest can cause it as often as it likes. */
+        error_report_once("a virtual IOMMU shows '%s' to a device, which does "
+                          "not reach it there, because its pages are converted",
+                          guest_memfd_id(gm));
+    }
+    memory_region_unref(s.mr);
+    return gm;
+}
+
 bool vfio_guest_memfd_attach(const VFIOIOMMUClass *ops, const char *name,
                              VFIODevice *vbasedev, AddressSpace *as,
                              Error **errp)
 {
     GuestMemfdDmaSplit split = vbasedev->dma_split, first;
+    GuestMemfd *gm = guest_memfd_next(NULL);
 
+    if (gm && as != &address_space_memory) {
+        error_setg(errp, "a virtual IOMMU stands before the device, and cannot "
+                   "show it '%s', whose pages are converted; take the IOMMU "
+                   "out, or let the bus of the device bypass it",
+                   guest_memfd_id(gm));
+        return false;
+    }
     if (split == GUEST_MEMFD_DMA_SPLIT_CUT && !ops->dma_cut) {
         error_setg(errp, "x-dma-split=cut needs iommufd; use x-dma-split=auto, "
                    "or iommufd=");

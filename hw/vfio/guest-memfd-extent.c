@@ -1,7 +1,7 @@
 /*
  * DMA mappings of guest_memfd memory: extents
  *
- * A container maps the shared part of a window as extents, one for each range
+ * A container maps the shared part of a section as extents, one for each range
  * that was populated, since a guest gives memory back in the pieces in which it
  * asked for it: unmapping whole extents is exact, and no IOMMU can unmap a part
  * of a mapping (type1: EINVAL, iommufd: ENOENT).  Where a part is all that goes,
@@ -9,7 +9,7 @@
  * two, so that the IOMMU can use its large entries, and of n pages log2(n) pieces
  * remain; or cut, by an iommufd that was told before that it has to.
  *
- * The extents of a window are what the container holds, no more and no less:
+ * The extents of a section are what the container holds, no more and no less:
  * one is added after its map succeeded and removed after its unmap did.  They
  * belong to the lock of the block (system/guest-memfd/block.c), under which all
  * callbacks run.  How many mappings a container may have is for all blocks: each
@@ -37,22 +37,19 @@
 
 /*
  * Of a container without a limit of its own.  A mapping costs the kernel memory
- * (iommufd: 448 bytes), and a guest can ask for one of each page, or for any
- * number behind a virtual IOMMU.
+ * (iommufd: 448 bytes), and a guest can ask for one of each page.
  */
 #define MAX_MAPPINGS (1u << 20)
 
-typedef VFIOGuestMemfdWindow Window;
+/* Large initial ranges are cut so that a split never costs more than this. */
+#define MAX_EXTENT (1 * GiB)
 
 typedef struct Extent {
     IntervalTreeNode node;      /* offsets in the memory region, inclusive */
 } Extent;
 
 /* Bytes that all containers have mapped; atomic. */
-static uint64_t all_mapped;
-
-/* Large initial ranges are cut so that a split never costs more than this. */
-#define MAX_EXTENT (1 * GiB)
+static size_t all_mapped;
 
 static uint64_t extent_max(const VFIOContainer *bcontainer)
 {
@@ -79,9 +76,9 @@ static uint64_t extent_end(const Extent *e)
     return e->node.last + 1;
 }
 
-static Extent *extent_first(Window *w, uint64_t start, uint64_t end)
+static Extent *extent_first(VFIOGuestMemfd *v, uint64_t start, uint64_t end)
 {
-    IntervalTreeNode *node = interval_tree_iter_first(&w->extents, start,
+    IntervalTreeNode *node = interval_tree_iter_first(&v->extents, start,
                                                       end - 1);
 
     return node ? container_of(node, Extent, node) : NULL;
@@ -154,21 +151,21 @@ static void report_memlock_once(VFIOGuestMemfd *v, int ret, uint64_t size)
 }
 
 /* What a remote peer says may be any number. */
-static int container_call(VFIOGuestMemfd *v, Window *w, uint64_t start,
-                          uint64_t end, bool map)
+static int container_call(VFIOGuestMemfd *v, uint64_t start, uint64_t end,
+                          bool map)
 {
     VFIOContainer *bcontainer = v->bcontainer;
     VFIOIOMMUClass *vioc = VFIO_IOMMU_GET_CLASS(bcontainer);
     void *vaddr = memory_region_get_ram_ptr(v->mr) + start;
-    hwaddr iova = start + w->to_iova;
+    hwaddr iova = start + v->to_iova;
     int ret;
 
     if (map && vioc->dma_map_sync) {
         ret = vioc->dma_map_sync(bcontainer, iova, end - start, vaddr,
-                                 w->readonly, v->mr);
+                                 v->readonly, v->mr);
     } else if (map) {
         ret = vfio_container_dma_map(bcontainer, iova, end - start, vaddr,
-                                     w->readonly, v->mr);
+                                     v->readonly, v->mr);
     } else if (vioc->dma_unmap_exact) {
         ret = vioc->dma_unmap_exact(bcontainer, iova, end - start);
     } else {
@@ -185,14 +182,14 @@ static int container_call(VFIOGuestMemfd *v, Window *w, uint64_t start,
  * either is disconnected (hw/vfio-user/hang-up.c).  A peer that is lost has
  * nothing mapped, so it never stands in the way.
  */
-static int container_request(VFIOGuestMemfd *v, Window *w, uint64_t start,
-                             uint64_t end, bool map)
+static int container_request(VFIOGuestMemfd *v, uint64_t start, uint64_t end,
+                             bool map)
 {
     VFIOIOMMUClass *vioc = VFIO_IOMMU_GET_CLASS(v->bcontainer);
-    int ret = container_call(v, w, start, end, map);
+    int ret = container_call(v, start, end, map);
 
     if (ret && vioc->lost) {
-        container_call(v, w, start, end, !map);
+        container_call(v, start, end, !map);
         if (vioc->lost(v->bcontainer)) {
             ret = 0;
         }
@@ -203,71 +200,69 @@ static int container_request(VFIOGuestMemfd *v, Window *w, uint64_t start,
     return ret;
 }
 
-static void add_extent(VFIOGuestMemfd *v, Window *w, uint64_t start,
-                       uint64_t end)
+static void add_extent(VFIOGuestMemfd *v, uint64_t start, uint64_t end)
 {
     Extent *e = g_new0(Extent, 1);
 
     e->node.start = start;
     e->node.last = end - 1;
-    interval_tree_insert(&e->node, &w->extents);
+    interval_tree_insert(&e->node, &v->extents);
     qatomic_set(&v->nr_extents, v->nr_extents + 1);
     qatomic_set(&v->mapped_bytes, v->mapped_bytes + end - start);
     qatomic_add(&all_mapped, end - start);
 }
 
-static void remove_extent(VFIOGuestMemfd *v, Window *w, Extent *e)
+static void remove_extent(VFIOGuestMemfd *v, Extent *e)
 {
     uint64_t size = extent_end(e) - extent_start(e);
 
     qatomic_set(&v->nr_extents, v->nr_extents - 1);
     qatomic_set(&v->mapped_bytes, v->mapped_bytes - size);
     qatomic_sub(&all_mapped, size);
-    interval_tree_remove(&e->node, &w->extents);
+    interval_tree_remove(&e->node, &v->extents);
     g_free(e);
 }
 
 /* @reserved: mappings; one of them is used if it succeeds */
-static int map_extent(VFIOGuestMemfd *v, Window *w, uint64_t start,
-                      uint64_t end, uint64_t *reserved)
+static int map_extent(VFIOGuestMemfd *v, uint64_t start, uint64_t end,
+                      uint64_t *reserved)
 {
     int ret;
 
     v->map_calls++;
-    ret = container_request(v, w, start, end, true);
-    trace_vfio_guest_memfd_map(v->bcontainer, start + w->to_iova, end - start,
+    ret = container_request(v, start, end, true);
+    trace_vfio_guest_memfd_map(v->bcontainer, start + v->to_iova, end - start,
                                ret);
     if (!ret) {
-        add_extent(v, w, start, end);
+        add_extent(v, start, end);
         --*reserved;
     }
     return ret;
 }
 
 /* @reserved: has one more then */
-static int unmap_extent(VFIOGuestMemfd *v, Window *w, Extent *e,
-                        uint64_t *reserved)
+static int unmap_extent(VFIOGuestMemfd *v, Extent *e, uint64_t *reserved)
 {
     uint64_t start = extent_start(e), size = extent_end(e) - start;
     int ret;
 
     v->unmap_calls++;
-    ret = container_request(v, w, start, start + size, false);
-    trace_vfio_guest_memfd_unmap(v->bcontainer, start + w->to_iova, size, ret);
+    ret = container_request(v, start, start + size, false);
+    trace_vfio_guest_memfd_unmap(v->bcontainer, start + v->to_iova, size, ret);
     if (!ret) {
-        remove_extent(v, w, e);
+        remove_extent(v, e);
         ++*reserved;
     }
     return ret;
 }
 
-static int unmap_extents(VFIOGuestMemfd *v, Window *w, uint64_t start,
-                         uint64_t end, uint64_t *reserved)
+static int unmap_extents(VFIOGuestMemfd *v, uint64_t start, uint64_t end,
+                         uint64_t *reserved)
 {
     Extent *e;
 
-    while ((e = extent_first(w, start, end))) {
-        int ret = unmap_extent(v, w, e, reserved);
+    while ((e = extent_first(v, start, end))) {
+        int ret = unmap_extent(v, e, reserved);
 
         if (ret) {
             return ret;
@@ -296,12 +291,12 @@ static Split split_of(Extent *e, uint64_t start, uint64_t end)
     };
 }
 
-static void count_split(VFIOGuestMemfd *v, Window *w, const Split *s)
+static void count_split(VFIOGuestMemfd *v, const Split *s)
 {
     v->splits++;
-    trace_vfio_guest_memfd_split(v->bcontainer, s->old_start + w->to_iova,
+    trace_vfio_guest_memfd_split(v->bcontainer, s->old_start + v->to_iova,
                                  s->old_end - s->old_start,
-                                 s->start + w->to_iova, s->end - s->start);
+                                 s->start + v->to_iova, s->end - s->start);
 }
 
 /* How much of the rest on one side, from @iova to @end, is a mapping. */
@@ -322,20 +317,20 @@ static uint64_t count_pieces(const Split *s, uint64_t iova, uint64_t end)
 }
 
 /* The mappings that a split needs. */
-static uint64_t split_needs(const Split *s, Window *w)
+static uint64_t split_needs(VFIOGuestMemfd *v, const Split *s)
 {
-    return count_pieces(s, s->old_start + w->to_iova, s->start + w->to_iova) +
-           count_pieces(s, s->end + w->to_iova, s->old_end + w->to_iova);
+    return count_pieces(s, s->old_start + v->to_iova, s->start + v->to_iova) +
+           count_pieces(s, s->end + v->to_iova, s->old_end + v->to_iova);
 }
 
 /* The rest of an extent, on one side of what was dropped. */
-static int map_pieces(VFIOGuestMemfd *v, Window *w, const Split *s,
-                      uint64_t start, uint64_t end, uint64_t *reserved)
+static int map_pieces(VFIOGuestMemfd *v, const Split *s, uint64_t start,
+                      uint64_t end, uint64_t *reserved)
 {
     while (start < end) {
-        uint64_t stop = start + piece_size(s, start + w->to_iova,
-                                           end + w->to_iova);
-        int ret = map_extent(v, w, start, stop, reserved);
+        uint64_t stop = start + piece_size(s, start + v->to_iova,
+                                           end + v->to_iova);
+        int ret = map_extent(v, start, stop, reserved);
 
         if (ret) {
             return ret;
@@ -345,24 +340,23 @@ static int map_pieces(VFIOGuestMemfd *v, Window *w, const Split *s,
     return 0;
 }
 
-static int map_rest(VFIOGuestMemfd *v, Window *w, const Split *s,
-                    uint64_t *reserved)
+static int map_rest(VFIOGuestMemfd *v, const Split *s, uint64_t *reserved)
 {
-    return map_pieces(v, w, s, s->old_start, s->start, reserved) ?:
-           map_pieces(v, w, s, s->end, s->old_end, reserved);
+    return map_pieces(v, s, s->old_start, s->start, reserved) ?:
+           map_pieces(v, s, s->end, s->old_end, reserved);
 }
 
 /*
  * Reserve what a split adds, or what a coarse one does.  Returns: the mappings
  * that it needs, 0 if there is no room.
  */
-static uint64_t reserve_split(VFIOGuestMemfd *v, Window *w, Split *s)
+static uint64_t reserve_split(VFIOGuestMemfd *v, Split *s)
 {
-    uint64_t needs = split_needs(s, w);
+    uint64_t needs = split_needs(v, s);
 
     if (!reserve(v, needs - 1)) {
         s->coarse = true;
-        needs = split_needs(s, w);
+        needs = split_needs(v, s);
         if (!reserve(v, needs - 1)) {
             return 0;
         }
@@ -374,35 +368,35 @@ static uint64_t reserve_split(VFIOGuestMemfd *v, Window *w, Split *s)
  * Replace @e by what it has outside of [@start, @end).  Where the container has
  * no room even for the largest pieces, nothing happens.
  */
-static int split_extent(VFIOGuestMemfd *v, Window *w, Extent *e,
-                        uint64_t start, uint64_t end)
+static int split_extent(VFIOGuestMemfd *v, Extent *e, uint64_t start,
+                        uint64_t end)
 {
     Split s = split_of(e, start, end);
-    uint64_t reserved = reserve_split(v, w, &s);
+    uint64_t reserved = reserve_split(v, &s);
     int ret;
 
     if (!reserved) {
         return -ENOSPC;
     }
     reserved--;
-    ret = unmap_extent(v, w, e, &reserved);
+    ret = unmap_extent(v, e, &reserved);
     if (ret) {
         release(v, reserved);
         return ret;
     }
-    count_split(v, w, &s);
+    count_split(v, &s);
 
-    ret = map_rest(v, w, &s, &reserved);
+    ret = map_rest(v, &s, &reserved);
     if (ret == -ENOSPC && !s.coarse &&
-        !unmap_extents(v, w, s.old_start, s.old_end, &reserved)) {
+        !unmap_extents(v, s.old_start, s.old_end, &reserved)) {
         /* The container itself has less room than it said. */
         s.coarse = true;
-        ret = map_rest(v, w, &s, &reserved);
+        ret = map_rest(v, &s, &reserved);
     }
     /* Back to one extent, which needs fewer mappings than any split. */
     if (ret &&
-        (unmap_extents(v, w, s.old_start, s.old_end, &reserved) ||
-         map_extent(v, w, s.old_start, s.old_end, &reserved))) {
+        (unmap_extents(v, s.old_start, s.old_end, &reserved) ||
+         map_extent(v, s.old_start, s.old_end, &reserved))) {
         guest_memfd_listener_stale(v->gm, &v->listener, s.old_start,
                                    s.old_end);
     }
@@ -411,7 +405,7 @@ static int split_extent(VFIOGuestMemfd *v, Window *w, Extent *e,
 }
 
 /* Take [@start, @end) out of @e; what is left is mapped all the time. */
-static int cut_extent(VFIOGuestMemfd *v, Window *w, Extent *e, uint64_t start,
+static int cut_extent(VFIOGuestMemfd *v, Extent *e, uint64_t start,
                       uint64_t end)
 {
     VFIOIOMMUClass *vioc = VFIO_IOMMU_GET_CLASS(v->bcontainer);
@@ -423,40 +417,39 @@ static int cut_extent(VFIOGuestMemfd *v, Window *w, Extent *e, uint64_t start,
         return -ENOSPC;
     }
     v->unmap_calls++;
-    ret = vioc->dma_cut(v->bcontainer, s.start + w->to_iova, s.end - s.start);
-    trace_vfio_guest_memfd_unmap(v->bcontainer, s.start + w->to_iova,
+    ret = vioc->dma_cut(v->bcontainer, s.start + v->to_iova, s.end - s.start);
+    trace_vfio_guest_memfd_unmap(v->bcontainer, s.start + v->to_iova,
                                  s.end - s.start, ret);
     if (ret) {
         release(v, hole);
         return ret;
     }
-    count_split(v, w, &s);
-    remove_extent(v, w, e);
+    count_split(v, &s);
+    remove_extent(v, e);
     if (s.old_start < s.start) {
-        add_extent(v, w, s.old_start, s.start);
+        add_extent(v, s.old_start, s.start);
     }
     if (s.end < s.old_end) {
-        add_extent(v, w, s.end, s.old_end);
+        add_extent(v, s.end, s.old_end);
     }
     return 0;
 }
 
-int vfio_guest_memfd_discard(VFIOGuestMemfd *v, Window *w, uint64_t start,
-                             uint64_t end)
+int vfio_guest_memfd_discard(VFIOGuestMemfd *v, uint64_t start, uint64_t end)
 {
     Extent *e;
 
-    while ((e = extent_first(w, start, end))) {
+    while ((e = extent_first(v, start, end))) {
         uint64_t unused = 0;
         int ret;
 
         if (extent_start(e) >= start && extent_end(e) <= end) {
-            ret = unmap_extent(v, w, e, &unused);
+            ret = unmap_extent(v, e, &unused);
             release(v, unused);
         } else if (v->bcontainer->dma_split == GUEST_MEMFD_DMA_SPLIT_CUT) {
-            ret = cut_extent(v, w, e, start, end);
+            ret = cut_extent(v, e, start, end);
         } else {
-            ret = split_extent(v, w, e, start, end);
+            ret = split_extent(v, e, start, end);
         }
         if (ret) {
             return ret;
@@ -466,37 +459,36 @@ int vfio_guest_memfd_discard(VFIOGuestMemfd *v, Window *w, uint64_t start,
 }
 
 /* A range of which nothing is mapped. */
-static int map_hole(VFIOGuestMemfd *v, Window *w, uint64_t start, uint64_t end)
+static int map_hole(VFIOGuestMemfd *v, uint64_t start, uint64_t end)
 {
     uint64_t size = extent_max(v->bcontainer);
     uint64_t reserved = vfio_guest_memfd_extents(v->bcontainer,
-                                                 start + w->to_iova,
-                                                 end + w->to_iova);
+                                                 start + v->to_iova,
+                                                 end + v->to_iova);
     int ret = 0;
 
     if (!reserve(v, reserved)) {
         return -ENOSPC;
     }
     while (!ret && start < end) {
-        uint64_t room = size - (start + w->to_iova) % size;
+        uint64_t room = size - (start + v->to_iova) % size;
         uint64_t stop = start + MIN(end - start, room);
 
-        ret = map_extent(v, w, start, stop, &reserved);
+        ret = map_extent(v, start, stop, &reserved);
         start = stop;
     }
     release(v, reserved);
     return ret;
 }
 
-int vfio_guest_memfd_populate(VFIOGuestMemfd *v, Window *w, uint64_t start,
-                              uint64_t end)
+int vfio_guest_memfd_populate(VFIOGuestMemfd *v, uint64_t start, uint64_t end)
 {
     while (start < end) {
-        Extent *e = extent_first(w, start, end);
+        Extent *e = extent_first(v, start, end);
         uint64_t stop = e ? extent_start(e) : end;
 
         if (stop > start) {
-            int ret = map_hole(v, w, start, stop);
+            int ret = map_hole(v, start, stop);
 
             if (ret) {
                 return ret;
@@ -507,9 +499,9 @@ int vfio_guest_memfd_populate(VFIOGuestMemfd *v, Window *w, uint64_t start,
     return 0;
 }
 
-uint64_t vfio_guest_memfd_next_mapped(Window *w, uint64_t *start)
+uint64_t vfio_guest_memfd_next_mapped(VFIOGuestMemfd *v, uint64_t *start)
 {
-    Extent *e = extent_first(w, *start, UINT64_MAX);
+    Extent *e = extent_first(v, *start, UINT64_MAX);
 
     if (!e) {
         return 0;
@@ -518,12 +510,12 @@ uint64_t vfio_guest_memfd_next_mapped(Window *w, uint64_t *start)
     return extent_end(e);
 }
 
-void vfio_guest_memfd_forget(VFIOGuestMemfd *v, Window *w)
+void vfio_guest_memfd_forget(VFIOGuestMemfd *v)
 {
     Extent *e;
 
-    while ((e = extent_first(w, 0, UINT64_MAX))) {
-        remove_extent(v, w, e);
+    while ((e = extent_first(v, 0, UINT64_MAX))) {
+        remove_extent(v, e);
         release(v, 1);
     }
 }

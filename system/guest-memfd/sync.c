@@ -163,7 +163,7 @@ static int rdm_register_listener(RamDiscardManager *rdm,
     GuestMemfd *gm = GUEST_MEMFD(rdm);
     MemoryRegionSection whole = whole_pages(section);
     GuestMemfdFollower *f = g_new0(GuestMemfdFollower, 1);
-    int ret = 0;
+    int ret;
 
     assert(bql_locked() && section->mr == gm->mr);
     f->rdl = rdl;
@@ -171,9 +171,7 @@ static int rdm_register_listener(RamDiscardManager *rdm,
 
     convert_lock(gm);
     g_ptr_array_add(gm->followers, f);
-    if (!rdl->on_demand) {
-        ret = sync_section(gm, f, GUEST_MEMFD_WANT_SHARED);
-    }
+    ret = sync_section(gm, f, GUEST_MEMFD_WANT_SHARED);
     convert_unlock(gm);
     return ret;
 }

@@ -180,7 +180,7 @@ DONE = (
      [], [], ['cgroup_device_acl']),
     ('a virtual IOMMU', domain(kind='kvm', devices=HOSTDEV +
                                "<iommu model='intel'/>"),
-     [], [], ['no DMA']),
+     [], [], ['refuses a device']),
     ('free page reporting', domain(change=(
         ("<memballoon model='virtio'/>",
          "<memballoon model='virtio' freePageReporting='on'/>"),)),

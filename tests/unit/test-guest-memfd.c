@@ -390,13 +390,6 @@ static void test_late_listener(void)
     g_assert_cmpint(convert(b, 0, 1, true), ==, 0);
     check_exact();
     listener_remove(b, &late);
-
-    /* One that asks by itself is not asked when it registers. */
-    fake_reset();
-    late.rdl.on_demand = true;
-    g_assert_cmpint(listener_add(b, &late, &s), ==, 0);
-    g_assert_cmpuint(fake.calls, ==, 0);
-    listener_remove(b, &late);
     teardown();
 }
 

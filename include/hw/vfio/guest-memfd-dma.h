@@ -34,33 +34,17 @@ void vfio_guest_memfd_region_del(VFIOContainer *bcontainer,
                                  MemoryRegionSection *section);
 
 /**
- * vfio_guest_memfd_translate - a virtual IOMMU shows memory to a device
+ * vfio_guest_memfd_hidden - does a virtual IOMMU show memory that is converted?
  *
- * @iova: where the device sees it, in bytes
- * @iotlb: what it sees; its permissions are not IOMMU_NONE
+ * Nobody would unmap a page of it that becomes private, so that it must not be
+ * mapped.  vfio_guest_memfd_attach() refuses the device if the memory is there
+ * before it.
  *
- * The shared pages of it are mapped, now and after each conversion.  Who cannot
- * be served is told of once; the device cannot reach the memory then.
+ * @iotlb: what it shows
  *
- * Returns: false if that is not guest_memfd memory, and nothing was done.
  * Called with the BQL held.
  */
-bool vfio_guest_memfd_translate(VFIOContainer *bcontainer, hwaddr iova,
-                                const IOMMUTLBEntry *iotlb);
-
-/**
- * vfio_guest_memfd_untranslate - a virtual IOMMU hides memory again
- *
- * @iova, @last: the first and the last byte; whatever was shown in there goes,
- *               as a whole
- * @final: the container is going, or unmaps all of the range: forget what could
- *         not be unmapped
- *
- * Returns: true if all of the range was guest_memfd memory, so that there is
- * nothing else to unmap.  Called with the BQL held.
- */
-bool vfio_guest_memfd_untranslate(VFIOContainer *bcontainer, hwaddr iova,
-                                  hwaddr last, bool final);
+bool vfio_guest_memfd_hidden(const IOMMUTLBEntry *iotlb);
 
 /**
  * vfio_guest_memfd_sync_dirty - fetch the dirty bitmap of what is mapped
@@ -74,7 +58,8 @@ int vfio_guest_memfd_sync_dirty(VFIOContainer *bcontainer,
  * vfio_guest_memfd_attach - attach a device, with its x-dma-split
  *
  * All devices of a container have the same; page and auto can be had of each
- * container, cut only where the class has dma_cut.
+ * container, cut only where the class has dma_cut.  No memory that is converted
+ * can be reached through a virtual IOMMU.
  *
  * @ops: of the container that it will be attached to
  * @name, @vbasedev, @as, @errp: as for attach_device()
