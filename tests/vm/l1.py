@@ -214,7 +214,7 @@ class L1:
                 time.sleep(PAUSE)
         except (OSError, EOFError, ValueError, HarnessError, QmpError) as err:
             return f'QEMU does not say where its CPUs are: {err}'
-        self.hang = cpus.known_hang(looks)
+        self.hang = cpus.known_hang(looks, self.expired)
         return '; '.join([self.hang] if self.hang else []) + ' its CPUs: ' + \
             ' '.join(cpu.text for cpu in looks[-1])
 
