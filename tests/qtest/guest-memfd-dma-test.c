@@ -250,15 +250,8 @@ static void test_server_dies_reset(QTestState *qts, Server *s)
     g_assert_cmpuint(gm_bytes(qts, "m0", "shared-bytes"), ==, 0);
 }
 
-/* The device comes back, with another policy. */
-static QDict *replug(QTestState *qts, Server *s, const char *split)
-{
-    return qtest_qmp(qts, "{ 'execute': 'device_add', 'arguments': {"
-                     " 'driver': 'vfio-user-pci', 'id': 'dev', 'bus': 'rp',"
-                     " 'x-dma-split': %s,"
-                     " 'socket': { 'type': 'unix', 'path': %s } } }",
-                     split, s->socket);
-}
+/* The device comes back, with another policy; and the path of its socket. */
+#define REPLUG SERVER_DEVICE_ADD_WITH(" 'x-dma-split': %s,")
 
 /*
  * A page of 4 MiB goes, and another range is shared already when the device
@@ -276,12 +269,8 @@ static void test_policies(QTestState *qts, Server *s)
 
     gm_convert(qts, "m0", 32 * MiB, 2 * MiB, false);
     for (size_t i = 0; i < ARRAY_SIZE(rows); i++) {
-        QDict *rsp;
-
         qtest_qmp_device_del(qts, "dev");
-        rsp = replug(qts, s, rows[i].policy);
-        g_assert_true(qdict_haskey(rsp, "return"));
-        qobject_unref(rsp);
+        qtest_qmp_assert_success(qts, REPLUG, rows[i].policy, s->socket);
         gm_convert(qts, "m0", 64 * MiB, 4 * MiB, false);
         gm_convert(qts, "m0", 64 * MiB + 20 * KiB, 4 * KiB, true);
         check_exact(qts, s, "m0", 0);
@@ -300,9 +289,10 @@ static void test_policies(QTestState *qts, Server *s)
 static void test_bad_policies(QTestState *qts, Server *s)
 {
     qtest_qmp_device_del(qts, "dev");
-    gm_assert_failure(qts, replug(qts, s, "cut"),
+    gm_assert_failure(qts, qtest_qmp(qts, REPLUG, "cut", s->socket),
                       "x-dma-split=cut needs iommufd");
-    gm_assert_failure(qts, replug(qts, s, "staged"), "'staged'");
+    gm_assert_failure(qts, qtest_qmp(qts, REPLUG, "staged", s->socket),
+                      "'staged'");
     gm_assert_failure(qts, qtest_qmp(qts, "{ 'execute': 'object-add',"
                                      " 'arguments': { 'qom-type': '" BACKEND
                                      "', 'id': 'm1', 'size': 4096,"

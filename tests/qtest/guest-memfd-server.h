@@ -14,17 +14,20 @@
  * A machine with 128M of private memory and a port for the device.  Native
  * PCIe hotplug: a slot that no guest powered on is unplugged at once.
  */
-#define SERVER_MACHINE \
+#define SERVER_MACHINE_WITH(memory) \
     "-nodefaults -machine q35,memory-backend=m0 -m 128M,slots=2,maxmem=4G " \
     "-global ICH9-LPC.acpi-pci-hotplug-with-bridge-support=off " \
     "-device pcie-root-port,id=rp,chassis=1,addr=1 " \
-    "-object " BACKEND ",id=m0,size=128M,driver=emulated,init=private "
+    "-object " memory ",id=m0,size=128M "
+#define SERVER_MACHINE \
+    SERVER_MACHINE_WITH(BACKEND ",driver=emulated,init=private")
 
-/* device_add of the device, for the path of its socket */
-#define SERVER_DEVICE_ADD \
+/* device_add of the device, for @more options and the path of its socket */
+#define SERVER_DEVICE_ADD_WITH(more) \
     "{ 'execute': 'device_add', 'arguments': {" \
-    " 'driver': 'vfio-user-pci', 'id': 'dev', 'bus': 'rp'," \
+    " 'driver': 'vfio-user-pci', 'id': 'dev', 'bus': 'rp'," more \
     " 'socket': { 'type': 'unix', 'path': %s } } }"
+#define SERVER_DEVICE_ADD SERVER_DEVICE_ADD_WITH("")
 
 /* Below, ROMs lie over the RAM, and are mapped like all that is no RAM. */
 #define FIRMWARE_END 0x100000

@@ -15,10 +15,6 @@
 #include "guest-memfd-util.h"
 
 #define IOMMU "-device intel-iommu,caching-mode=on"
-#define ORDINARY_MACHINE \
-    "-nodefaults -machine q35,memory-backend=m0 -m 128M,slots=2,maxmem=4G " \
-    "-object memory-backend-memfd,id=m0,size=128M " \
-    "-device pcie-root-port,id=rp,chassis=1,addr=1 "
 #define PORT_DEVFN 8
 #define BUS 1
 
@@ -117,7 +113,7 @@ static void test_later(void)
     if (!s) {
         return;
     }
-    qts = qtest_init(ORDINARY_MACHINE IOMMU);
+    qts = qtest_init(SERVER_MACHINE_WITH("memory-backend-memfd") IOMMU);
     server_plug(qts, s);
     qtest_qmp_assert_success(qts, "{ 'execute': 'object-add', 'arguments':"
                              " { 'qom-type': '" BACKEND "', 'id': 'm1',"
