@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What the CPUs of an L1 that hangs are doing.
+"""What is known to go wrong in L1, now and then.
 
-Two hangs are known that come and go: the scenario passes when it runs again.
+Three faults are known that come and go: the scenario passes when it runs again.
 
 TCG can lose an interrupt: the local APIC has it in service, so that it keeps
 back all others of its priority, the timer's among them; but the handler, which
@@ -11,6 +11,9 @@ not known; L1 went on when a debugger took the interrupt out of the APIC.
 A CPU of L1 can stay in the kernel without end, while the other one is idle. It was
 seen in KVM, sending itself the interrupt that forces an immediate exit of L2. Why
 is not known.
+
+L2 can have a triple fault. It was seen while the guest, with interrupts off, polled a
+port or printed its last line. Why is not known.
 """
 
 import collections
@@ -86,4 +89,15 @@ def known_hang(looks, expired):
         if expired and is_in_kernel(history):
             return 'a CPU never leaves the kernel, at ' + \
                 ' '.join(sorted({cpu.rip for cpu in history}))
+    return ''
+
+
+def known_end(exit_code, said):
+    """What is known to end QEMU in L1; '' if it is not that.
+
+    No guest of the rig resets its machine, so that only a triple fault does.
+    @said: the last lines of the guest, and the last events of QMP
+    """
+    if exit_code == 0 and any('"guest-reset"' in line for line in said):
+        return 'L2 had a triple fault'
     return ''

@@ -7,6 +7,7 @@ and COM1 of L2.
 """
 
 import contextlib
+import json
 import os
 import re
 import shlex
@@ -114,9 +115,8 @@ class Port:
         return line
 
     def drain(self):
-        """Read what is left of this L2."""
-        while self.readline():
-            pass
+        """The lines that are left of this L2."""
+        return [line.rstrip('\r\n') for line in iter(self.readline, '')]
 
 
 class L1:
@@ -145,7 +145,7 @@ class L1:
         self._agent = self.qmp_port = self.console = self._com1 = None
         self._monitor = self._qmp = None
         self.expired = None     # where its CPUs were, if it took too long
-        self.hang = ''          # which of the known ones it is
+        self.known_fault = ''   # which of those of cpus.py it has shown
 
     def __enter__(self):
         pairs = [socket.socketpair() for _ in range(len(PORTS) + 2)]
@@ -204,7 +204,7 @@ class L1:
             self._changed.notify_all()
 
     def look(self):
-        """Where its CPUs are, said by the monitor; sets @hang."""
+        """Where its CPUs are, said by the monitor; sets @known_fault."""
         self._monitor.settimeout(PATIENCE)
         looks = []
         try:
@@ -214,8 +214,9 @@ class L1:
                 time.sleep(PAUSE)
         except (OSError, EOFError, ValueError, HarnessError, QmpError) as err:
             return f'QEMU does not say where its CPUs are: {err}'
-        self.hang = cpus.known_hang(looks, self.expired)
-        return '; '.join([self.hang] if self.hang else []) + ' its CPUs: ' + \
+        hang = cpus.known_hang(looks, self.expired)
+        self.known_fault = self.known_fault or hang
+        return '; '.join([hang] if hang else []) + ' its CPUs: ' + \
             ' '.join(cpu.text for cpu in looks[-1])
 
     @contextlib.contextmanager
@@ -370,6 +371,7 @@ class L2:
         self._command = ' '.join(map(shlex.quote, row.prefix + args))
         self.qmp = None
         self.exit_code = None
+        self._last_words = []   # of the guest, and why QEMU ended
 
     def __enter__(self):
         l1 = self._l1
@@ -400,7 +402,7 @@ class L2:
             line = self._l1.console.readline().rstrip('\r\n')
             if not line and self._l1.console.ended:
                 return summary, ['the guest ended before it was done', *said,
-                                 f'exit code {self.wait()}', *self.errors]
+                                 *self.bad_end()]
             said = said[-10:] + [f'guest: {line}']
             if line.startswith('summary '):
                 summary = key_values(line)
@@ -412,8 +414,11 @@ class L2:
     def wait(self):
         """The exit code of QEMU, once it has ended."""
         if self.exit_code is None:
-            self._l1.console.drain()
-            self._l1.qmp_port.drain()
+            self._last_words = self._l1.console.drain()
+            events = map(json.dumps, self.qmp.events if self.qmp else [])
+            self._last_words += [
+                line for line in (*events, *self._l1.qmp_port.drain())
+                if '"SHUTDOWN"' in line]
             self.exit_code = self._l1.qmp_port.exit_code
             self.errors = self._l1.run('cat /tmp/l2.log')
         return self.exit_code
@@ -421,4 +426,7 @@ class L2:
     def bad_end(self):
         """Problems if QEMU ends otherwise than by a guest that has passed."""
         code = self.wait()
-        return [f'exit code {code}'] + self.errors if code != EXIT_PASS else []
+        if code == EXIT_PASS:
+            return []
+        self._l1.known_fault = cpus.known_end(code, self._last_words)
+        return [f'exit code {code}', *self._last_words, *self.errors]

@@ -49,8 +49,8 @@ KERNEL = os.path.join(BUILD, 'kernel/arch/x86/boot/bzImage')
 # Against hangs, in seconds: these are no measure of anything
 BOOT_LIMIT = 300
 SCENARIO_LIMIT = 400
-# Of L1 for each IOMMU, of the kinds that cpus.py knows
-HANGS = 2
+# For each IOMMU: so often L1 may show what cpus.py knows, or hang while it boots
+KNOWN_FAULTS = 2
 
 # Each runs the guest of tests/guest
 GUESTS = (
@@ -278,7 +278,7 @@ def scenarios(config):
 class Named:
     """A Tap for which all names begin the same, and failures wait.
 
-    They may come from an L1 that hangs.
+    They may come from a known fault of L1.
     """
 
     def __init__(self, tap, prefix):
@@ -320,7 +320,7 @@ class Rig:
     def run(self, config, wanted):
         """All scenarios with one IOMMU; a new L1 after one that died.
 
-        What ended because L1 hangs (cpus.py) runs again.
+        What ended because of a known fault of L1 (cpus.py) runs again.
         """
         todo = [item for item in scenarios(config)
                 if all(word in f'{config}: {item[0]}' for word in wanted)]
@@ -328,24 +328,24 @@ class Rig:
             self._tap.skip('in-place', 'KERNEL_SRC has not the patches of '
                            'tests/vm/kernel')
             return
-        hangs = HANGS
+        left = KNOWN_FAULTS
         while todo:
             with self.boot(config) as l1:
-                up = self._start(l1, hangs)
-                while up and todo and self._scenario(l1, *todo[0], hangs):
+                up = self._start(l1, left)
+                while up and todo and self._scenario(l1, *todo[0], left):
                     todo.pop(0)
-                if hangs and (l1.hang or l1.expired and not up):
-                    hangs -= 1
+                if left and (l1.known_fault or l1.expired and not up):
+                    left -= 1
                 elif not up:
                     return
                 elif todo:
                     todo.pop(0)
 
-    def _start(self, l1, hangs):
+    def _start(self, l1, left):
         """Wait until L1 has booted; False if it did not.
 
         A boot has been seen to hang where the kernel changes its clock, long
-        before anything of ours runs: that is worth a note while @hangs are left.
+        before anything of ours runs: that is a note while there are some @left.
         """
         try:
             with l1.bounded(BOOT_LIMIT):
@@ -354,7 +354,7 @@ class Rig:
             self._tap.result(f'{l1.config}: L1 boots', l1.complaints(0))
         except (L1Error, HarnessError, OSError) as err:
             problems = [str(err)] + l1.tail()
-            if l1.expired and hangs:
+            if l1.expired and left:
                 self._tap.note('\n# '.join(['L1 hangs:'] + problems))
             else:
                 self._tap.result(f'{l1.config}: L1 boots', problems)
@@ -362,7 +362,7 @@ class Rig:
         self._tap.note('L1 is up')
         return True
 
-    def _scenario(self, l1, name, function, row, hangs):
+    def _scenario(self, l1, name, function, row, left):
         """Run it; False if L1 is of no more use."""
         tap = Named(self._tap, f'{l1.config}: {name}')
         since = l1.position()
@@ -386,12 +386,13 @@ class Rig:
             tap.result('L1 survives', [str(err)] + l1.tail())
             survives = False
         for what, problems in tap.failed:
-            if l1.hang and hangs:
+            if l1.known_fault and left:
                 self._tap.note('\n# '.join(
-                    [f'L1 hangs: {what}'] + list(map(str, problems))))
+                    [f'{l1.known_fault}, runs again: {what}'] +
+                    list(map(str, problems))))
             else:
                 self._tap.result(what, problems)
-        return survives and not l1.hang
+        return survives and not l1.known_fault
 
 
 def kernel_is_patched():
