@@ -55,7 +55,7 @@ static void dma_query(RamDiscardListener *rdl, GuestMemfdListenerInfo *info)
 
 /* What is shared of a section. */
 typedef struct Shared {
-    const VFIOGuestMemfd *v;
+    VFIOGuestMemfd *v;
     uint64_t bytes;
     uint64_t mappings;          /* that it takes */
 } Shared;
@@ -64,12 +64,11 @@ static int add_shared(uint64_t offset, uint64_t size, bool private,
                       void *opaque)
 {
     Shared *shared = opaque;
-    uint64_t iova = offset + shared->v->to_iova;
 
     if (!private) {
         shared->bytes += size;
-        shared->mappings += vfio_guest_memfd_extents(shared->v->bcontainer,
-                                                     iova, iova + size);
+        shared->mappings += vfio_guest_memfd_extents(shared->v, offset,
+                                                     offset + size);
     }
     return 0;
 }
@@ -107,6 +106,7 @@ static void set_region_error(Error **errp, VFIOGuestMemfd *v,
 
 static void leave(VFIOGuestMemfd *v)
 {
+    vfio_guest_memfd_remember(v);
     ram_discard_manager_unregister_listener(RAM_DISCARD_MANAGER(v->gm),
                                             &v->listener);
     if (v->nr_extents) {

@@ -57,15 +57,6 @@ static uint64_t extent_max(const VFIOContainer *bcontainer)
            qemu_real_host_page_size() : MAX_EXTENT;
 }
 
-uint64_t vfio_guest_memfd_extents(const VFIOContainer *bcontainer,
-                                  uint64_t start, uint64_t end)
-{
-    uint64_t size = extent_max(bcontainer);
-
-    /* not of end: that may be 2^64 */
-    return DIV_ROUND_UP(start % size + (end - start), size);
-}
-
 static uint64_t extent_start(const Extent *e)
 {
     return e->node.start;
@@ -82,6 +73,59 @@ static Extent *extent_first(VFIOGuestMemfd *v, uint64_t start, uint64_t end)
                                                       end - 1);
 
     return node ? container_of(node, Extent, node) : NULL;
+}
+
+/* Where the next extent of a tree begins or ends, after @start; at most @end. */
+static uint64_t next_border(IntervalTreeRoot *extents, uint64_t start,
+                            uint64_t end)
+{
+    IntervalTreeNode *node = interval_tree_iter_first(extents, start, end - 1);
+
+    return !node ? end : node->start > start ? node->start :
+           MIN(end, node->last + 1);
+}
+
+/* Not the edges of the section: nobody asked for these. */
+static uint64_t gone_border(VFIOGuestMemfdGone *gone, uint64_t start,
+                            uint64_t end)
+{
+    do {
+        start = next_border(&gone->extents, start, end);
+    } while (start < end && (start == gone->start || start == gone->end));
+    return start;
+}
+
+/*
+ * The end of the first extent of a range that becomes shared.  What was asked for
+ * by one request, and is mapped again because its section has changed or another
+ * device arrives, stays an extent of its own: its guest gives it back like that.
+ */
+static uint64_t extent_stop(VFIOGuestMemfd *v, uint64_t start, uint64_t end)
+{
+    uint64_t size = extent_max(v->bcontainer);
+    VFIOGuestMemfdGone *gone;
+
+    end = start + MIN(end - start, size - (start + v->to_iova) % size);
+    if (v->arriving && !v->coarse && size == MAX_EXTENT) {
+        QLIST_FOREACH(gone, &v->bcontainer->guest_memfd_gone, next) {
+            if (gone->mr == v->mr) {
+                end = gone_border(gone, start, end);
+            }
+        }
+        end = guest_memfd_next_border(v->gm, start, end);
+    }
+    return end;
+}
+
+uint64_t vfio_guest_memfd_extents(VFIOGuestMemfd *v, uint64_t start,
+                                  uint64_t end)
+{
+    uint64_t n = 0;
+
+    for (; start < end; start = extent_stop(v, start, end)) {
+        n++;
+    }
+    return n;
 }
 
 uint64_t vfio_guest_memfd_limit(const VFIOContainer *bcontainer)
@@ -200,6 +244,17 @@ static int container_request(VFIOGuestMemfd *v, uint64_t start, uint64_t end,
     return ret;
 }
 
+/*
+ * Could what is mapped on both sides of @offset, an end of an extent, be one?  Not
+ * at the boundaries at which all extents are cut.
+ */
+static bool is_joint(VFIOGuestMemfd *v, uint64_t offset)
+{
+    return offset && extent_first(v, offset - 1, offset) &&
+           extent_first(v, offset, offset + 1) &&
+           (offset + v->to_iova) % extent_max(v->bcontainer);
+}
+
 static void add_extent(VFIOGuestMemfd *v, uint64_t start, uint64_t end)
 {
     Extent *e = g_new0(Extent, 1);
@@ -207,6 +262,7 @@ static void add_extent(VFIOGuestMemfd *v, uint64_t start, uint64_t end)
     e->node.start = start;
     e->node.last = end - 1;
     interval_tree_insert(&e->node, &v->extents);
+    v->nr_joints += is_joint(v, start) + is_joint(v, end);
     qatomic_set(&v->nr_extents, v->nr_extents + 1);
     qatomic_set(&v->mapped_bytes, v->mapped_bytes + end - start);
     qatomic_add(&all_mapped, end - start);
@@ -216,6 +272,7 @@ static void remove_extent(VFIOGuestMemfd *v, Extent *e)
 {
     uint64_t size = extent_end(e) - extent_start(e);
 
+    v->nr_joints -= is_joint(v, extent_start(e)) + is_joint(v, extent_end(e));
     qatomic_set(&v->nr_extents, v->nr_extents - 1);
     qatomic_set(&v->mapped_bytes, v->mapped_bytes - size);
     qatomic_sub(&all_mapped, size);
@@ -269,6 +326,63 @@ static int unmap_extents(VFIOGuestMemfd *v, uint64_t start, uint64_t end,
         }
     }
     return 0;
+}
+
+/* A range of which nothing is mapped. */
+static int map_range(VFIOGuestMemfd *v, uint64_t start, uint64_t end,
+                     uint64_t *reserved)
+{
+    int ret = 0;
+
+    while (!ret && start < end) {
+        uint64_t stop = extent_stop(v, start, end);
+
+        ret = map_extent(v, start, stop, reserved);
+        start = stop;
+    }
+    return ret;
+}
+
+/* The same where some is mapped; it begins and ends where extents do. */
+static int map_again(VFIOGuestMemfd *v, uint64_t start, uint64_t end,
+                     uint64_t *reserved)
+{
+    int ret = unmap_extents(v, start, end, reserved) ?:
+              map_range(v, start, end, reserved);
+
+    trace_vfio_guest_memfd_join(v->bcontainer, start + v->to_iova, end - start,
+                                ret);
+    if (ret) {
+        guest_memfd_listener_stale(v->gm, &v->listener, start, end);
+    }
+    return ret;
+}
+
+/*
+ * Join extents, for so many mappings and some more, so that a guest that lives
+ * at the limit does not pay for it with each request.  A device that works there
+ * can lose a transfer; the request would be refused else.
+ *
+ * Returns: whether there is more room than before.
+ */
+static bool make_room(VFIOGuestMemfd *v, uint64_t n)
+{
+    uint64_t freed = 0, end;
+
+    n += vfio_guest_memfd_limit(v->bcontainer) / 16;
+    for (Extent *e = extent_first(v, 0, UINT64_MAX);
+         e && v->nr_joints && freed < n; e = extent_first(v, end, UINT64_MAX)) {
+        uint64_t start = extent_start(e);
+
+        for (end = extent_end(e); is_joint(v, end); end = extent_end(e)) {
+            e = extent_first(v, end, end + 1);
+        }
+        if (start != extent_start(e) && map_again(v, start, end, &freed)) {
+            break;
+        }
+    }
+    release(v, freed);
+    return freed;
 }
 
 /*
@@ -404,6 +518,34 @@ static int split_extent(VFIOGuestMemfd *v, Extent *e, uint64_t start,
     return ret;
 }
 
+/*
+ * There is no room for a split: the larger part of the rest is mapped, the other
+ * one cannot be.  Giving memory back works all the same.
+ */
+static int break_extent(VFIOGuestMemfd *v, Extent *e, uint64_t start,
+                        uint64_t end)
+{
+    Split s = split_of(e, start, end);
+    bool left = s.start - s.old_start > s.old_end - s.end;
+    uint64_t reserved = 0;
+    int ret = unmap_extent(v, e, &reserved);
+
+    if (ret) {
+        return ret;
+    }
+    count_split(v, &s);
+    error_report_once("a device has no DMA mapping left, and cannot reach all "
+                      "of '%s' that is shared", guest_memfd_id(v->gm));
+    if (left) {
+        map_extent(v, s.old_start, s.start, &reserved);
+    } else {
+        map_extent(v, s.end, s.old_end, &reserved);
+    }
+    release(v, reserved);
+    guest_memfd_listener_stale(v->gm, &v->listener, s.old_start, s.old_end);
+    return 0;
+}
+
 /* Take [@start, @end) out of @e; what is left is mapped all the time. */
 static int cut_extent(VFIOGuestMemfd *v, Extent *e, uint64_t start,
                       uint64_t end)
@@ -451,52 +593,82 @@ int vfio_guest_memfd_discard(VFIOGuestMemfd *v, uint64_t start, uint64_t end)
         } else {
             ret = split_extent(v, e, start, end);
         }
-        if (ret) {
+        if (ret == -ENOSPC && !make_room(v, 1)) {
+            e = extent_first(v, start, end);
+            ret = e ? break_extent(v, e, start, end) : 0;
+        }
+        if (ret && ret != -ENOSPC) {
             return ret;
         }
     }
     return 0;
 }
 
-/* A range of which nothing is mapped. */
-static int map_hole(VFIOGuestMemfd *v, uint64_t start, uint64_t end)
+/* The gaps in a range. */
+static int map_gaps(VFIOGuestMemfd *v, uint64_t start, uint64_t end)
 {
-    uint64_t size = extent_max(v->bcontainer);
-    uint64_t reserved = vfio_guest_memfd_extents(v->bcontainer,
-                                                 start + v->to_iova,
-                                                 end + v->to_iova);
     int ret = 0;
 
-    if (!reserve(v, reserved)) {
-        return -ENOSPC;
-    }
     while (!ret && start < end) {
-        uint64_t room = size - (start + v->to_iova) % size;
-        uint64_t stop = start + MIN(end - start, room);
+        Extent *e = extent_first(v, start, end);
+        uint64_t stop = e ? MAX(start, extent_start(e)) : end;
+        uint64_t next = e ? extent_end(e) : end;
+        uint64_t reserved;
 
-        ret = map_extent(v, start, stop, &reserved);
-        start = stop;
+        if (stop > start) {
+            reserved = vfio_guest_memfd_extents(v, start, stop);
+            if (!reserve(v, reserved)) {
+                return -ENOSPC;
+            }
+            ret = map_range(v, start, stop, &reserved);
+            release(v, reserved);
+        }
+        start = next;
     }
-    release(v, reserved);
+    return ret;
+}
+
+/* All of a range, and what is mapped beside it, in as few extents as can be. */
+static int map_whole(VFIOGuestMemfd *v, uint64_t start, uint64_t end)
+{
+    uint64_t size = extent_max(v->bcontainer), needs, reserved;
+    Extent *left = start ? extent_first(v, start - 1, start) : NULL;
+    Extent *right = extent_first(v, end, end + 1);
+    int ret;
+
+    if (left && (extent_end(left) > start || (start + v->to_iova) % size)) {
+        start = extent_start(left);
+    }
+    if (right && (extent_start(right) < end || (end + v->to_iova) % size)) {
+        end = extent_end(right);
+    }
+    v->coarse = true;
+    needs = vfio_guest_memfd_extents(v, start, end);
+    for (Extent *e = extent_first(v, start, end); e && needs;
+         e = extent_first(v, extent_end(e), end)) {
+        needs--;
+        if (extent_end(e) >= end) {
+            break;
+        }
+    }
+    reserved = needs;
+    ret = -ENOSPC;
+    if (reserve(v, reserved)) {
+        ret = map_again(v, start, end, &reserved);
+        release(v, reserved);
+    }
+    v->coarse = false;
     return ret;
 }
 
 int vfio_guest_memfd_populate(VFIOGuestMemfd *v, uint64_t start, uint64_t end)
 {
-    while (start < end) {
-        Extent *e = extent_first(v, start, end);
-        uint64_t stop = e ? extent_start(e) : end;
+    int ret = map_gaps(v, start, end);
 
-        if (stop > start) {
-            int ret = map_hole(v, start, stop);
-
-            if (ret) {
-                return ret;
-            }
-        }
-        start = e ? extent_end(e) : end;
+    if (ret == -ENOSPC && make_room(v, 1)) {
+        ret = map_gaps(v, start, end);
     }
-    return 0;
+    return ret == -ENOSPC ? map_whole(v, start, end) : ret;
 }
 
 uint64_t vfio_guest_memfd_next_mapped(VFIOGuestMemfd *v, uint64_t *start)
@@ -508,6 +680,41 @@ uint64_t vfio_guest_memfd_next_mapped(VFIOGuestMemfd *v, uint64_t *start)
     }
     *start = MAX(*start, extent_start(e));
     return extent_end(e);
+}
+
+void vfio_guest_memfd_remember(VFIOGuestMemfd *v)
+{
+    VFIOGuestMemfdGone *gone = g_new0(VFIOGuestMemfdGone, 1);
+    IntervalTreeNode *node = interval_tree_iter_first(&v->extents, 0,
+                                                      UINT64_MAX);
+
+    gone->mr = v->mr;
+    gone->start = v->listener.section->offset_within_region;
+    gone->end = gone->start + int128_get64(v->listener.section->size);
+    for (; node; node = interval_tree_iter_next(node, 0, UINT64_MAX)) {
+        Extent *e = g_new0(Extent, 1);
+
+        e->node.start = node->start;
+        e->node.last = node->last;
+        interval_tree_insert(&e->node, &gone->extents);
+    }
+    QLIST_INSERT_HEAD(&v->bcontainer->guest_memfd_gone, gone, next);
+}
+
+void vfio_guest_memfd_commit(VFIOContainer *bcontainer)
+{
+    VFIOGuestMemfdGone *gone;
+    IntervalTreeNode *node;
+
+    while ((gone = QLIST_FIRST(&bcontainer->guest_memfd_gone))) {
+        QLIST_REMOVE(gone, next);
+        while ((node = interval_tree_iter_first(&gone->extents, 0,
+                                                UINT64_MAX))) {
+            interval_tree_remove(node, &gone->extents);
+            g_free(container_of(node, Extent, node));
+        }
+        g_free(gone);
+    }
 }
 
 void vfio_guest_memfd_forget(VFIOGuestMemfd *v)

@@ -19,6 +19,7 @@
  * @to_iova: add to an offset in the memory region, modulo 2^64
  * @readonly: devices may not write
  * @arriving: it is being registered, and may take mappings that are kept
+ * @coarse: there is no room but for the fewest extents
  * @extents: what is mapped of it, by offsets in the memory region, inclusive
  *
  * Under the lock of the block, but for the first two counters, which are queried
@@ -33,8 +34,10 @@ typedef struct VFIOGuestMemfd {
     uint64_t to_iova;
     bool readonly;
     bool arriving;
+    bool coarse;
     IntervalTreeRoot extents;
     unsigned nr_extents;
+    unsigned nr_joints;         /* where two of them could be one */
     size_t mapped_bytes;
     uint64_t map_calls;
     uint64_t unmap_calls;
@@ -53,11 +56,26 @@ uint64_t vfio_guest_memfd_limit(const VFIOContainer *bcontainer);
 /**
  * vfio_guest_memfd_extents - how many mappings a range takes that becomes shared
  *
- * @start, @end: I/O virtual addresses, in bytes, multiples of the page size; not
- *               empty
+ * @start, @end: offsets in the memory region, in bytes, page aligned
  */
-uint64_t vfio_guest_memfd_extents(const VFIOContainer *bcontainer,
-                                  uint64_t start, uint64_t end);
+uint64_t vfio_guest_memfd_extents(VFIOGuestMemfd *v, uint64_t start,
+                                  uint64_t end);
+
+/**
+ * struct VFIOGuestMemfdGone - what a section had mapped that has gone
+ *
+ * Kept until the memory transaction ends: a part of it may come back in another
+ * section, and is to be mapped in the same extents.
+ */
+typedef struct VFIOGuestMemfdGone {
+    MemoryRegion *mr;
+    uint64_t start, end;        /* of the section, as offsets */
+    IntervalTreeRoot extents;
+    QLIST_ENTRY(VFIOGuestMemfdGone) next;
+} VFIOGuestMemfdGone;
+
+/** vfio_guest_memfd_remember - @v goes; called with the BQL held */
+void vfio_guest_memfd_remember(VFIOGuestMemfd *v);
 
 /**
  * vfio_guest_memfd_advice - what to do about an error, beyond what it says

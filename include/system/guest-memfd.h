@@ -113,6 +113,17 @@ void guest_memfd_unlock(GuestMemfd *gm);
 uint64_t guest_memfd_next_shared(GuestMemfd *gm, uint64_t *start, uint64_t end);
 
 /**
+ * guest_memfd_next_border - where mappings of a block begin or end
+ *
+ * @start, @end: offsets, in bytes
+ *
+ * Returns: the first offset after @start at which the mapping of a listener begins
+ * or ends that has next_mapped(); @end if there is none before it.  Called by
+ * listeners that register.
+ */
+uint64_t guest_memfd_next_border(GuestMemfd *gm, uint64_t start, uint64_t end);
+
+/**
  * guest_memfd_listener_stale - what is shared of a range is not mapped
  *
  * @rdl: registered for the block

@@ -126,6 +126,24 @@ void TSA_NO_TSA guest_memfd_listener_stale(GuestMemfd *gm,
     add_stale(find_follower(gm, rdl), start, end);
 }
 
+/* The lock of the block is held. */
+uint64_t TSA_NO_TSA guest_memfd_next_border(GuestMemfd *gm, uint64_t start,
+                                            uint64_t end)
+{
+    for (guint i = 0; i < gm->followers->len; i++) {
+        GuestMemfdFollower *f = g_ptr_array_index(gm->followers, i);
+        uint64_t from = start, to = 0;
+
+        if (f->rdl->next_mapped) {
+            to = f->rdl->next_mapped(f->rdl, &from);
+        }
+        if (to) {
+            end = MIN(end, from > start ? from : to);
+        }
+    }
+    return end;
+}
+
 /* Pages cut by the edge of a section cannot be mapped, so nobody maps them. */
 static MemoryRegionSection whole_pages(const MemoryRegionSection *section)
 {

@@ -211,6 +211,43 @@ static void test_remap(QTestState *qts, Server *s)
     check_mapped(s, 0xc5000, 0x3b000);
 }
 
+/*
+ * What a guest has shared page by page stays so when sections change and when a
+ * second device comes, since it gives it back page by page.
+ */
+static void test_boundaries(QTestState *qts, Server *s)
+{
+    static const char pages[] = "0+4096 4096+4096 8192+4096 12288+4096";
+    Server *second = server_start();
+
+    for (int i = 0; i < 4; i++) {
+        gm_convert(qts, "m0", 16 * MiB + i * 4096, 4096, false);
+    }
+    check_maps(s, 16 * MiB, 2 * MiB, pages);
+    pam_write(qts, 0x90, 0x30);
+    check_maps(s, 16 * MiB, 2 * MiB, pages);
+    gm_convert(qts, "m0", 16 * MiB + 4096, 4096, true);
+    gm_convert(qts, "m0", 16 * MiB + 4096, 4096, false);
+    pam_write(qts, 0x90, 0);
+    check_maps(s, 16 * MiB, 2 * MiB, pages);
+
+    qtest_qmp_assert_success(qts, "{ 'execute': 'device_add', 'arguments': {"
+                             " 'driver': 'vfio-user-pci', 'id': 'second',"
+                             " 'bus': 'rp2', 'socket': { 'type': 'unix',"
+                             " 'path': %s } } }", second->socket);
+    check_maps(second, 16 * MiB, 2 * MiB, pages);
+    gm_convert(qts, "m0", 16 * MiB + 8192, 4096, true);
+    check_exact(qts, s, "m0", 0);
+    check_exact(qts, second, "m0", 0);
+    g_assert_cmpuint(gm_listener(qts, "m0", FIRMWARE_END, "splits"), ==, 0);
+
+    /* A reset makes them whole, if they are shared then; here they are not. */
+    qtest_qmp_device_del(qts, "second");
+    gm_convert(qts, "m0", 16 * MiB, 2 * MiB, true);
+    check_maps(s, 16 * MiB, 2 * MiB, "");
+    server_stop(second);
+}
+
 /* A dead device fails conversions, and nothing else; without it they work. */
 static void test_server_dies(QTestState *qts, Server *s)
 {
@@ -401,6 +438,8 @@ static const ServerTest tests[] = {
     { "guest-memfd-dma/dimm-hotplug", NULL, test_dimm_hotplug },
     { "guest-memfd-dma/two-dimms", NULL, test_two_dimms },
     { "guest-memfd-dma/remap", NULL, test_remap },
+    { "guest-memfd-dma/boundaries",
+      "-device pcie-root-port,id=rp2,chassis=2,addr=2", test_boundaries },
     { "guest-memfd-dma/server-dies", NULL, test_server_dies },
     { "guest-memfd-dma/server-dies-reset", NULL, test_server_dies_reset },
     { "guest-memfd-dma/unaligned", "-object " BACKEND ",id=m1,size=2M,"

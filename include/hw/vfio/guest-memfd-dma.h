@@ -33,6 +33,9 @@ bool vfio_guest_memfd_region_add(VFIOContainer *bcontainer,
 void vfio_guest_memfd_region_del(VFIOContainer *bcontainer,
                                  MemoryRegionSection *section);
 
+/** vfio_guest_memfd_commit - a memory transaction has ended; BQL held */
+void vfio_guest_memfd_commit(VFIOContainer *bcontainer);
+
 /**
  * vfio_guest_memfd_hidden - does a virtual IOMMU show memory that is converted?
  *

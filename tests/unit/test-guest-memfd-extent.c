@@ -1,0 +1,415 @@
+/*
+ * Extents of a container: what a guest converts, at any limit
+ *
+ * The container is a fake that takes a mapping only where there is none, and
+ * unmaps only what it mapped in one call, as type1 does.  The model is a bit a
+ * page: shared or not.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#include "qemu/osdep.h"
+#include "qemu/bitmap.h"
+#include "qemu/units.h"
+#include "system/dma.h"
+#include "../hw/vfio/guest-memfd-internal.h"
+
+#define PAGE 4096
+#define PAGES 512
+#define IOVA (3 * GiB - 256 * PAGE)     /* a boundary of 1 GiB is inside */
+
+static struct {
+    VFIOContainer *container;
+    VFIOGuestMemfd v;
+    uint64_t end_of[PAGES];     /* of the mapping that starts there; 0: none */
+    unsigned nr;
+    unsigned limit;             /* of the fake itself */
+    unsigned fail;              /* this call fails, and those after it; 0: none */
+    uint64_t touched, touched_end;      /* by unmaps, as offsets */
+    uint64_t stale, stale_end;
+    unsigned long shared[BITS_TO_LONGS(PAGES)];
+} t;
+
+/* What the code calls beside the container */
+
+void *memory_region_get_ram_ptr(MemoryRegion *mr)
+{
+    return NULL;
+}
+
+const char *guest_memfd_id(const GuestMemfd *gm)
+{
+    return "m0";
+}
+
+void guest_memfd_listener_stale(GuestMemfd *gm, RamDiscardListener *rdl,
+                                uint64_t start, uint64_t end)
+{
+    t.stale = t.stale_end ? MIN(t.stale, start) : start;
+    t.stale_end = MAX(t.stale_end, end);
+}
+
+uint64_t guest_memfd_next_border(GuestMemfd *gm, uint64_t start, uint64_t end)
+{
+    return end;
+}
+
+int vfio_container_dma_map(VFIOContainer *bcontainer, hwaddr iova,
+                           uint64_t size, void *vaddr, bool readonly,
+                           MemoryRegion *mr)
+{
+    g_assert_not_reached();
+}
+
+int vfio_container_dma_unmap(VFIOContainer *bcontainer, hwaddr iova,
+                             uint64_t size, IOMMUTLBEntry *iotlb,
+                             bool unmap_all)
+{
+    g_assert_not_reached();
+}
+
+uint64_t dma_aligned_pow2_mask(uint64_t start, uint64_t end, int max_addr_bits)
+{
+    uint64_t size = 1;
+
+    while (start % (2 * size) == 0 && start + 2 * size - 1 <= end) {
+        size *= 2;
+    }
+    return size - 1;
+}
+
+static int fake_map(VFIOContainer *bcontainer, hwaddr iova, uint64_t size,
+                    void *vaddr, bool readonly, MemoryRegion *mr)
+{
+    uint64_t offset = iova - IOVA, end = offset + size;
+
+    g_assert_cmpuint((uintptr_t)vaddr, ==, offset);
+    g_assert_cmpuint(end, <=, PAGES * PAGE);
+    for (unsigned n = 0; n < PAGES; n++) {
+        if (t.end_of[n]) {
+            g_assert_true(t.end_of[n] <= offset || n * PAGE >= end);
+        }
+    }
+    if (t.fail && !--t.fail) {
+        t.fail = 1;
+        return -ENOMEM;
+    }
+    if (t.nr >= t.limit) {
+        return -ENOSPC;
+    }
+    t.end_of[offset / PAGE] = end;
+    t.nr++;
+    return 0;
+}
+
+static int fake_unmap(VFIOContainer *bcontainer, hwaddr iova, uint64_t size)
+{
+    uint64_t offset = iova - IOVA;
+
+    g_assert_cmpuint(t.end_of[offset / PAGE], ==, offset + size);
+    if (t.fail && !--t.fail) {
+        t.fail = 1;
+        return -EIO;
+    }
+    t.end_of[offset / PAGE] = 0;
+    t.nr--;
+    t.touched = t.touched_end ? MIN(t.touched, offset) : offset;
+    t.touched_end = MAX(t.touched_end, offset + size);
+    return 0;
+}
+
+static unsigned runs(void)
+{
+    unsigned n = 0;
+
+    for (unsigned i = 0; i < PAGES; i++) {
+        /* what is cut at a boundary is two */
+        n += test_bit(i, t.shared) &&
+             (!i || !test_bit(i - 1, t.shared) ||
+              (IOVA + i * PAGE) % GiB == 0);
+    }
+    return n;
+}
+
+static unsigned joints(void)
+{
+    unsigned n = 0;
+
+    for (unsigned i = 0; i < PAGES; i++) {
+        unsigned end = t.end_of[i] / PAGE;
+
+        n += end && end < PAGES && t.end_of[end] && (IOVA + end * PAGE) % GiB;
+    }
+    return t.container->dma_split == GUEST_MEMFD_DMA_SPLIT_PAGE ? 0 : n;
+}
+
+/* Mapped is what is shared, but for what the code has said to be stale. */
+static void check(void)
+{
+    g_assert_cmpuint(t.container->dma_extents, ==, t.nr);
+    g_assert_cmpuint(t.v.nr_extents, ==, t.nr);
+    g_assert_cmpuint(t.v.nr_joints, ==, joints());
+    for (unsigned i = 0, end = 0; i < PAGES; i++) {
+        end = t.end_of[i] ? t.end_of[i] / PAGE : end;
+        if (i < end) {
+            g_assert_true(test_bit(i, t.shared));
+        } else if (test_bit(i, t.shared)) {
+            g_assert_true(i * PAGE >= t.stale && i * PAGE < t.stale_end);
+        }
+    }
+}
+
+static void setup(unsigned limit, GuestMemfdDmaSplit split)
+{
+    memset(&t, 0, sizeof(t));
+    t.container = VFIO_IOMMU(object_new(TYPE_VFIO_IOMMU));
+    t.container->dma_max_mappings = t.limit = limit;
+    t.container->dma_split = split;
+    t.v.bcontainer = t.container;
+    t.v.to_iova = IOVA;
+}
+
+static void teardown(void)
+{
+    g_assert_cmpint(vfio_guest_memfd_discard(&t.v, 0, PAGES * PAGE), ==, 0);
+    g_assert_cmpuint(t.nr, ==, 0);
+    g_assert_cmpuint(t.container->dma_extents, ==, 0);
+    object_unref(OBJECT(t.container));
+}
+
+/* As a conversion does it; returns whether it was granted. */
+static bool convert(unsigned first, unsigned nr, bool to_shared)
+{
+    uint64_t start = first * PAGE, end = (first + nr) * PAGE;
+    int ret;
+
+    t.touched = t.touched_end = 0;
+    if (!to_shared) {
+        ret = vfio_guest_memfd_discard(&t.v, start, end);
+        g_assert_cmpint(ret, ==, 0);
+        bitmap_clear(t.shared, first, nr);
+        check();
+        return true;
+    }
+    if (t.stale_end) {          /* mended first, or nothing becomes shared */
+        uint64_t s = t.stale / PAGE, e, last = t.stale_end / PAGE;
+
+        t.stale = t.stale_end = 0;
+        while ((s = find_next_bit(t.shared, last, s)) < last) {
+            e = find_next_zero_bit(t.shared, last, s);
+            if (vfio_guest_memfd_populate(&t.v, s * PAGE, e * PAGE)) {
+                guest_memfd_listener_stale(NULL, NULL, s * PAGE, last * PAGE);
+                check();
+                return false;
+            }
+            s = e;
+        }
+    }
+    ret = vfio_guest_memfd_populate(&t.v, start, end);
+    if (!ret) {
+        bitmap_set(t.shared, first, nr);
+    } else {
+        g_assert_cmpint(ret, ==, -ENOSPC);
+        for (unsigned i = first; i < first + nr; i++) {
+            if (!test_bit(i, t.shared)) {
+                g_assert_cmpint(vfio_guest_memfd_discard(&t.v, i * PAGE,
+                                                         (i + 1) * PAGE),
+                                ==, 0);
+            }
+        }
+    }
+    check();
+    return !ret;
+}
+
+/* Whoever gives back just what it took unmaps nothing else. */
+static void test_exact(void)
+{
+    struct { unsigned first, nr; } taken[PAGES];
+    unsigned n = 0;
+
+    setup(0, GUEST_MEMFD_DMA_SPLIT_AUTO);
+    t.limit = PAGES;
+    for (int i = 0; i < 20000; i++) {
+        if (n && g_test_rand_bit()) {
+            unsigned k = g_test_rand_int_range(0, n);
+
+            convert(taken[k].first, taken[k].nr, false);
+            g_assert_cmpuint(t.touched, ==, taken[k].first * PAGE);
+            g_assert_cmpuint(t.touched_end, ==,
+                             (taken[k].first + taken[k].nr) * PAGE);
+            taken[k] = taken[--n];
+        } else {
+            unsigned first = g_test_rand_int_range(0, PAGES);
+            unsigned nr = g_test_rand_int_range(1, MIN(20, PAGES - first) + 1);
+
+            if (find_next_bit(t.shared, first + nr, first) < first + nr) {
+                continue;
+            }
+            g_assert_true(convert(first, nr, true));
+            taken[n].first = first;
+            taken[n++].nr = nr;
+        }
+    }
+    g_assert_cmpuint(t.stale_end, ==, 0);
+    teardown();
+}
+
+/*
+ * At any limit: giving back always works; sharing does where what is shared then
+ * fits, and nothing stays stale.
+ */
+static void test_limits(void)
+{
+    for (unsigned limit = 16; limit <= 128; limit += 7) {
+        unsigned room = limit - MIN(512, limit / 8), refused = 0;
+
+        setup(limit, GUEST_MEMFD_DMA_SPLIT_AUTO);
+        for (int i = 0; i < 20000; i++) {
+            unsigned first = g_test_rand_int_range(0, PAGES);
+            unsigned nr = g_test_rand_int_range(0, 4) ? 1 :
+                          g_test_rand_int_range(1, PAGES - first + 1);
+            bool to_shared = g_test_rand_bit();
+
+            if (!convert(first, nr, to_shared)) {
+                unsigned long before[BITS_TO_LONGS(PAGES)];
+                unsigned runs_before = runs();
+
+                refused++;
+                bitmap_copy(before, t.shared, PAGES);
+                bitmap_set(t.shared, first, nr);
+                g_assert_cmpuint(MAX(runs(), runs_before), >, room);
+                bitmap_copy(t.shared, before, PAGES);
+            }
+        }
+        g_test_message("limit %u: %u refused", limit, refused);
+        teardown();
+    }
+}
+
+/* A split that has no room for its pieces has two, and nothing is lost. */
+static void test_coarse(void)
+{
+    uint64_t start = 1;
+
+    setup(16, GUEST_MEMFD_DMA_SPLIT_AUTO);
+    g_assert_true(convert(0, 128, true));
+    for (unsigned i = 0; i < 12; i++) {
+        g_assert_true(convert(300 + 2 * i, 1, true));
+    }
+    convert(5, 1, false);
+    g_assert_cmpuint(t.nr, ==, 14);
+    g_assert_cmpuint(t.stale_end, ==, 0);
+    g_assert_false(convert(400, 1, true));
+
+    g_assert_cmpuint(vfio_guest_memfd_next_mapped(&t.v, &start), ==, 5 * PAGE);
+    g_assert_cmpuint(start, ==, 1);
+    start = 5 * PAGE;
+    g_assert_cmpuint(vfio_guest_memfd_next_mapped(&t.v, &start), ==,
+                     128 * PAGE);
+    g_assert_cmpuint(start, ==, 6 * PAGE);
+    t.container->dma_max_mappings = 0;
+    g_assert_cmpuint(vfio_guest_memfd_limit(t.container), ==, 1 << 20);
+    teardown();
+}
+
+/*
+ * Calls fail, from one on: then what is shared and not mapped is in what was
+ * asked for, or stale.
+ */
+static void test_failures(void)
+{
+    setup(16, GUEST_MEMFD_DMA_SPLIT_AUTO);
+    for (int i = 0; i < 20000; i++) {
+        unsigned first = g_test_rand_int_range(0, PAGES);
+        unsigned nr = g_test_rand_int_range(1, MIN(40, PAGES - first) + 1);
+        bool to_shared = g_test_rand_bit();
+        int ret;
+
+        t.fail = g_test_rand_int_range(1, 8);
+        ret = to_shared ? vfio_guest_memfd_populate(&t.v, first * PAGE,
+                                                    (first + nr) * PAGE) :
+              vfio_guest_memfd_discard(&t.v, first * PAGE, (first + nr) * PAGE);
+        t.fail = 0;
+        if (!ret && to_shared) {
+            bitmap_set(t.shared, first, nr);
+        } else if (!ret) {
+            bitmap_clear(t.shared, first, nr);
+        } else {
+            guest_memfd_listener_stale(NULL, NULL, first * PAGE,
+                                       (first + nr) * PAGE);
+            /* A part that could become shared is private again. */
+            for (unsigned n = first; n < first + nr; n++) {
+                if (!test_bit(n, t.shared)) {
+                    vfio_guest_memfd_discard(&t.v, n * PAGE, (n + 1) * PAGE);
+                }
+            }
+        }
+        check();
+        convert(0, 1, true);                /* mends */
+        convert(0, 1, false);
+    }
+    teardown();
+}
+
+/* One buffer, of which single pages go and come back. */
+static void test_toggle(void)
+{
+    setup(64, GUEST_MEMFD_DMA_SPLIT_AUTO);
+    g_assert_true(convert(256, 256, true));
+    for (int i = 0; i < 5000; i++) {
+        unsigned page = g_test_rand_int_range(256, 512);
+
+        convert(page, 1, false);
+        g_assert_true(convert(page, 1, true));
+    }
+    g_assert_cmpuint(t.stale_end, ==, 0);
+    teardown();
+}
+
+/* With page, each is a mapping, and none is ever joined or split. */
+static void test_page(void)
+{
+    setup(300, GUEST_MEMFD_DMA_SPLIT_PAGE);
+    for (int i = 0; i < 5000; i++) {
+        unsigned first = g_test_rand_int_range(0, PAGES);
+        unsigned nr = g_test_rand_int_range(1, PAGES - first + 1);
+
+        convert(first, nr, g_test_rand_bit());
+        g_assert_cmpuint(t.nr, ==, bitmap_count_one(t.shared, PAGES));
+        g_assert_cmpuint(t.stale_end, ==, 0);
+        g_assert_cmpuint(t.v.splits, ==, 0);
+    }
+    teardown();
+}
+
+static void container_class_init(ObjectClass *oc, const void *data)
+{
+    VFIOIOMMUClass *vioc = VFIO_IOMMU_CLASS(oc);
+
+    vioc->dma_map_sync = fake_map;
+    vioc->dma_unmap_exact = fake_unmap;
+}
+
+static const TypeInfo container_info = {
+    .name = TYPE_VFIO_IOMMU,
+    .parent = TYPE_OBJECT,
+    .instance_size = sizeof(VFIOContainer),
+    .class_size = sizeof(VFIOIOMMUClass),
+    .class_init = container_class_init,
+};
+
+int main(int argc, char **argv)
+{
+    g_test_init(&argc, &argv, NULL);
+    module_call_init(MODULE_INIT_QOM);
+    type_register_static(&container_info);
+
+    g_test_add_func("/guest-memfd-extent/exact", test_exact);
+    g_test_add_func("/guest-memfd-extent/limits", test_limits);
+    g_test_add_func("/guest-memfd-extent/coarse", test_coarse);
+    g_test_add_func("/guest-memfd-extent/failures", test_failures);
+    g_test_add_func("/guest-memfd-extent/toggle", test_toggle);
+    g_test_add_func("/guest-memfd-extent/page", test_page);
+    return g_test_run();
+}
