@@ -43,6 +43,7 @@ typedef struct Options {
     bool keep;                  /* what was written survives conversions */
     bool reboot;                /* once, at the end */
     bool write;                 /* no DMA: see write.c */
+    bool svm;                   /* no DMA: see svm.c */
     char conv[16];              /* how to convert memory */
     char virtio[16];            /* no DMA of edu: see virtio.h */
 } Options;
@@ -185,6 +186,9 @@ void run_rounds(void);
 
 /* write.c */
 void run_write(void);
+
+/* svm.c */
+void run_svm(void);
 
 /* reboot.c */
 void reboot_begin(void);

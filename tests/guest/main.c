@@ -130,6 +130,10 @@ static void parse_word(const char *word)
     if (value) {
         opt.write = parse_number("write", value);
     }
+    value = option(word, "svm");
+    if (value) {
+        opt.svm = parse_number("svm", value);
+    }
     value = option(word, "touch");
     if (value) {
         opt.touch = parse_number("touch", value);
@@ -548,6 +552,10 @@ void guest_main(uint32_t magic, const MultibootInfo *info)
     }
     if (info->flags & MULTIBOOT_HAS_CMDLINE) {
         parse_cmdline((const char *)(uintptr_t)info->cmdline);
+    }
+    if (opt.svm) {
+        run_svm();
+        pass();
     }
     check_memory(info);
     rng_seed(opt.seed);
