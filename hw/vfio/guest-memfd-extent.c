@@ -194,56 +194,6 @@ static void report_memlock_once(VFIOGuestMemfd *v, int ret, uint64_t size)
     }
 }
 
-/* What a remote peer says may be any number. */
-static int container_call(VFIOGuestMemfd *v, uint64_t start, uint64_t end,
-                          bool map)
-{
-    VFIOContainer *bcontainer = v->bcontainer;
-    VFIOIOMMUClass *vioc = VFIO_IOMMU_GET_CLASS(bcontainer);
-    void *vaddr = memory_region_get_ram_ptr(v->mr) + start;
-    hwaddr iova = start + v->to_iova;
-    int ret;
-
-    if (map && vioc->dma_map_sync) {
-        ret = vioc->dma_map_sync(bcontainer, iova, end - start, vaddr,
-                                 v->readonly, v->mr);
-    } else if (map) {
-        ret = vfio_container_dma_map(bcontainer, iova, end - start, vaddr,
-                                     v->readonly, v->mr);
-    } else if (vioc->dma_unmap_exact) {
-        ret = vioc->dma_unmap_exact(bcontainer, iova, end - start);
-    } else {
-        ret = vfio_container_dma_unmap(bcontainer, iova, end - start, NULL,
-                                       false);
-    }
-    return ret > 0 || ret < -MAX_ERRNO ? -EIO : ret;
-}
-
-/*
- * A remote peer that has not answered in time may still do what it was asked,
- * after us.  It works in order, so the opposite, sent behind it, settles that;
- * where nothing happened it changes nothing.  One that does not answer that
- * either is disconnected (hw/vfio-user/hang-up.c).  A peer that is lost has
- * nothing mapped, so it never stands in the way.
- */
-static int container_request(VFIOGuestMemfd *v, uint64_t start, uint64_t end,
-                             bool map)
-{
-    VFIOIOMMUClass *vioc = VFIO_IOMMU_GET_CLASS(v->bcontainer);
-    int ret = container_call(v, start, end, map);
-
-    if (ret && vioc->lost) {
-        container_call(v, start, end, !map);
-        if (vioc->lost(v->bcontainer)) {
-            ret = 0;
-        }
-    }
-    if (ret && map && !v->arriving) {
-        report_memlock_once(v, ret, end - start);
-    }
-    return ret;
-}
-
 /*
  * Could what is mapped on both sides of @offset, an end of an extent, be one?  Not
  * at the boundaries at which all extents are cut.
@@ -280,52 +230,140 @@ static void remove_extent(VFIOGuestMemfd *v, Extent *e)
     g_free(e);
 }
 
-/* @reserved: mappings; one of them is used if it succeeds */
+/* One more request for the container; there is room for it. */
+static void batch_add(VFIOGuestMemfd *v, uint64_t start, uint64_t end, bool map)
+{
+    VFIODmaRequest *r = &v->batch[v->nr_batch++];
+
+    assert(v->nr_batch <= ARRAY_SIZE(v->batch));
+    r->map = map;
+    r->readonly = v->readonly;
+    r->iova = start + v->to_iova;
+    r->size = end - start;
+    r->vaddr = memory_region_get_ram_ptr(v->mr) + start;
+    r->mr = v->mr;
+}
+
+static bool batch_is_full(const VFIOGuestMemfd *v)
+{
+    return v->nr_batch == ARRAY_SIZE(v->batch);
+}
+
+static int container_call(VFIOContainer *bcontainer, const VFIODmaRequest *r)
+{
+    VFIOIOMMUClass *vioc = VFIO_IOMMU_GET_CLASS(bcontainer);
+
+    return r->map ? vfio_container_dma_map(bcontainer, r->iova, r->size,
+                                           r->vaddr, r->readonly, r->mr) :
+           vioc->dma_unmap_exact ? vioc->dma_unmap_exact(bcontainer, r->iova,
+                                                         r->size) :
+           vfio_container_dma_unmap(bcontainer, r->iova, r->size, NULL, false);
+}
+
+/* All at once where that saves round trips; else one by one, up to an error. */
+static void container_batch(VFIOGuestMemfd *v)
+{
+    VFIOIOMMUClass *vioc = VFIO_IOMMU_GET_CLASS(v->bcontainer);
+    unsigned n = 0;
+    int ret = 0;
+
+    if (vioc->dma_batch) {
+        vioc->dma_batch(v->bcontainer, v->batch, v->nr_batch);
+        return;
+    }
+    for (; n < v->nr_batch && !ret; n++) {
+        ret = container_call(v->bcontainer, &v->batch[n]);
+        v->batch[n].ret = ret;
+    }
+    v->nr_batch = n;
+}
+
+/* An extent for each map that succeeded, none where an unmap did. */
+static void apply(VFIOGuestMemfd *v, const VFIODmaRequest *r,
+                  uint64_t *reserved)
+{
+    uint64_t start = r->iova - v->to_iova;
+
+    if (r->map) {
+        add_extent(v, start, start + r->size);
+        --*reserved;
+    } else {
+        remove_extent(v, extent_first(v, start, start + r->size));
+        ++*reserved;
+    }
+}
+
+/*
+ * Ask the container for all that was added.  A peer that is lost has nothing
+ * mapped, so it never stands in the way.
+ *
+ * @reserved: mappings; one less for each that was made, one more for each that
+ *            was removed
+ *
+ * Returns: the first error.  What succeeded has been done all the same.
+ */
+static int batch_run(VFIOGuestMemfd *v, uint64_t *reserved)
+{
+    VFIOIOMMUClass *vioc = VFIO_IOMMU_GET_CLASS(v->bcontainer);
+    int first = 0;
+    bool lost;
+
+    container_batch(v);
+    lost = vioc->lost && vioc->lost(v->bcontainer);
+    for (unsigned i = 0; i < v->nr_batch; i++) {
+        VFIODmaRequest *r = &v->batch[i];
+        /* What a remote peer says may be any number. */
+        int ret = lost ? 0 : r->ret > 0 || r->ret < -MAX_ERRNO ? -EIO : r->ret;
+
+        if (r->map) {
+            v->map_calls++;
+            trace_vfio_guest_memfd_map(v->bcontainer, r->iova, r->size, ret);
+        } else {
+            v->unmap_calls++;
+            trace_vfio_guest_memfd_unmap(v->bcontainer, r->iova, r->size, ret);
+        }
+        if (!ret) {
+            apply(v, r, reserved);
+        } else if (!first) {
+            first = ret;
+            if (r->map && !v->arriving) {
+                report_memlock_once(v, ret, r->size);
+            }
+        }
+    }
+    v->nr_batch = 0;
+    return first;
+}
+
 static int map_extent(VFIOGuestMemfd *v, uint64_t start, uint64_t end,
                       uint64_t *reserved)
 {
-    int ret;
-
-    v->map_calls++;
-    ret = container_request(v, start, end, true);
-    trace_vfio_guest_memfd_map(v->bcontainer, start + v->to_iova, end - start,
-                               ret);
-    if (!ret) {
-        add_extent(v, start, end);
-        --*reserved;
-    }
-    return ret;
+    batch_add(v, start, end, true);
+    return batch_run(v, reserved);
 }
 
-/* @reserved: has one more then */
 static int unmap_extent(VFIOGuestMemfd *v, Extent *e, uint64_t *reserved)
 {
-    uint64_t start = extent_start(e), size = extent_end(e) - start;
-    int ret;
-
-    v->unmap_calls++;
-    ret = container_request(v, start, start + size, false);
-    trace_vfio_guest_memfd_unmap(v->bcontainer, start + v->to_iova, size, ret);
-    if (!ret) {
-        remove_extent(v, e);
-        ++*reserved;
-    }
-    return ret;
+    batch_add(v, extent_start(e), extent_end(e), false);
+    return batch_run(v, reserved);
 }
 
+/* All in a range; none of them is partly outside. */
 static int unmap_extents(VFIOGuestMemfd *v, uint64_t start, uint64_t end,
                          uint64_t *reserved)
 {
-    Extent *e;
+    Extent *e = extent_first(v, start, end);
+    int ret = 0;
 
-    while ((e = extent_first(v, start, end))) {
-        int ret = unmap_extent(v, e, reserved);
-
-        if (ret) {
-            return ret;
+    while (!ret && e) {
+        batch_add(v, extent_start(e), extent_end(e), false);
+        start = extent_end(e);
+        e = start < end ? extent_first(v, start, end) : NULL;
+        if (!e || batch_is_full(v)) {
+            ret = batch_run(v, reserved);
         }
     }
-    return 0;
+    return ret;
 }
 
 /* A range of which nothing is mapped. */
@@ -337,8 +375,11 @@ static int map_range(VFIOGuestMemfd *v, uint64_t start, uint64_t end,
     while (!ret && start < end) {
         uint64_t stop = extent_stop(v, start, end);
 
-        ret = map_extent(v, start, stop, reserved);
+        batch_add(v, start, stop, true);
         start = stop;
+        if (start == end || batch_is_full(v)) {
+            ret = batch_run(v, reserved);
+        }
     }
     return ret;
 }
@@ -437,27 +478,24 @@ static uint64_t split_needs(VFIOGuestMemfd *v, const Split *s)
            count_pieces(s, s->end + v->to_iova, s->old_end + v->to_iova);
 }
 
-/* The rest of an extent, on one side of what was dropped. */
-static int map_pieces(VFIOGuestMemfd *v, const Split *s, uint64_t start,
-                      uint64_t end, uint64_t *reserved)
+/* The rest of an extent, on one side of what goes. */
+static void add_pieces(VFIOGuestMemfd *v, const Split *s, uint64_t start,
+                       uint64_t end)
 {
     while (start < end) {
         uint64_t stop = start + piece_size(s, start + v->to_iova,
                                            end + v->to_iova);
-        int ret = map_extent(v, start, stop, reserved);
 
-        if (ret) {
-            return ret;
-        }
+        batch_add(v, start, stop, true);
         start = stop;
     }
-    return 0;
 }
 
-static int map_rest(VFIOGuestMemfd *v, const Split *s, uint64_t *reserved)
+/* They fit a batch: on each side there are two of each size at most. */
+static void add_rest(VFIOGuestMemfd *v, const Split *s)
 {
-    return map_pieces(v, s, s->old_start, s->start, reserved) ?:
-           map_pieces(v, s, s->end, s->old_end, reserved);
+    add_pieces(v, s, s->old_start, s->start);
+    add_pieces(v, s, s->end, s->old_end);
 }
 
 /*
@@ -493,19 +531,21 @@ static int split_extent(VFIOGuestMemfd *v, Extent *e, uint64_t start,
         return -ENOSPC;
     }
     reserved--;
-    ret = unmap_extent(v, e, &reserved);
-    if (ret) {
+    batch_add(v, s.old_start, s.old_end, false);
+    add_rest(v, &s);
+    ret = batch_run(v, &reserved);
+    if (ret && extent_first(v, s.start, s.end)) {
         release(v, reserved);
         return ret;
     }
     count_split(v, &s);
 
-    ret = map_rest(v, &s, &reserved);
     if (ret == -ENOSPC && !s.coarse &&
         !unmap_extents(v, s.old_start, s.old_end, &reserved)) {
         /* The container itself has less room than it said. */
         s.coarse = true;
-        ret = map_rest(v, &s, &reserved);
+        add_rest(v, &s);
+        ret = batch_run(v, &reserved);
     }
     /* Back to one extent, which needs fewer mappings than any split. */
     if (ret &&
@@ -577,31 +617,41 @@ static int cut_extent(VFIOGuestMemfd *v, Extent *e, uint64_t start,
     return 0;
 }
 
+/* An extent of which a range has only a part. */
+static Extent *extent_across(VFIOGuestMemfd *v, uint64_t start, uint64_t end)
+{
+    Extent *e = extent_first(v, start, start + 1);
+
+    if (e && extent_start(e) < start) {
+        return e;
+    }
+    e = extent_first(v, end - 1, end);
+    return e && extent_end(e) > end ? e : NULL;
+}
+
 int vfio_guest_memfd_discard(VFIOGuestMemfd *v, uint64_t start, uint64_t end)
 {
+    uint64_t unused = 0;
     Extent *e;
+    int ret;
 
-    while ((e = extent_first(v, start, end))) {
-        uint64_t unused = 0;
-        int ret;
-
-        if (extent_start(e) >= start && extent_end(e) <= end) {
-            ret = unmap_extent(v, e, &unused);
-            release(v, unused);
-        } else if (v->bcontainer->dma_split == GUEST_MEMFD_DMA_SPLIT_CUT) {
+    while ((e = extent_across(v, start, end))) {
+        if (v->bcontainer->dma_split == GUEST_MEMFD_DMA_SPLIT_CUT) {
             ret = cut_extent(v, e, start, end);
         } else {
             ret = split_extent(v, e, start, end);
         }
         if (ret == -ENOSPC && !make_room(v, 1)) {
-            e = extent_first(v, start, end);
+            e = extent_across(v, start, end);
             ret = e ? break_extent(v, e, start, end) : 0;
         }
         if (ret && ret != -ENOSPC) {
             return ret;
         }
     }
-    return 0;
+    ret = unmap_extents(v, start, end, &unused);
+    release(v, unused);
+    return ret;
 }
 
 /* The gaps in a range. */

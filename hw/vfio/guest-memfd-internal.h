@@ -21,9 +21,10 @@
  * @arriving: it is being registered, and may take mappings that are kept
  * @coarse: there is no room but for the fewest extents
  * @extents: what is mapped of it, by offsets in the memory region, inclusive
+ * @batch: what the container is about to be asked for
  *
- * Under the lock of the block, but for the first two counters, which are queried
- * without: atomic.
+ * Under the lock of the block, but for @nr_extents and @mapped_bytes, which are
+ * queried without: atomic.
  */
 typedef struct VFIOGuestMemfd {
     RamDiscardListener listener;
@@ -36,6 +37,8 @@ typedef struct VFIOGuestMemfd {
     bool arriving;
     bool coarse;
     IntervalTreeRoot extents;
+    VFIODmaRequest batch[128];  /* a split of MAX_EXTENT needs 69 at most */
+    unsigned nr_batch;
     unsigned nr_extents;
     unsigned nr_joints;         /* where two of them could be one */
     size_t mapped_bytes;

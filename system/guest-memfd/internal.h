@@ -24,7 +24,7 @@
  *                call out, and readers take no other.
  *
  * Order: BQL, slots_lock, accel_ioctl_begin(), convert_lock (of several blocks,
- * in the order of their creation), state_lock, what drivers and listeners take.
+ * in the order of their creation), what drivers and listeners take, state_lock.
  *  - Whoever holds a convert_lock never takes the BQL: hotplug and the monitor
  *    hold the BQL when they take it, and vCPUs convert without the BQL.
  *  - A conversion enters accel_ioctl_begin() before it locks: otherwise the

@@ -12,8 +12,9 @@ runs the mutants whose names have all the WORDs, of all lists or of one, on what
     old     text that the file has once
     new     what stands there instead
     tests   optional: test programs that may notice it, as in "test-guest-memfd"
-            or "guest-memfd-dma-test" (a qtest: QEMU is linked, too); if this is
-            left out: the unit tests that contain the file
+            or "guest-memfd-dma-test" (a qtest: QEMU is linked, too), or only one
+            test, "guest-memfd-peer-test:/x86_64/guest-memfd-peer/twice"; if this
+            is left out: the unit tests that contain the file
 
 Prints TAP, and at the end how many were noticed.  A mutant that does not apply
 or does not compile is an error of the list, and fails as one that survives.
@@ -102,10 +103,12 @@ class Tests:
             path.write_bytes(data)
 
     def named(self, names):
-        """The programs with these names."""
+        """The programs with these names, and what is to run of them."""
         found = []
         for name in names:
-            paths = [path for path in self.all if Path(path).name == name]
+            program, colon, case = name.partition(':')
+            paths = [path + colon + case for path in self.all
+                     if Path(path).name == program]
             if not paths:
                 raise MutantError("there is no test program '%s'" % name)
             found += paths
@@ -122,8 +125,8 @@ class Tests:
 
     def make(self, programs):
         """Compile and link what is needed to run the programs."""
-        needed = list(programs)
-        if any(program not in self.unit for program in programs):
+        needed = [program.partition(':')[0] for program in programs]
+        if any(program not in self.unit for program in needed):
             needed += [name for name in (QEMU, PEER)
                        if name in self.variant.edges]
         self.variant.make(needed)
@@ -131,7 +134,9 @@ class Tests:
     def run(self, program):
         """Nothing if the program is content, else what it noticed first."""
         env = dict(os.environ, QTEST_QEMU_BINARY=str(DIR / QEMU), LC_ALL='C')
-        with subprocess.Popen([DIR / program, '--tap'], env=env,
+        program, _, case = program.partition(':')
+        with subprocess.Popen([DIR / program, '--tap'] +
+                              (['-p', case] if case else []), env=env,
                               cwd=qemu_variant.QEMU, stdout=subprocess.PIPE,
                               stderr=subprocess.STDOUT, errors='replace',
                               start_new_session=True) as process:

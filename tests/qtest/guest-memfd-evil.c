@@ -24,6 +24,7 @@
 
 #define VERSION     1
 #define DMA_READ    11
+#define DMA_WRITE   12
 #define TYPE_MASK   0xf
 #define TYPE_REPLY  1
 #define NO_REPLY    0x10
@@ -60,6 +61,7 @@ struct Evil {
     int below;              /* the real server */
     int wake[2];
     Message late;
+    GQueue unserved;        /* Messages that came before an answer */
 
     GMutex lock;
     GCond changed;
@@ -71,6 +73,7 @@ struct Evil {
     bool local;
     GTree *maps;            /* iova: size, if local */
     const char *capabilities;
+    EvilDma *dma;
     bool armed;
     EvilDeed deed;
     uint32_t arg;
@@ -311,6 +314,42 @@ static void send_requests(Evil *e, uint16_t id)
     send_part(e->qemu, &m, m.hdr.size);
 }
 
+/*
+ * As a server does it that follows the specification: address and count of 64
+ * bits, then the data; it waits for the answer, whatever else QEMU has sent.
+ */
+static void do_dma(Evil *e, EvilDma *dma)
+{
+    uint64_t at[2] = { dma->addr, dma->count };
+    Message m = { .hdr = { .id = 0x7fff,
+                           .command = dma->write ? DMA_WRITE : DMA_READ,
+                           .size = sizeof(m.hdr) + sizeof(at) } };
+
+    memcpy(m.body, at, sizeof(at));
+    if (dma->write) {
+        memcpy(m.body + sizeof(at), dma->data, dma->count);
+        m.hdr.size += dma->count;
+    }
+    send_part(e->qemu, &m, m.hdr.size);
+    do {
+        if (!receive_message(e->qemu, &m)) {
+            dma->error = ENOTCONN;
+            return;
+        }
+        if ((m.hdr.flags & TYPE_MASK) != TYPE_REPLY) {
+            g_queue_push_tail(&e->unserved, g_memdup2(&m, sizeof(m)));
+        }
+    } while ((m.hdr.flags & TYPE_MASK) != TYPE_REPLY);
+    dma->error = m.hdr.flags & ERROR_REPLY ? m.hdr.error : 0;
+    dma->reply_size = m.hdr.size - sizeof(m.hdr);
+    if (!dma->error) {
+        g_assert_cmpint(memcmp(m.body, at, sizeof(at)), ==, 0);
+        g_assert_cmpuint(dma->reply_size, ==,
+                         sizeof(at) + (dma->write ? 0 : dma->count));
+        memcpy(dma->data, m.body + sizeof(at), dma->reply_size - sizeof(at));
+    }
+}
+
 /* QEMU has read all, or has hung up. */
 static bool all_read(int fd)
 {
@@ -377,6 +416,9 @@ static void reply_badly(Evil *e, Message *m, EvilDeed deed, uint32_t arg)
     case EVIL_REQUESTS:
         send_requests(e, m->hdr.id);
         break;
+    case EVIL_DMA:
+        do_dma(e, e->dma);
+        break;
     case EVIL_BURST:
         flood(e, m->hdr.id + 0x8000, 0, arg);
         break;
@@ -422,10 +464,22 @@ static void misbehave(Evil *e, Message *m, EvilDeed deed, uint32_t arg)
     }
 }
 
-/* One message of QEMU's. */
+static void handle_message(Evil *e, Message *m)
+{
+    if (m->hdr.flags & NO_REPLY) {
+        pass_on(e->below, m);
+    } else if (serve(e, m)) {
+        pass_on(e->qemu, m);
+    } else {
+        hang_up(e);
+    }
+}
+
+/* One message of QEMU's, and those that came while it was dealt with. */
 static void handle_qemu(Evil *e)
 {
     static Message m;
+    Message *other;
     EvilDeed deed = 0;
     uint32_t arg = 0;
     bool evil;
@@ -443,12 +497,12 @@ static void handle_qemu(Evil *e)
         close_fds(&m);
     } else if (evil) {
         misbehave(e, &m, deed, arg);
-    } else if (m.hdr.flags & NO_REPLY) {
-        pass_on(e->below, &m);
-    } else if (serve(e, &m)) {
-        pass_on(e->qemu, &m);
     } else {
-        hang_up(e);
+        handle_message(e, &m);
+    }
+    while ((other = g_queue_pop_head(&e->unserved))) {
+        handle_message(e, other);
+        g_free(other);
     }
 }
 
@@ -511,6 +565,7 @@ Evil *evil_start(Server *s)
     e->listener = open_socket(e->socket, true);
     e->qemu = e->below = -1;
     e->maps = new_maps();
+    g_queue_init(&e->unserved);
     g_assert_cmpint(pipe2(e->wake, O_CLOEXEC), ==, 0);
     g_mutex_init(&e->lock);
     g_cond_init(&e->changed);
@@ -604,6 +659,13 @@ unsigned evil_disarm(Evil *e)
     done = e->done;
     g_mutex_unlock(&e->lock);
     return done;
+}
+
+void evil_set_dma(Evil *e, EvilDma *dma)
+{
+    g_mutex_lock(&e->lock);
+    e->dma = dma;
+    g_mutex_unlock(&e->lock);
 }
 
 void evil_flood(Evil *e, unsigned count)

@@ -36,6 +36,7 @@ typedef enum EvilDeed {
     EVIL_FDS,           /* sends a file descriptor along */
     EVIL_REQUESTS,      /* asks QEMU for things before it answers */
     EVIL_BURST,         /* sends @arg requests before it answers */
+    EVIL_DMA,           /* does DMA by a message before it answers */
     EVIL_FLOOD,         /* sends requests (@arg 0) or answers (1) without end */
     EVIL_HALF,          /* stops after @arg bytes of an answer */
     EVIL_HALF_CLOSE,    /* the same, and hangs up */
@@ -89,6 +90,19 @@ unsigned evil_disarm(Evil *e);
  * are not read, nor anything else
  */
 void evil_flood(Evil *e, unsigned count);
+
+/* DMA of EVIL_DMA; after it, what QEMU has answered */
+typedef struct EvilDma {
+    uint64_t addr;
+    uint64_t count;
+    bool write;
+    uint8_t data[512];
+    uint32_t error;
+    uint32_t reply_size;        /* of the body */
+} EvilDma;
+
+/** evil_set_dma - what EVIL_DMA does; @dma has the answer after evil_disarm() */
+void evil_set_dma(Evil *e, EvilDma *dma);
 
 /** evil_gone - wait until QEMU, or the deed, has hung up */
 void evil_gone(Evil *e);

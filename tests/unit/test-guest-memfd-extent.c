@@ -2,8 +2,8 @@
  * Extents of a container: what a guest converts, at any limit
  *
  * The container is a fake that takes a mapping only where there is none, and
- * unmaps only what it mapped in one call, as type1 does.  The model is a bit a
- * page: shared or not.
+ * unmaps only what it mapped in one call, as type1 does; requests come one by one,
+ * or many in a round trip.  The model is a bit a page: shared or not.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -25,6 +25,8 @@ static struct {
     unsigned nr;
     unsigned limit;             /* of the fake itself */
     unsigned fail;              /* this call fails, and those after it; 0: none */
+    bool refused;               /* an unmap of this batch */
+    unsigned batches;
     uint64_t touched, touched_end;      /* by unmaps, as offsets */
     uint64_t stale, stale_end;
     unsigned long shared[BITS_TO_LONGS(PAGES)];
@@ -54,20 +56,6 @@ uint64_t guest_memfd_next_border(GuestMemfd *gm, uint64_t start, uint64_t end)
     return end;
 }
 
-int vfio_container_dma_map(VFIOContainer *bcontainer, hwaddr iova,
-                           uint64_t size, void *vaddr, bool readonly,
-                           MemoryRegion *mr)
-{
-    g_assert_not_reached();
-}
-
-int vfio_container_dma_unmap(VFIOContainer *bcontainer, hwaddr iova,
-                             uint64_t size, IOMMUTLBEntry *iotlb,
-                             bool unmap_all)
-{
-    g_assert_not_reached();
-}
-
 uint64_t dma_aligned_pow2_mask(uint64_t start, uint64_t end, int max_addr_bits)
 {
     uint64_t size = 1;
@@ -78,16 +66,18 @@ uint64_t dma_aligned_pow2_mask(uint64_t start, uint64_t end, int max_addr_bits)
     return size - 1;
 }
 
-static int fake_map(VFIOContainer *bcontainer, hwaddr iova, uint64_t size,
-                    void *vaddr, bool readonly, MemoryRegion *mr)
+int vfio_container_dma_map(VFIOContainer *bcontainer, hwaddr iova,
+                           uint64_t size, void *vaddr, bool readonly,
+                           MemoryRegion *mr)
 {
     uint64_t offset = iova - IOVA, end = offset + size;
 
     g_assert_cmpuint((uintptr_t)vaddr, ==, offset);
     g_assert_cmpuint(end, <=, PAGES * PAGE);
     for (unsigned n = 0; n < PAGES; n++) {
-        if (t.end_of[n]) {
-            g_assert_true(t.end_of[n] <= offset || n * PAGE >= end);
+        if (t.end_of[n] > offset && n * PAGE < end) {
+            g_assert_true(t.refused);
+            return -EEXIST;
         }
     }
     if (t.fail && !--t.fail) {
@@ -102,7 +92,9 @@ static int fake_map(VFIOContainer *bcontainer, hwaddr iova, uint64_t size,
     return 0;
 }
 
-static int fake_unmap(VFIOContainer *bcontainer, hwaddr iova, uint64_t size)
+int vfio_container_dma_unmap(VFIOContainer *bcontainer, hwaddr iova,
+                             uint64_t size, IOMMUTLBEntry *iotlb,
+                             bool unmap_all)
 {
     uint64_t offset = iova - IOVA;
 
@@ -116,6 +108,23 @@ static int fake_unmap(VFIOContainer *bcontainer, hwaddr iova, uint64_t size)
     t.touched = t.touched_end ? MIN(t.touched, offset) : offset;
     t.touched_end = MAX(t.touched_end, offset + size);
     return 0;
+}
+
+static void fake_batch(VFIOContainer *bcontainer, VFIODmaRequest *requests,
+                       unsigned nr)
+{
+    t.batches++;
+    for (VFIODmaRequest *r = requests; r < requests + nr; r++) {
+        if (r->map) {
+            r->ret = vfio_container_dma_map(bcontainer, r->iova, r->size,
+                                            r->vaddr, r->readonly, r->mr);
+        } else {
+            r->ret = vfio_container_dma_unmap(bcontainer, r->iova, r->size,
+                                              NULL, false);
+            t.refused |= r->ret;
+        }
+    }
+    t.refused = false;
 }
 
 static unsigned runs(void)
@@ -383,12 +392,55 @@ static void test_page(void)
     teardown();
 }
 
-static void container_class_init(ObjectClass *oc, const void *data)
+static void set_batch(bool batch)
 {
-    VFIOIOMMUClass *vioc = VFIO_IOMMU_CLASS(oc);
+    VFIO_IOMMU_CLASS(object_class_by_name(TYPE_VFIO_IOMMU))->dma_batch =
+        batch ? fake_batch : NULL;
+}
 
-    vioc->dma_map_sync = fake_map;
-    vioc->dma_unmap_exact = fake_unmap;
+/* Requests of a batch share a round trip. */
+static void test_round_trips(void)
+{
+    set_batch(true);
+    setup(0, GUEST_MEMFD_DMA_SPLIT_AUTO);
+    t.limit = PAGES;
+    for (unsigned i = 0; i < PAGES; i++) {
+        g_assert_true(convert(i, 1, true));
+    }
+    t.batches = 0;
+    convert(0, PAGES, false);
+    g_assert_cmpuint(t.batches, <=, PAGES / 64);
+
+    g_assert_true(convert(1, 253, true));
+    t.batches = 0;
+    convert(100, 1, false);
+    g_assert_cmpuint(t.batches, ==, 1);
+    g_assert_cmpuint(t.nr, ==, 8 + 10);
+    teardown();
+}
+
+static const struct {
+    const char *name;
+    void (*run)(void);
+} tests[] = {
+    { "exact", test_exact },
+    { "limits", test_limits },
+    { "coarse", test_coarse },
+    { "failures", test_failures },
+    { "toggle", test_toggle },
+    { "page", test_page },
+};
+
+static void test_one_by_one(const void *opaque)
+{
+    set_batch(false);
+    tests[GPOINTER_TO_UINT(opaque)].run();
+}
+
+static void test_batch(const void *opaque)
+{
+    set_batch(true);
+    tests[GPOINTER_TO_UINT(opaque)].run();
 }
 
 static const TypeInfo container_info = {
@@ -396,7 +448,6 @@ static const TypeInfo container_info = {
     .parent = TYPE_OBJECT,
     .instance_size = sizeof(VFIOContainer),
     .class_size = sizeof(VFIOIOMMUClass),
-    .class_init = container_class_init,
 };
 
 int main(int argc, char **argv)
@@ -405,11 +456,15 @@ int main(int argc, char **argv)
     module_call_init(MODULE_INIT_QOM);
     type_register_static(&container_info);
 
-    g_test_add_func("/guest-memfd-extent/exact", test_exact);
-    g_test_add_func("/guest-memfd-extent/limits", test_limits);
-    g_test_add_func("/guest-memfd-extent/coarse", test_coarse);
-    g_test_add_func("/guest-memfd-extent/failures", test_failures);
-    g_test_add_func("/guest-memfd-extent/toggle", test_toggle);
-    g_test_add_func("/guest-memfd-extent/page", test_page);
+    for (unsigned i = 0; i < ARRAY_SIZE(tests); i++) {
+        g_autofree char *one = g_strdup_printf("/guest-memfd-extent/%s",
+                                               tests[i].name);
+        g_autofree char *many = g_strdup_printf("/guest-memfd-extent/batch/%s",
+                                                tests[i].name);
+
+        g_test_add_data_func(one, GUINT_TO_POINTER(i), test_one_by_one);
+        g_test_add_data_func(many, GUINT_TO_POINTER(i), test_batch);
+    }
+    g_test_add_func("/guest-memfd-extent/batch/round-trips", test_round_trips);
     return g_test_run();
 }

@@ -1,0 +1,70 @@
+/*
+ * vfio-user: a server that is lost
+ *
+ * A server is no part of QEMU's trust.  One that closes its socket, sends what
+ * makes no sense, does not answer in time, or sends more than anybody takes, is
+ * disconnected: it lets go of all memory then, nobody waits for it, and nothing
+ * is sent to it or queued for it any more.
+ *
+ * All of these but vfio_user_report() and vfio_user_lost() are called with the
+ * proxy's lock held.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#ifndef HW_VFIO_USER_LOST_H
+#define HW_VFIO_USER_LOST_H
+
+#include "qemu/units.h"
+#include "hw/vfio-user/proxy.h"
+#include "hw/vfio/vfio-container.h"
+
+/*
+ * What requests that wait may take, and answers that the server does not read:
+ * a few of the largest that can be negotiated, or 65536 small ones.
+ */
+#define VFIO_USER_MAX_UNREAD (256 * MiB)
+
+/** vfio_user_msg_bytes - what a message in a queue counts for */
+uint64_t vfio_user_msg_bytes(const VFIOUserMsg *msg);
+
+/**
+ * vfio_user_fail_msg - complete a request that a lost server will not answer
+ *
+ * @msg: on no list any more
+ */
+void vfio_user_fail_msg(VFIOUserProxy *proxy, VFIOUserMsg *msg);
+
+/**
+ * vfio_user_disconnect_lost - let go of the server, and say so
+ *
+ * All requests are completed as refused.
+ */
+void vfio_user_disconnect_lost(VFIOUserProxy *proxy);
+
+/**
+ * vfio_user_wait - wait until so many requests, of type WAIT, are complete
+ *
+ * They have twice x-msg-timeout together.  Who does not answer by then is
+ * disconnected, which completes them: nobody knows what such a server has mapped.
+ * The time counts in two parts, so that a server is not lost because QEMU was
+ * stopped, and has yet to read an answer that came in time.
+ *
+ * Returns: false if the server did not answer in time
+ */
+bool vfio_user_wait(VFIOUserProxy *proxy, VFIOUserMsg **msgs, unsigned nr);
+
+/**
+ * vfio_user_report - print why a request failed, and free @err
+ *
+ * Nothing is printed of a server that is lost: a guest can go on to convert
+ * memory, and to access the device.
+ *
+ * Returns: -ENOTCONN if the server is lost, else -EIO
+ */
+int vfio_user_report(VFIOUserProxy *proxy, Error *err);
+
+/** vfio_user_lost - is the server of a container gone for good? */
+bool vfio_user_lost(VFIOContainer *bcontainer);
+
+#endif
