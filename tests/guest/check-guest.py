@@ -322,6 +322,19 @@ def run_balloon(tap, paths, driver, peer, empty):
                **args)
 
 
+def run_messages(tap, paths):
+    """DMA by messages: the server has no file of this memory.
+
+    It does the DMA while QEMU, with the BQL, waits for it to answer the write to
+    a register; libvfio-user, which waits then, takes no other request.
+    """
+    run_virtio(tap, paths, 'ordinary memory without a file: DMA by messages',
+               {'dma-failed': 0}, accel='tcg', ram=64 * MIB,
+               memory=f'memory-backend-ram,id=m0,size={64 * MIB}',
+               peer_options={'x-no-posted-writes': True},
+               guest='base=16 window=16 ops=200 conv=none')
+
+
 def run_vhost(tap, paths):
     """The host's kernel works on queues in memory that nobody converts."""
     name = 'vhost-vsock, kvm driver: it has an answer'
@@ -411,7 +424,7 @@ def main():
     tap = Tap()
     print('TAP version 13')
     steps = sum(len(steps_of(driver)) for _, _, driver, _ in CASES)
-    print(f'1..{steps + len(BALLOONS) + 2}')
+    print(f'1..{steps + len(BALLOONS) + 3}')
     try:
         paths = Paths()
     except HarnessError as err:
@@ -434,6 +447,7 @@ def main():
                          init='shared' if conv == 'refused' else 'private')
     for balloon in BALLOONS:
         run_balloon(tap, paths, *balloon)
+    run_messages(tap, paths)
     run_vhost(tap, paths)
     run_vhost_user(tap, paths)
     return 1 if tap.failed else 0

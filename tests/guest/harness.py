@@ -301,14 +301,16 @@ class Machine:
     """The server, QEMU and the guest; a context manager that ends them all.
 
     Lines of the guest arrive in .lines, a queue that ends with None. Without
-    @peer there is no server.
+    @peer there is no server; @peer_options are more of its device.
     """
 
     def __init__(self, paths, accel='tcg', huge=False, ram=512 * MIB,
                  driver='emulated', init='private', memory=None,
-                 devices=None, guest='', smp=1, timeout=None, peer=True):
+                 devices=None, guest='', smp=1, timeout=None, peer=True,
+                 peer_options=()):
         self.paths = paths
         self.peer = peer
+        self._peer_options = dict(peer_options)
         self.accel = accel
         self.ram = ram
         self.smp = smp
@@ -373,7 +375,7 @@ class Machine:
             args += ['-device', device]
         if self.peer:
             args += ['-device', json.dumps({
-                'driver': 'vfio-user-pci', 'id': 'edu0',
+                'driver': 'vfio-user-pci', 'id': 'edu0', **self._peer_options,
                 'socket': {'type': 'unix',
                            'path': self.socket('edu')}})]
         return args + ['-kernel', self.paths.guest,

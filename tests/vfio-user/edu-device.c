@@ -133,7 +133,7 @@ static int edu_check_mapped(EduServer *s, uint64_t addr, uint64_t size,
         if ((m->prot & prot) != prot) {
             return -EACCES;
         }
-        if (!m->whole) {
+        if (m->has_fd && !m->whole) {
             return -EFAULT;
         }
         part = MIN(size, m->size - (addr - m->iova));
@@ -166,6 +166,29 @@ static void edu_irq_state(vfu_ctx_t *ctx, uint32_t start, uint32_t count,
     }
 }
 
+/*
+ * To or from memory of which the client has given no file, all of it mapped: a
+ * message for each mapping, since libvfio-user has one for one piece only.
+ */
+static int edu_dma_messages(EduServer *s, uint64_t ram, uint8_t *buf,
+                            uint64_t count, bool to_ram)
+{
+    while (count) {
+        Mapping *m = &g_array_index(s->maps, Mapping, edu_map_index(s, ram));
+        uint64_t part = MIN(count, m->size - (ram - m->iova));
+
+        if (vfu_addr_to_sgl(s->ctx, (vfu_dma_addr_t)(uintptr_t)ram, part,
+                            s->sgl, 1, to_ram ? PROT_WRITE : PROT_READ) != 1 ||
+            (to_ram ? vfu_sgl_write : vfu_sgl_read)(s->ctx, s->sgl, 1, buf)) {
+            return -errno;
+        }
+        ram += part;
+        buf += part;
+        count -= part;
+    }
+    return 0;
+}
+
 /* All or nothing; 0 or -errno */
 static int edu_dma(EduServer *s)
 {
@@ -194,11 +217,14 @@ static int edu_dma(EduServer *s)
     if (n < 0) {
         return n == -1 ? -errno : -E2BIG;
     }
+    buf = s->buf + (dev - EDU_BUF_START);
+    if (!vfu_sg_is_mappable(s->ctx, s->sgl)) {
+        return edu_dma_messages(s, ram, buf, count, to_ram);
+    }
     if (vfu_sgl_get(s->ctx, s->sgl, iov, n, 0) < 0) {
         return -errno;
     }
 
-    buf = s->buf + (dev - EDU_BUF_START);
     for (i = 0; i < n; i++) {
         if (to_ram) {
             memcpy(iov[i].iov_base, buf, iov[i].iov_len);
