@@ -31,11 +31,22 @@ typedef struct Sent {
     };
 } Sent;
 
-static void prepare_map(Sent *sent, const VFIODmaRequest *r)
+/*
+ * Whoever has the file of memory that is converted in place can touch private
+ * pages, which is SIGBUS, and keep pages in use, which then cannot convert.
+ */
+static bool may_have_file(VFIOUserProxy *proxy, MemoryRegion *mr)
+{
+    return proxy->flags & VFIO_PROXY_SHARE_MEMORY ||
+           !guest_memfd_map_by_address(mr->ram_block);
+}
+
+static void prepare_map(VFIOUserProxy *proxy, Sent *sent,
+                        const VFIODmaRequest *r)
 {
     VFIOUserDMAMap *map = &sent->map;
 
-    sent->fd = memory_region_get_fd(r->mr);
+    sent->fd = may_have_file(proxy, r->mr) ? memory_region_get_fd(r->mr) : -1;
     sent->fds = (VFIOUserFDs) { .send_fds = sent->fd != -1, .fds = &sent->fd };
 
     vfio_user_request_msg(&map->hdr, VFIO_USER_DMA_MAP, sizeof(*map), 0);
@@ -51,7 +62,8 @@ static void prepare_map(Sent *sent, const VFIODmaRequest *r)
                             true);
 }
 
-static void prepare_unmap(Sent *sent, const VFIODmaRequest *r)
+static void prepare_unmap(VFIOUserProxy *proxy, Sent *sent,
+                          const VFIODmaRequest *r)
 {
     VFIOUserDMAUnmap *unmap = &sent->unmap;
 
@@ -72,7 +84,8 @@ static void send_batch(VFIOUserProxy *proxy, VFIODmaRequest *requests,
     unsigned n;
 
     for (unsigned i = 0; i < nr; i++) {
-        (requests[i].map ? prepare_map : prepare_unmap)(&sent[i], &requests[i]);
+        (requests[i].map ? prepare_map : prepare_unmap)(proxy, &sent[i],
+                                                        &requests[i]);
         requests[i].ret = -ENOTCONN;
     }
 

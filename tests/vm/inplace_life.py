@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Memory that is converted in place: the guest reboots, a DIMM comes and goes.
+"""Memory that is converted in place: reboot, DIMMs, and a vfio-user server.
 
 For an L1 whose kernel does so (tests/vm/kernel).
 """
 
+import json
 import os
 import sys
 import time
@@ -14,8 +15,9 @@ sys.path[:0] = [HERE, os.path.join(os.path.dirname(HERE), 'guest')]
 # pylint: disable=wrong-import-position
 import iommu
 import memory
-from harness import MIB, PAGE, QmpError
+from harness import MIB, PAGE, QmpError, query_map
 from l1 import EDU, L2
+from lifecycle import CONTROL, SERVER, Server
 from machines import IN_PLACE, PROTECTED, Row
 from refusals import Machine, missing
 
@@ -39,6 +41,15 @@ DIMM_STEPS = (
     (0, DIMM_SIZE, True),
     (PAGE, DIMM_SIZE - 2 * PAGE, False),
 )
+# A server that has no file of the memory does DMA by messages: then libvfio-user
+# takes no other request
+USERS = [(share, Row('in-place', IN_PLACE, None, ram=64 * MIB,
+                     machine=PROTECTED['machine'], conv=PROTECTED['conv'],
+                     extra=PROTECTED['extra'] + ['-device', json.dumps({
+                         'driver': 'vfio-user-pci', 'x-share-memory': share,
+                         'x-no-posted-writes': True,
+                         'socket': {'type': 'unix', 'path': SERVER}})]))
+         for share in (False, True)]
 # Ports of ACPI, by which a guest gives a DIMM back
 SLOT, FLAGS, EJECT = 0xa00, 0xa14, 8
 # Against hangs, in seconds
@@ -160,8 +171,32 @@ def dimm(l1, tap, row):
                        [f'{left} bytes'] if left > MIB else [])
 
 
+def user(l1, tap, row):
+    """A vfio-user server does DMA, with and without the file of the memory."""
+    share, row = row
+    server = Server(l1)
+    with L2(l1, row, row.guest) as l2:
+        _summary, problems = l2.run_until_hold()
+        tap.result('the guest verified DMA', problems)
+        if not problems:
+            tap.result('the server has the shared pages', iommu.compare_pages(
+                server.maps(), query_map(l2.qmp, 'm0'), row.ram))
+            # above the firmware
+            files = {' fd' in line
+                     for line in l1.run(f'/rig/ask {CONTROL} maps')
+                     if MIB <= int(line.split()[0], 16) < row.ram}
+            tap.result('and their file' if share else 'and no file',
+                       [f'{files}'] if files != {share} else [])
+            l1.release()
+            tap.result('QEMU ended well', l2.bad_end())
+    server.kill()
+
+
 def scenarios():
     """(name, function, row)"""
+    for share, row in USERS:
+        yield (f"vfio-user, {'a' if share else 'no'} file of the memory", user,
+               (share, row))
     yield f'the guest reboots, {REBOOT.name}', guest_reboots, REBOOT
     for row in DIMMS:
         yield f'a DIMM, {row.name}', dimm, row
