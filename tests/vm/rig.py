@@ -48,7 +48,7 @@ KERNEL = os.path.join(BUILD, 'kernel/arch/x86/boot/bzImage')
 
 # Against hangs, in seconds: these are no measure of anything
 BOOT_LIMIT = 300
-SCENARIO_LIMIT = 400
+SCENARIO_LIMIT = 600
 # For each IOMMU: so often L1 may show what cpus.py knows, or hang while it boots
 KNOWN_FAULTS = 2
 
