@@ -4,6 +4,8 @@
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
 
+#include "smp.h"
+
 #define MULTIBOOT_MAGIC 0x1badb002
 /* align modules, give memory information */
 #define MULTIBOOT_FLAGS 0x00000003
@@ -19,7 +21,7 @@
 start:
     cli
     cld
-    movl    $stack_top, %esp
+    movl    $(stacks + STACK_SIZE), %esp
     xorl    %ebp, %ebp
     pushl   %ebx
     pushl   %eax
@@ -33,7 +35,8 @@ halt:
 
     .bss
     .balign 16
-    .skip   16384
-stack_top:
+    .globl  stacks
+stacks:
+    .skip   MAX_CPUS * STACK_SIZE
 
     .section .note.GNU-stack, "", @progbits

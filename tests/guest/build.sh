@@ -8,7 +8,7 @@ set -eu
 
 if [ $# -eq 0 ]; then
     dir=$(dirname "$0")
-    set -- guest.elf "$dir/link.ld" "$dir/boot.S" "$dir"/*.c
+    set -- guest.elf "$dir/link.ld" "$dir/boot.S" "$dir/smp.S" "$dir"/*.c
 fi
 out=$1
 script=$2

@@ -25,8 +25,9 @@ from harness import (EXIT_PASS, MIB, PAGE, HarnessError, Machine, Paths,
                      query_map)
 
 RAM = 512 * MIB
-# A KVM that has to emulate code without paging takes 20 ms for an operation
-OPS = {'tcg': '2000', 'kvm': '500'}
+# A KVM that has to emulate code without paging takes 20 ms for an operation, and
+# longer where CPUs wait for each other.
+OPS = {'tcg': '2000', 'kvm': '500', 'kvm-smp': '200'}
 SEED = os.environ.get('GUEST_SEED', '1')
 TIMEOUT = float(os.environ.get('GUEST_TIMEOUT', '300'))
 STORAGE_DAEMON = os.environ.get(
@@ -88,14 +89,16 @@ def run_until_hold(machine):
             return summary, []
 
 
-def check_conversions(block, runs, summary):
+def check_conversions(block, summary):
     """The counters of conversions agree with the guest."""
     problems = []
-    shared = sum(r['size'] for r in runs if not r['private'])
+    # The guest leaves alone what is not in its window.
+    outside = (RAM - summary['pages'] * PAGE if block['init'] == 'shared'
+               else 0)
 
-    if block['shared-bytes'] != summary['shared-pages'] * PAGE:
-        problems.append(f"shared: {shared}, but the guest shared "
-                        f"{summary['shared-pages']} pages")
+    if block['shared-bytes'] != summary['shared-pages'] * PAGE + outside:
+        problems.append(f"shared: {block['shared-bytes']}, but the guest "
+                        f"shared {summary['shared-pages']} pages")
     for direction in ('to-shared', 'to-private'):
         if not block[direction]['requests']:
             problems.append(f'{direction}: no request was counted')
@@ -144,7 +147,7 @@ def check_counters(machine, runs, maps, summary, driver):
         same(f"huge pages of {level['size']}",
              level['shared'] + level['private'] + level['mixed'],
              RAM // level['size'])
-    return problems + check_conversions(block, runs, summary)
+    return problems + check_conversions(block, summary)
 
 
 def check_ordinary(machine):
@@ -195,9 +198,9 @@ def look_at_ordinary(machine, tap, name):
     tap.result(f'{name}: {ORDINARY_STEPS[3]}', check_ordinary(machine))
 
 
-def look_at_machine(machine, tap, name, summary, driver):
+def look_at_machine(machine, tap, name, summary, case):
     """What can be compared while the guest waits."""
-    if driver == 'kvm':
+    if case.conv == 'refused':
         look_at_ordinary(machine, tap, name)
         return
     maps = machine.control.maps()
@@ -207,7 +210,7 @@ def look_at_machine(machine, tap, name, summary, driver):
     tap.result(f'{name}: {STEPS[2]}',
                [] if same else ['pages of 7 runs give another map'])
     tap.result(f'{name}: {STEPS[3]}',
-               check_counters(machine, runs, maps, summary, driver))
+               check_counters(machine, runs, maps, summary, case.driver))
     stats = machine.control.stats()
     print('# ' + ' '.join(f'{key}={value}' for key, value in stats.items()))
 
@@ -235,27 +238,83 @@ def diagnose(machine):
         print(f'# stderr: {line}')
 
 
-def steps_of(driver):
-    """What is a test."""
-    return ORDINARY_STEPS if driver == 'kvm' else STEPS
+class Case:
+    """A machine, and what it is told.
+
+    @conv: how its guest converts memory
+    @cpus: that many CPUs of the guest convert
+    """
+
+    def __init__(self, accel, driver, conv='testdev', huge=False, cpus=1):
+        self.accel = accel
+        self.driver = driver
+        self.conv = conv
+        self.huge = huge
+        self.cpus = cpus
+
+    @property
+    def steps(self):
+        """What is a test."""
+        return ORDINARY_STEPS if self.conv == 'refused' else STEPS
+
+    @property
+    def name(self):
+        """For people."""
+        name = (f"{self.accel}, {'2M' if self.huge else '4K'} pages, "
+                f'{self.driver} driver')
+        if self.protected:
+            name += ', private memory'
+        return name + (f', {self.cpus} CPUs' if self.cpus > 1 else '')
+
+    @property
+    def protected(self):
+        """Whether KVM has private memory for it."""
+        return self.driver == 'kvm' and self.conv != 'refused'
+
+    @property
+    def problem(self):
+        """Why there is no such machine here, or None."""
+        if self.accel != 'kvm':
+            return None
+        if self.protected:
+            return kvm_problem(vm_type=SW_PROTECTED_VM)
+        return kvm_problem(0 if self.driver == 'emulated' else SHARED_FILES)
+
+    @property
+    def options(self):
+        """Words for the guest."""
+        ops = os.environ.get(
+            'GUEST_OPS', OPS['kvm-smp' if self.accel == 'kvm' and
+                             self.cpus > 1 else self.accel])
+        words = f'ops={ops} seed={SEED} conv={self.conv} hold=1'
+        if self.cpus > 1:
+            # The emulated driver keeps what is in a page.
+            words += f' cpus={self.cpus} keep={int(not self.protected)}'
+        return words
+
+    def machine(self, paths):
+        """The machine."""
+        smp = max(self.cpus, 2 if self.accel == 'kvm' else 1)
+        accel = 'tcg,thread=multi' if self.accel == 'tcg' else self.accel
+        return Machine(paths, accel=accel, ram=RAM, guest=self.options,
+                       timeout=TIMEOUT, huge=self.huge, driver=self.driver,
+                       smp=smp, devices=['guest-memfd-testdev'] * self.cpus,
+                       init='private' if self.driver == 'emulated' else
+                       'shared', protected=self.protected)
 
 
-def run_case(tap, paths, name, accel, conv, **machine_args):
+def run_case(tap, paths, case):
     """One machine: all of its steps get a result."""
     first = tap.number
     failed = tap.failed
-    steps = steps_of(machine_args['driver'])
-    ops = os.environ.get('GUEST_OPS', OPS[accel])
-    options = f'ops={ops} seed={SEED} conv={conv} hold=1'
+    steps, name = case.steps, case.name
     try:
-        with Machine(paths, accel=accel, ram=RAM, guest=options,
-                     timeout=TIMEOUT, **machine_args) as machine:
+        with case.machine(paths) as machine:
             try:
                 summary, problems = run_until_hold(machine)
                 tap.result(f'{name}: {steps[0]}', problems)
                 if not problems:
-                    look_at_machine(machine, tap, name, summary,
-                                    machine_args['driver'])
+                    look_at_machine(machine, tap, name, summary, case)
                     machine.release()
                     tap.result(f'{name}: {steps[4]}', check_exit(machine))
             finally:
@@ -269,14 +328,18 @@ def run_case(tap, paths, name, accel, conv, **machine_args):
         tap.result(f'{name}: {step}', ['not reached'])
 
 
-# What is run: accelerator, huge pages, and how memory is converted.  The last
-# one is an ordinary VM whose only memory is a mapped guest_memfd: it is refused.
+# What is run.  The last one is an ordinary VM whose only memory is a mapped
+# guest_memfd: it is refused.  TCG converts with the BQL held, so that it is under
+# KVM that requests of several CPUs meet; two CPUs do, as a host may have no more.
 CASES = (
-    ('tcg', False, 'emulated', 'testdev'),
-    ('tcg', True, 'emulated', 'testdev'),
-    ('kvm', False, 'emulated', 'testdev'),
-    ('kvm', True, 'emulated', 'testdev'),
-    ('kvm', False, 'kvm', 'refused'),
+    Case('tcg', 'emulated'),
+    Case('tcg', 'emulated', huge=True),
+    Case('tcg', 'emulated', cpus=4),
+    Case('kvm', 'emulated'),
+    Case('kvm', 'emulated', huge=True),
+    Case('kvm', 'emulated', cpus=2),
+    Case('kvm', 'kvm', conv='hypercall', cpus=4),
+    Case('kvm', 'kvm', conv='refused'),
 )
 # With a virtio balloon: the driver; whether there is the peer, for which memory
 # has to stay where it is; how many of the pages that the guest gives away are
@@ -284,6 +347,7 @@ CASES = (
 BALLOONS = (('emulated', False, 8), ('emulated', True, 0), ('kvm', False, 8))
 BALLOON = 'virtio-balloon-pci,disable-legacy=on,free-page-reporting=on'
 SHARED_FILES = 3        # GUEST_MEMFD_FLAG_MMAP and _INIT_SHARED
+SW_PROTECTED_VM = 1
 
 
 def run_virtio(tap, paths, name, wanted, **machine_args):
@@ -423,28 +487,23 @@ def main():
     exit_on_signals()
     tap = Tap()
     print('TAP version 13')
-    steps = sum(len(steps_of(driver)) for _, _, driver, _ in CASES)
+    steps = sum(len(case.steps) for case in CASES)
     print(f'1..{steps + len(BALLOONS) + 3}')
     try:
         paths = Paths()
     except HarnessError as err:
         print(f'Bail out! {err}')
         return 1
-    for accel, huge, driver, conv in CASES:
-        name = f"{accel}, {'2M' if huge else '4K'} pages, {driver} driver"
-        problem = None
-        if accel == 'kvm':
-            problem = kvm_problem(0 if driver == 'emulated' else SHARED_FILES)
+    for case in CASES:
+        problem = case.problem
         with contextlib.ExitStack() as stack:
-            if not problem and huge:
+            if not problem and case.huge:
                 problem = stack.enter_context(huge_pages(RAM // (2 * MIB)))
             if problem:
-                for step in steps_of(driver):
-                    tap.skip(f'{name}: {step}', problem)
+                for step in case.steps:
+                    tap.skip(f'{case.name}: {step}', problem)
             else:
-                run_case(tap, paths, name, accel, conv, huge=huge,
-                         driver=driver, smp=2 if accel == 'kvm' else 1,
-                         init='shared' if conv == 'refused' else 'private')
+                run_case(tap, paths, case)
     for balloon in BALLOONS:
         run_balloon(tap, paths, *balloon)
     run_messages(tap, paths)

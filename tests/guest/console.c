@@ -16,9 +16,18 @@
 #define EXIT_CODE_PASS          0x10
 #define EXIT_CODE_FAIL          0x11
 
+static SpinLock console_lock;
+
 void putch(char c)
 {
     outb(PORT_DEBUG_CONSOLE, c);
+}
+
+static void put_text(const char *s)
+{
+    while (*s) {
+        putch(*s++);
+    }
 }
 
 static void print_number(uint32_t val, uint32_t base, bool negative, int width,
@@ -61,14 +70,9 @@ static void vprint(const char *fmt, va_list ap)
             width = width * 10 + (*fmt - '0');
         }
         switch (*fmt) {
-        case 's': {
-            const char *s = va_arg(ap, const char *);
-
-            while (*s) {
-                putch(*s++);
-            }
+        case 's':
+            put_text(va_arg(ap, const char *));
             break;
-        }
         case 'c':
             putch(va_arg(ap, int));
             break;
@@ -98,9 +102,11 @@ void print(const char *fmt, ...)
 {
     va_list ap;
 
+    spin_lock(&console_lock);
     va_start(ap, fmt);
     vprint(fmt, ap);
     va_end(ap);
+    spin_unlock(&console_lock);
 }
 
 static void __attribute__((noreturn)) leave(uint8_t code)
@@ -114,7 +120,9 @@ void fail(const char *fmt, ...)
 {
     va_list ap;
 
-    print("FAIL: ");
+    /* for good: the first failure is the last line */
+    spin_lock(&console_lock);
+    put_text("FAIL: ");
     va_start(ap, fmt);
     vprint(fmt, ap);
     va_end(ap);

@@ -27,22 +27,29 @@ typedef struct ConvertOps {
 #define TESTDEV_TO_PRIVATE      1
 #define TESTDEV_TO_SHARED       2
 
-static uint32_t testdev;
+/* One for each CPU, so that no lock of the guest keeps requests apart */
+static uint32_t testdevs[MAX_CPUS];
 
 static const char *testdev_init(void)
 {
     PciDevice dev;
+    uint32_t i;
 
-    if (!pci_find(TESTDEV_VENDOR_ID, TESTDEV_DEVICE_ID, &dev)) {
-        return "no testdev (guest-memfd-testdev, PCI 1234:11f0)";
+    for (i = 0; i < opt.cpus; i++) {
+        if (!pci_find_nth(TESTDEV_VENDOR_ID, TESTDEV_DEVICE_ID, i, &dev)) {
+            return "no testdev (guest-memfd-testdev, PCI 1234:11f0), or fewer "
+                   "than CPUs";
+        }
+        testdevs[i] = pci_bar(&dev, 0);
+        print("testdev: at 0x%x\n", testdevs[i]);
     }
-    testdev = pci_bar(&dev, 0);
-    print("testdev: at 0x%x\n", testdev);
     return NULL;
 }
 
 static int32_t testdev_command(uint32_t command)
 {
+    uint32_t testdev = testdevs[cpu_number()];
+
     asm volatile("" : : : "memory");
     mmio_write(testdev, TESTDEV_REG_COMMAND, command);
     asm volatile("" : : : "memory");
@@ -51,6 +58,8 @@ static int32_t testdev_command(uint32_t command)
 
 static int32_t testdev_convert(uint64_t addr, uint64_t size, bool shared)
 {
+    uint32_t testdev = testdevs[cpu_number()];
+
     mmio_write(testdev, TESTDEV_REG_ADDR, addr);
     mmio_write(testdev, TESTDEV_REG_ADDR + 4, addr >> 32);
     mmio_write(testdev, TESTDEV_REG_SIZE, size);
@@ -60,7 +69,7 @@ static int32_t testdev_convert(uint64_t addr, uint64_t size, bool shared)
 
 static uint32_t testdev_mmio_address(void)
 {
-    return testdev & ~(PAGE_SIZE - 1);
+    return testdevs[cpu_number()] & ~(PAGE_SIZE - 1);
 }
 
 /*

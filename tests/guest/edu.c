@@ -93,9 +93,9 @@ uint32_t edu_dma(uint32_t addr, uint32_t size, bool to_ram)
     }
     error = reports_errors ? mmio_read(bar, EDU_REG_DMA_ERROR) : 0;
     if (error) {
-        count.dma_failed++;
+        count_add(&count.dma_failed, 1);
     } else {
-        count.dma_ok++;
+        count_add(&count.dma_ok, 1);
     }
     return error;
 }

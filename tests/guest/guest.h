@@ -12,6 +12,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "smp.h"
+
 #define ARRAY_SIZE(x)   (sizeof(x) / sizeof((x)[0]))
 #define MIN(a, b)       ((a) < (b) ? (a) : (b))
 #define MAX(a, b)       ((a) > (b) ? (a) : (b))
@@ -44,11 +46,16 @@ typedef struct Options {
     bool reboot;                /* once, at the end */
     bool write;                 /* no DMA: see write.c */
     bool svm;                   /* no DMA: see svm.c */
+    uint32_t cpus;              /* work at once: see smp.c */
+    uint32_t dimm;              /* MiB, no DMA: see dimm.c */
     char conv[16];              /* how to convert memory */
     char virtio[16];            /* no DMA of edu: see virtio.h */
 } Options;
 
+/* cmdline.c */
 extern Options opt;
+
+void parse_cmdline(const char *line);
 
 /* What was done, for the summary and the progress lines */
 typedef struct Counters {
@@ -61,9 +68,56 @@ typedef struct Counters {
     uint32_t blocked;           /* of those, by phase_faults() */
 } Counters;
 
-extern Counters count;
+extern Counters count;          /* of all CPUs */
+
+static inline void count_add(uint32_t *counter, int32_t n)
+{
+    __atomic_fetch_add(counter, n, __ATOMIC_RELAXED);
+}
+
+/* smp.c */
+typedef struct Cpu {
+    uint32_t first;             /* page of the window: its slice begins there */
+    uint32_t pages;
+    uint32_t shared_pages;
+    uint32_t rng;               /* state of the random numbers */
+    uint32_t dma_size;          /* bytes of one transfer */
+    uint32_t seen;              /* see dimm.c */
+} Cpu;
+
+uint32_t cpu_number(void);
+Cpu *cpu_of(uint32_t number);
+Cpu *this_cpu(void);
+/* Here each CPU waits for all others */
+void smp_barrier(void);
+/* All CPUs do it, each in its slice of the window */
+void smp_run(void (*work)(void));
+void smp_main(void);
+
+/* smp.S */
+extern const uint8_t trampoline[], trampoline_end[];
+/* smp.c, for smp.S */
+extern uint32_t cpus_started;
+
+typedef struct SpinLock {
+    uint32_t taken;
+} SpinLock;
+
+static inline void spin_lock(SpinLock *lock)
+{
+    while (__atomic_exchange_n(&lock->taken, 1, __ATOMIC_ACQUIRE)) {
+        asm volatile("pause");
+    }
+}
+
+static inline void spin_unlock(SpinLock *lock)
+{
+    __atomic_store_n(&lock->taken, 0, __ATOMIC_RELEASE);
+}
 
 /* boot.S */
+extern uint8_t stacks[MAX_CPUS][STACK_SIZE];
+
 void halt(void) __attribute__((noreturn));
 
 /* console.c */
@@ -93,7 +147,10 @@ typedef struct PciDevice {
     uint32_t address;           /* as configuration mechanism #1 wants it */
 } PciDevice;
 
+/* The first one, or the one after @n others */
 bool pci_find(uint16_t vendor, uint16_t device, PciDevice *dev);
+bool pci_find_nth(uint16_t vendor, uint16_t device, uint32_t n,
+                  PciDevice *dev);
 uint32_t pci_read(const PciDevice *dev, uint32_t reg);
 /* The guest fails if that is no memory */
 uint32_t pci_bar(const PciDevice *dev, uint32_t n);
@@ -113,6 +170,11 @@ static inline void mmio_write(uint32_t base, uint32_t reg, uint32_t val)
 static inline void outb(uint16_t port, uint8_t val)
 {
     asm volatile("outb %0, %1" : : "a"(val), "Nd"(port) : "memory");
+}
+
+static inline void outw(uint16_t port, uint16_t val)
+{
+    asm volatile("outw %0, %1" : : "a"(val), "Nd"(port) : "memory");
 }
 
 static inline void outl(uint16_t port, uint32_t val)
@@ -159,12 +221,18 @@ int32_t convert_bad_command(uint32_t command);
 /* An address that is a device's and no memory */
 uint32_t convert_mmio_address(void);
 
-/* model.c: what the guest believes about each page of the window */
+/* model.c: what the guest believes about each page of this CPU's slice */
 void model_init(uint32_t pages, bool shared);
 void model_set(uint32_t first, uint32_t pages, bool shared);
 bool model_shared(uint32_t page);
 uint32_t model_pages(void);
 uint32_t model_shared_pages(void);
+/* Pages before the first huge page that lies in the slice as a whole */
+uint32_t model_head(void);
+/* Slices for all CPUs, of a window that is private; back to one slice */
+void model_split(void);
+void model_join(void);
+uint32_t page_address(uint32_t page);
 
 /* verify.c: DMA to a page does what the model says, and data is right */
 /* Bytes of one transfer: a power of two, at most a page (which it starts as) */
@@ -186,6 +254,14 @@ void run_rounds(void);
 
 /* write.c */
 void run_write(void);
+/* Something new; is it there still? */
+void write_page(uint32_t page);
+void write_check(uint32_t page);
+void write_all(void);
+void write_check_all(void);
+
+/* dimm.c */
+void run_dimm(void);
 
 /* svm.c */
 void run_svm(void);
@@ -200,6 +276,5 @@ void convert(uint32_t first, uint32_t pages, bool shared);
 typedef struct MultibootInfo MultibootInfo;
 
 void guest_main(uint32_t magic, const MultibootInfo *info);
-uint32_t page_address(uint32_t page);
 
 #endif

@@ -38,6 +38,7 @@ FIRMWARE_FILES = ('bios-256k.bin', 'multiboot_dma.bin', 'kvmvapic.bin')
 KVM_GET_API_VERSION = 0xae00
 KVM_CREATE_VM = 0xae01
 KVM_CHECK_EXTENSION = 0xae03
+KVM_CAP_VM_TYPES = 235
 KVM_CAP_GUEST_MEMFD_FLAGS = 244
 PR_SET_PDEATHSIG = 1
 
@@ -82,9 +83,9 @@ def find_firmware(qemu):
     return dirs
 
 
-def kvm_problem(guest_memfd_flags=0):
-    """None if KVM can create a VM whose guest_memfd have these flags, else why
-    not."""
+def kvm_problem(guest_memfd_flags=0, vm_type=0):
+    """None if KVM can create such a VM whose guest_memfd have these flags, else
+    why not."""
     try:
         fd = os.open('/dev/kvm', os.O_RDWR | os.O_CLOEXEC)
     except OSError as err:
@@ -92,7 +93,10 @@ def kvm_problem(guest_memfd_flags=0):
     try:
         if fcntl.ioctl(fd, KVM_GET_API_VERSION) != 12:
             return '/dev/kvm: unknown API version'
-        vm = fcntl.ioctl(fd, KVM_CREATE_VM, 0)
+        types = fcntl.ioctl(fd, KVM_CHECK_EXTENSION, KVM_CAP_VM_TYPES)
+        if vm_type and not types & 1 << vm_type:
+            return f'/dev/kvm: VMs have the types 0x{types:x} only'
+        vm = fcntl.ioctl(fd, KVM_CREATE_VM, vm_type)
         flags = fcntl.ioctl(vm, KVM_CHECK_EXTENSION, KVM_CAP_GUEST_MEMFD_FLAGS)
         os.close(vm)
         if flags & guest_memfd_flags != guest_memfd_flags:
@@ -301,19 +305,21 @@ class Machine:
     """The server, QEMU and the guest; a context manager that ends them all.
 
     Lines of the guest arrive in .lines, a queue that ends with None. Without
-    @peer there is no server; @peer_options are more of its device.
+    @peer there is no server; @peer_options are more of its device. If the guest is
+    @protected, KVM has private memory for it.
     """
 
     def __init__(self, paths, accel='tcg', huge=False, ram=512 * MIB,
                  driver='emulated', init='private', memory=None,
                  devices=None, guest='', smp=1, timeout=None, peer=True,
-                 peer_options=()):
+                 peer_options=(), protected=False):
         self.paths = paths
         self.peer = peer
         self._peer_options = dict(peer_options)
         self.accel = accel
         self.ram = ram
         self.smp = smp
+        self.protected = protected
         self.guest_options = guest
         self.lines = queue.Queue()
         self.console = []
@@ -365,6 +371,9 @@ class Machine:
                  '-accel', self.accel, '-cpu', 'max', '-smp', str(self.smp),
                  '-m', f'{self.ram // MIB}M', '-object', self.memory,
                  '-machine', 'q35,memory-backend=m0']
+        if self.protected:
+            args += ['-object', 'x-sw-protected-guest,id=p0',
+                     '-machine', 'confidential-guest-support=p0']
         for name, fd in zip(('console', 'serial', 'qmp'), fds):
             args += ['-chardev', f'socket,id={name},fd={fd}']
         args += ['-mon', 'chardev=qmp,mode=control',

@@ -26,6 +26,9 @@
 /* Random operations have up to 2^10 pages: 4 MiB */
 #define MAX_OP_ORDER            10
 
+/* Of each CPU: enough for some of them to meet */
+#define STORM_REQUESTS          2000
+
 struct MultibootInfo {
     uint32_t flags;
     uint32_t mem_lower;         /* KiB */
@@ -34,141 +37,9 @@ struct MultibootInfo {
     uint32_t cmdline;
 };
 
-Options opt = {
-    .base = 64,
-    .window = 64,
-    .ops = 2000,
-    .seed = 1,
-    .conv = "testdev",
-    .chunk = HUGE_PAGE_SIZE / 1024,
-};
-
 Counters count;
 
 static uint32_t memory_top;
-
-uint32_t page_address(uint32_t page)
-{
-    return opt.base * MIB + page * PAGE_SIZE;
-}
-
-static void copy_name(char *dst, size_t size, const char *value)
-{
-    size_t i;
-
-    for (i = 0; value[i] && i < size - 1; i++) {
-        dst[i] = value[i];
-    }
-    dst[i] = '\0';
-}
-
-static void parse_word(const char *word)
-{
-    const char *value;
-
-    value = option(word, "window");
-    if (value) {
-        opt.window = parse_number("window", value);
-    }
-    value = option(word, "base");
-    if (value) {
-        opt.base = parse_number("base", value);
-    }
-    value = option(word, "ops");
-    if (value) {
-        opt.ops = parse_number("ops", value);
-    }
-    value = option(word, "seed");
-    if (value) {
-        opt.seed = parse_number("seed", value);
-    }
-    value = option(word, "faults");
-    if (value) {
-        opt.faults = parse_number("faults", value);
-    }
-    value = option(word, "progress");
-    if (value) {
-        opt.progress = parse_number("progress", value);
-    }
-    value = option(word, "hold");
-    if (value) {
-        opt.hold = parse_number("hold", value);
-    }
-    value = option(word, "gap");
-    if (value) {
-        opt.gap = parse_number("gap", value);
-    }
-    value = option(word, "rounds");
-    if (value) {
-        opt.rounds = parse_number("rounds", value);
-    }
-    value = option(word, "chunk");
-    if (value) {
-        opt.chunk = parse_number("chunk", value);
-    }
-    value = option(word, "mix");
-    if (value) {
-        opt.mix = parse_number("mix", value);
-    }
-    value = option(word, "piece");
-    if (value) {
-        opt.piece = parse_number("piece", value);
-    }
-    value = option(word, "share");
-    if (value) {
-        opt.share = parse_number("share", value);
-    }
-    value = option(word, "keep");
-    if (value) {
-        opt.keep = parse_number("keep", value);
-    }
-    value = option(word, "reboot");
-    if (value) {
-        opt.reboot = parse_number("reboot", value);
-    }
-    value = option(word, "write");
-    if (value) {
-        opt.write = parse_number("write", value);
-    }
-    value = option(word, "svm");
-    if (value) {
-        opt.svm = parse_number("svm", value);
-    }
-    value = option(word, "touch");
-    if (value) {
-        opt.touch = parse_number("touch", value);
-    }
-    value = option(word, "conv");
-    if (value) {
-        copy_name(opt.conv, sizeof(opt.conv), value);
-    }
-    value = option(word, "virtio");
-    if (value) {
-        copy_name(opt.virtio, sizeof(opt.virtio), value);
-    }
-}
-
-/* "path word word ...": words that are not ours are somebody else's */
-static void parse_cmdline(const char *line)
-{
-    char word[64];
-    uint32_t n = 0;
-
-    for (;; line++) {
-        if (*line && *line != ' ') {
-            if (n < sizeof(word) - 1) {
-                word[n++] = *line;
-            }
-            continue;
-        }
-        word[n] = '\0';
-        parse_word(word);
-        n = 0;
-        if (!*line) {
-            return;
-        }
-    }
-}
 
 static void check_memory(const MultibootInfo *info)
 {
@@ -191,6 +62,11 @@ static void check_memory(const MultibootInfo *info)
          opt.base > DMA_LIMIT_MIB - opt.window)) {
         fail("the window must end at %u MiB or before: edu's DMA mask",
              DMA_LIMIT_MIB);
+    }
+    if (!opt.cpus || opt.cpus > MAX_CPUS ||
+        (opt.cpus > 1 && opt.window < opt.cpus * SMALLEST_WINDOW_MIB)) {
+        fail("cpus (%u) must be 1 to %u, and window (%u) at least %u for each",
+             opt.cpus, MAX_CPUS, opt.window, SMALLEST_WINDOW_MIB);
     }
     if (memory_top / MIB < opt.base + opt.window) {
         fail("the window ends at %u MiB, memory at %u MiB",
@@ -218,12 +94,9 @@ void convert(uint32_t first, uint32_t pages, bool shared)
              pages * PAGE_SIZE, shared ? "shared" : "private", status);
     }
     model_set(first, pages, shared);
-    count.conversions++;
-    if (shared) {
-        count.to_shared_kib += pages * (PAGE_SIZE / 1024);
-    } else {
-        count.to_private_kib += pages * (PAGE_SIZE / 1024);
-    }
+    count_add(&count.conversions, 1);
+    count_add(shared ? &count.to_shared_kib : &count.to_private_kib,
+              pages * (PAGE_SIZE / 1024));
 }
 
 /* First, middle and last page of a range, its neighbours and its borders */
@@ -264,7 +137,7 @@ static void phase_share(void)
     uint32_t page, pages = model_pages();
 
     for (page = 0; page < pages; page += HUGE_PAGE_PAGES) {
-        convert(page, HUGE_PAGE_PAGES, true);
+        convert(page, MIN(HUGE_PAGE_PAGES, pages - page), true);
         /* the rest of the window is private still */
         if (page + HUGE_PAGE_PAGES < pages) {
             verify_page(page + HUGE_PAGE_PAGES);
@@ -281,7 +154,7 @@ static void phase_dma(void)
 
     for (page = 0; page < pages; page += step) {
         verify_page(page);
-        verify_page(page + step - 1);
+        verify_page(MIN(page + step, pages) - 1);
         if (page) {
             verify_straddle(page - 1);
         }
@@ -324,13 +197,15 @@ static void phase_take_back(void)
 static void random_range(uint32_t *first, uint32_t *pages)
 {
     uint32_t total = model_pages();
-    uint32_t order;
+    uint32_t order, head;
 
     switch (rng_below(16)) {
     case 0:
-        /* a huge page */
+        /* a huge page; the first one may begin in the slice of another CPU */
+        head = model_head();
         *pages = HUGE_PAGE_PAGES;
-        *first = rng_below(total / HUGE_PAGE_PAGES) * HUGE_PAGE_PAGES;
+        *first = head + rng_below((total - head) / HUGE_PAGE_PAGES) *
+                 HUGE_PAGE_PAGES;
         return;
     case 1:
         /* a page */
@@ -348,7 +223,8 @@ static void random_range(uint32_t *first, uint32_t *pages)
 
 static void phase_random(void)
 {
-    uint32_t ops = edu_reports_errors() ? opt.ops : MIN(opt.ops, 8);
+    uint32_t ops = edu_reports_errors() ? opt.ops / opt.cpus
+                                        : MIN(opt.ops, 8);
     uint32_t i, page, first, pages;
 
     /* one piece of a page tells as much about its mapping, in less time */
@@ -431,7 +307,7 @@ static void bad_request(const char *what, uint64_t addr, uint64_t size,
              (uint32_t)(addr >> 32), (uint32_t)addr, (uint32_t)(size >> 32),
              (uint32_t)size, shared ? "shared" : "private", status);
     }
-    count.refused++;
+    count_add(&count.refused, 1);
 }
 
 static void phase_bad_requests(void)
@@ -477,7 +353,7 @@ static void phase_bad_requests(void)
         if (status >= 0) {
             fail("command 0x%x had status %d", bad_commands[i], status);
         }
-        count.refused++;
+        count_add(&count.refused, 1);
     }
 
     verify_page(0);
@@ -509,11 +385,97 @@ static void phase_refused(void)
                  page_address(first), pages * PAGE_SIZE,
                  shared ? "shared" : "private", status, -EINVAL);
         }
-        count.refused++;
+        count_add(&count.refused, 1);
         if (i % 32 == 0) {
             verify_page(first);
             verify_page(first + pages - 1);
         }
+    }
+}
+
+/*
+ * Nothing but small requests, so that those of several CPUs meet in QEMU; half of
+ * them are at the ends of the slice.
+ */
+static void phase_storm(void)
+{
+    uint32_t i, first, pages;
+
+    smp_barrier();
+    for (i = 0; i < STORM_REQUESTS; i++) {
+        pages = 1 + rng_below(16);
+        if (i % 2) {
+            first = rng_below(model_pages() - pages + 1);
+        } else {
+            first = i % 4 ? 0 : model_pages() - pages;
+        }
+        convert(first, pages, rng() & 1);
+    }
+    progress("storm", STORM_REQUESTS, STORM_REQUESTS);
+    smp_barrier();
+}
+
+/* No DMA, so that no lock keeps CPUs apart; each page is written and compared */
+static void phase_contents(void)
+{
+    uint32_t i, page, first, pages;
+
+    write_all();
+    for (i = 0; i < opt.ops / opt.cpus / 4; i++) {
+        random_range(&first, &pages);
+        convert(first, pages, rng() & 1);
+        for (page = first; page < first + pages; page++) {
+            if (opt.keep) {
+                write_check(page);
+            }
+            write_page(page);
+        }
+        write_check(rng_below(model_pages()));
+    }
+    write_check_all();
+    progress("contents", model_pages(), model_pages());
+}
+
+/* One CPU looks at what all of them have left */
+static void phase_joined(void)
+{
+    uint32_t i, page;
+
+    write_check_all();
+    for (page = 0; page < model_pages(); page += 31) {
+        verify_page(page);
+    }
+    for (i = 1; i < opt.cpus; i++) {
+        verify_straddle(cpu_of(i)->first - 1);
+    }
+    progress("joined", model_pages(), model_pages());
+}
+
+/* What each CPU does */
+static void run_phases(void)
+{
+    if (opt.cpus > 1) {
+        /* all others wait while one has edu */
+        verify_set_size(256);
+    }
+    if (convert_possible()) {
+        phase_private();
+        phase_share();
+    }
+    phase_dma();
+    if (convert_possible()) {
+        phase_take_back();
+        phase_random();
+        phase_fragments();
+        phase_bad_requests();
+        phase_faults();
+    }
+    if (convert_refused()) {
+        phase_refused();
+    }
+    if (opt.cpus > 1) {
+        phase_storm();
+        phase_contents();
     }
 }
 
@@ -580,26 +542,19 @@ void guest_main(uint32_t magic, const MultibootInfo *info)
         run_virtio();
         pass();
     }
+    if (opt.dimm) {
+        run_dimm();
+        pass();
+    }
     edu_init();
     if (opt.gap) {
         run_gap();
         pass();
     }
 
-    if (convert_possible()) {
-        phase_private();
-        phase_share();
-    }
-    phase_dma();
-    if (convert_possible()) {
-        phase_take_back();
-        phase_random();
-        phase_fragments();
-        phase_bad_requests();
-        phase_faults();
-    }
-    if (convert_refused()) {
-        phase_refused();
+    smp_run(run_phases);
+    if (opt.cpus > 1) {
+        phase_joined();
     }
 
     print("summary conversions=%u to-shared-kib=%u to-private-kib=%u "

@@ -55,7 +55,8 @@ static void pci_enable(const PciDevice *dev)
               command | PCI_COMMAND_MEMORY | PCI_COMMAND_MASTER);
 }
 
-bool pci_find(uint16_t vendor, uint16_t device, PciDevice *dev)
+bool pci_find_nth(uint16_t vendor, uint16_t device, uint32_t n,
+                  PciDevice *dev)
 {
     uint32_t id = vendor | (uint32_t)device << 16;
     uint32_t slot, fn, found;
@@ -65,7 +66,7 @@ bool pci_find(uint16_t vendor, uint16_t device, PciDevice *dev)
         for (fn = 0; fn < 8; fn++) {
             dev->address = PCI_ENABLE | slot << 11 | fn << 8;
             found = pci_read(dev, PCI_ID);
-            if (found == id) {
+            if (found == id && !n--) {
                 pci_enable(dev);
                 return true;
             }
@@ -77,4 +78,9 @@ bool pci_find(uint16_t vendor, uint16_t device, PciDevice *dev)
         }
     }
     return false;
+}
+
+bool pci_find(uint16_t vendor, uint16_t device, PciDevice *dev)
+{
+    return pci_find_nth(vendor, device, 0, dev);
 }

@@ -9,8 +9,11 @@
 
 #include "guest.h"
 
+/* Of the device, and of all that follows */
+static SpinLock edu_lock;
+
 static uint32_t tag;            /* the last one used */
-static uint32_t size = PAGE_SIZE;
+static uint32_t size;           /* of one transfer */
 
 /* What the device's buffer holds: read from @buffer_addr, which had this tag */
 static uint32_t buffer_tag;
@@ -19,7 +22,18 @@ static uint32_t buffer_size;    /* 0: nothing known */
 
 void verify_set_size(uint32_t bytes)
 {
-    size = bytes;
+    this_cpu()->dma_size = bytes;
+}
+
+static void lock_edu(void)
+{
+    spin_lock(&edu_lock);
+    size = this_cpu()->dma_size;
+}
+
+static void unlock_edu(void)
+{
+    spin_unlock(&edu_lock);
 }
 
 static uint32_t pattern(uint32_t t, uint32_t addr)
@@ -116,20 +130,23 @@ void verify_page(uint32_t page)
 {
     uint32_t addr = page_address(page);
 
+    lock_edu();
     addr += rng_below(PAGE_SIZE / size) * size;
     if (model_shared(page)) {
         verify_shared(addr, addr, size);
     } else {
         verify_private(addr, addr, size);
     }
+    unlock_edu();
 }
 
 void verify_blocked(uint32_t page, uint32_t other, bool to_ram)
 {
     uint32_t addr = page_address(page);
     uint32_t seen = page_address(other);
-    uint32_t private_tag, old_size = size;
+    uint32_t private_tag;
 
+    lock_edu();
     size = sizeof(uint32_t);
     fill(seen, size, ++tag);
     dma_works(seen, false);
@@ -140,7 +157,7 @@ void verify_blocked(uint32_t page, uint32_t other, bool to_ram)
         dma_fails(addr, to_ram);
     } else {
         edu_dma(addr, size, to_ram);
-        count.dma_ok--;         /* it only seems so */
+        count_add(&count.dma_ok, -1); /* it only seems so */
     }
     check(addr, size, private_tag, addr, "blocked DMA changed memory");
 
@@ -151,10 +168,10 @@ void verify_blocked(uint32_t page, uint32_t other, bool to_ram)
             fail("DMA has read private memory at 0x%x", addr);
         }
     }
-    count.blocked++;
+    count_add(&count.blocked, 1);
     /* what the device's buffer holds is not known any more */
     buffer_size = 0;
-    size = old_size;
+    unlock_edu();
 }
 
 /* One transfer, half of it at the end of @page, half in the next one */
@@ -162,9 +179,11 @@ void verify_straddle(uint32_t page)
 {
     uint32_t border = page_address(page + 1);
 
+    lock_edu();
     if (model_shared(page) && model_shared(page + 1)) {
         verify_shared(border - size / 2, border - size, 2 * size);
     } else {
         verify_private(border - size / 2, border - size, 2 * size);
     }
+    unlock_edu();
 }

@@ -21,31 +21,55 @@ static uint32_t written[MAX_PAGES];     /* the tag of each page */
 /* A word of a page, somewhere else in each of them. */
 static uint32_t *word(uint32_t page, uint32_t n)
 {
-    uint32_t at = (page * 7 + n * (WORDS / 4)) % WORDS;
+    uint32_t address = page_address(page);
+    uint32_t at = (address / PAGE_SIZE * 7 + n * (WORDS / 4)) % WORDS;
 
-    return (uint32_t *)(uintptr_t)page_address(page) + at;
+    return (uint32_t *)(uintptr_t)address + at;
 }
 
-static void check(uint32_t page)
+void write_check(uint32_t page)
 {
-    uint32_t n;
+    uint32_t n, tag = written[this_cpu()->first + page];
 
     for (n = 0; n < 4; n++) {
-        if (*word(page, n) != written[page] + n) {
-            fail("page %u has 0x%x, not 0x%x", page, *word(page, n),
-                 written[page] + n);
+        if (*word(page, n) != tag + n) {
+            fail("0x%x (%s) has 0x%x, not 0x%x", page_address(page),
+                 model_shared(page) ? "shared" : "private", *word(page, n),
+                 tag + n);
         }
     }
 }
 
-static void put(uint32_t page, uint32_t tag)
+void write_page(uint32_t page)
 {
-    uint32_t n;
+    uint32_t n, tag = rng();
 
     for (n = 0; n < 4; n++) {
         *word(page, n) = tag + n;
     }
-    written[page] = tag;
+    written[this_cpu()->first + page] = tag;
+}
+
+void write_all(void)
+{
+    uint32_t page;
+
+    if (opt.window > MAX_WINDOW_MIB) {
+        fail("the window has %u MiB, more than %u", opt.window,
+             MAX_WINDOW_MIB);
+    }
+    for (page = 0; page < model_pages(); page++) {
+        write_page(page);
+    }
+}
+
+void write_check_all(void)
+{
+    uint32_t page;
+
+    for (page = 0; page < model_pages(); page++) {
+        write_check(page);
+    }
 }
 
 void run_write(void)
@@ -53,25 +77,17 @@ void run_write(void)
     uint32_t pages = model_pages();
     uint32_t page, writes = 0;
 
-    if (pages > MAX_PAGES) {
-        fail("write=1: the window has %u MiB, more than %u", opt.window,
-             MAX_WINDOW_MIB);
-    }
-    for (page = 0; page < pages; page++) {
-        put(page, rng());
-    }
+    write_all();
     print("progress writes=0\n");
     while (!host_has_sent()) {
         do {
             page = rng_below(pages);
-            check(page);
-            put(page, rng());
+            write_check(page);
+            write_page(page);
             writes++;
         } while (writes & PRINT_MASK);
         print("progress writes=%u\n", writes);
     }
-    for (page = 0; page < pages; page++) {
-        check(page);
-    }
+    write_check_all();
     print("summary writes=%u pages=%u\n", writes, pages);
 }
