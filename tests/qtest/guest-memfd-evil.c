@@ -14,8 +14,8 @@
 #include <sys/socket.h>
 #include <sys/un.h>
 
-/* The largest message is one of the negotiation. */
-#define MAX_BODY 4096
+/* The largest message is a read of all of the config space. */
+#define MAX_BODY 8192
 #define MAX_FDS 16
 
 /* So that a test that would hang fails. */
@@ -23,6 +23,11 @@
 #define MAX_FLOOD 1000000
 
 #define VERSION     1
+#define REGION_INFO 5
+#define IRQ_INFO    7
+#define SET_IRQS    8
+#define REGION_READ 9
+#define REGION_WRITE 10
 #define DMA_READ    11
 #define DMA_WRITE   12
 #define TYPE_MASK   0xf
@@ -52,6 +57,31 @@ typedef struct DmaRange {
     uint64_t at[3];
 } DmaRange;
 
+/* Of VFIO_USER_DEVICE_GET_REGION_INFO, and of its reply */
+typedef struct RegionInfo {
+    uint32_t argsz;
+    uint32_t flags;
+    uint32_t index;
+    uint32_t cap_offset;
+    uint64_t size;
+    uint64_t offset;
+} RegionInfo;
+
+/* Of VFIO_USER_DEVICE_GET_IRQ_INFO, and of its reply */
+typedef struct IrqInfo {
+    uint32_t argsz;
+    uint32_t flags;
+    uint32_t index;
+    uint32_t count;
+} IrqInfo;
+
+/* Of VFIO_USER_REGION_READ and VFIO_USER_REGION_WRITE; data follow */
+typedef struct RegionIo {
+    uint64_t offset;
+    uint32_t region;
+    uint32_t count;
+} RegionIo;
+
 struct Evil {
     GThread *thread;
     char *server;
@@ -73,6 +103,7 @@ struct Evil {
     bool local;
     GTree *maps;            /* iova: size, if local */
     const char *capabilities;
+    EvilConfig *config;
     EvilDma *dma;
     bool armed;
     EvilDeed deed;
@@ -240,6 +271,83 @@ static bool evil_now(Evil *e, const Header *hdr, EvilDeed *deed, uint32_t *arg)
     return now;
 }
 
+static void reply_error(Message *m, uint32_t error)
+{
+    close_fds(m);
+    m->hdr.size = sizeof(m->hdr);
+    m->hdr.flags |= ERROR_REPLY;
+    m->hdr.error = error;
+}
+
+static void reply_region_info(const EvilConfig *c, Message *m)
+{
+    RegionInfo *info = (RegionInfo *)m->body;
+    uint32_t argsz = info->argsz;
+
+    info->cap_offset = 0;
+    info->offset = 0;
+    info->flags = EVIL_REGION_RW;
+    info->size = info->index < EVIL_REGIONS ? c->region[info->index] : 0;
+    m->hdr.size = sizeof(m->hdr) + sizeof(*info);
+    if (info->index == 0 && c->info_argsz) {
+        info->argsz = c->info_argsz;
+        info->flags = c->info_flags;
+        info->cap_offset = c->info_cap_offset;
+        memcpy(info + 1, c->info_caps, sizeof(c->info_caps));
+        m->hdr.size = MIN(sizeof(m->hdr) + argsz,
+                          m->hdr.size + sizeof(c->info_caps));
+    }
+}
+
+static void reply_region_io(const EvilConfig *c, Message *m, bool read)
+{
+    RegionIo *io = (RegionIo *)m->body;
+    uint8_t *data = (uint8_t *)(io + 1);
+
+    m->hdr.size = sizeof(m->hdr) + sizeof(*io);
+    if (c->io_error && io->region != EVIL_CONFIG_REGION) {
+        reply_error(m, c->io_error);
+        return;
+    }
+    if (!read) {
+        return;
+    }
+    io->count = MIN(io->count, MAX_BODY - sizeof(*io));
+    m->hdr.size += io->count;
+    memset(data, c->fill, io->count);
+    for (unsigned i = 0; io->region == EVIL_CONFIG_REGION && i < io->count &&
+         io->offset + i < sizeof(c->space); i++) {
+        data[i] = c->space[io->offset + i];
+    }
+}
+
+/* What config space and regions are, if the truth is not wanted. */
+static bool answer_config(Evil *e, Message *m)
+{
+    IrqInfo *irq = (IrqInfo *)m->body;
+    bool here = true;
+
+    g_mutex_lock(&e->lock);
+    if (!e->config) {
+        here = false;
+    } else if (m->hdr.command == REGION_INFO) {
+        reply_region_info(e->config, m);
+    } else if (m->hdr.command == IRQ_INFO) {
+        irq->flags = e->config->irq_flags;
+        irq->count = e->config->irq_count;
+    } else if (m->hdr.command == SET_IRQS && e->config->irq_error) {
+        reply_error(m, e->config->irq_error);
+    } else if (m->hdr.command == REGION_READ ||
+               m->hdr.command == REGION_WRITE) {
+        reply_region_io(e->config, m, m->hdr.command == REGION_READ);
+    } else {
+        here = false;
+    }
+    g_mutex_unlock(&e->lock);
+    m->hdr.flags |= here ? TYPE_REPLY : 0;
+    return here;
+}
+
 /* Answers in place of the server; false if that is for the server to do. */
 static bool answer_here(Evil *e, Message *m)
 {
@@ -276,7 +384,7 @@ static bool serve(Evil *e, Message *m)
 {
     bool version = m->hdr.command == VERSION;
 
-    if (answer_here(e, m)) {
+    if (answer_config(e, m) || answer_here(e, m)) {
         return true;
     }
     pass_on(e->below, m);
@@ -467,7 +575,9 @@ static void misbehave(Evil *e, Message *m, EvilDeed deed, uint32_t arg)
 static void handle_message(Evil *e, Message *m)
 {
     if (m->hdr.flags & NO_REPLY) {
-        pass_on(e->below, m);
+        if (!answer_config(e, m)) {
+            pass_on(e->below, m);
+        }
     } else if (serve(e, m)) {
         pass_on(e->qemu, m);
     } else {
@@ -589,6 +699,7 @@ void evil_stop(Evil *e)
     g_tree_destroy(e->maps);
     g_mutex_clear(&e->lock);
     g_cond_clear(&e->changed);
+    g_free(e->config);
     g_free(e->server);
     g_free(e->socket);
     g_free(e);
@@ -607,6 +718,14 @@ void evil_local(Evil *e)
 void evil_negotiate(Evil *e, const char *capabilities)
 {
     e->capabilities = capabilities;
+}
+
+void evil_config(Evil *e, const EvilConfig *config)
+{
+    g_mutex_lock(&e->lock);
+    g_free(e->config);
+    e->config = config ? g_memdup2(config, sizeof(*config)) : NULL;
+    g_mutex_unlock(&e->lock);
 }
 
 static gboolean print_map(gpointer iova, gpointer size, gpointer str)

@@ -2,8 +2,8 @@
  * A vfio-user server that misbehaves on command
  *
  * A thread of the test stands between QEMU and a real server.  It passes
- * messages on, both ways and in order, but for those requests to map or unmap
- * memory that it was told to do something about.
+ * messages on, both ways and in order, but for those requests that it was told to
+ * do something about.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -70,6 +70,37 @@ char *evil_maps(Evil *e);
  * @capabilities: JSON, which stays valid; NULL: the truth
  */
 void evil_negotiate(Evil *e, const char *capabilities);
+
+/* The regions of a PCI device: 6 BARs, the ROM, and the config space */
+#define EVIL_ROM_REGION 6
+#define EVIL_CONFIG_REGION 7
+#define EVIL_REGIONS 8
+
+#define EVIL_REGION_RW 3        /* the flags of one that can be used */
+
+/* What a server says instead of the truth about a PCI device */
+typedef struct EvilConfig {
+    uint8_t space[4096];
+    uint64_t region[EVIL_REGIONS];      /* their sizes */
+    uint32_t irq_flags;                 /* of each kind of interrupts */
+    uint32_t irq_count;
+    uint32_t irq_error;                 /* of setting them up */
+    uint32_t io_error;                  /* of an access to the other regions */
+    uint8_t fill;                       /* or what is read there */
+    /* The reply about region 0, if info_argsz is not 0 */
+    uint32_t info_argsz;
+    uint32_t info_flags;
+    uint32_t info_cap_offset;
+    uint32_t info_caps[24];             /* behind it */
+} EvilConfig;
+
+/**
+ * evil_config - answer like this, and in place of the server, what is asked about
+ * regions and interrupts; NULL: the truth
+ *
+ * Writes are dropped.  A copy is made of @config.
+ */
+void evil_config(Evil *e, const EvilConfig *config);
 
 /**
  * evil_arm - misbehave, after @skip requests of @command were served, for
