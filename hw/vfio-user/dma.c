@@ -19,9 +19,8 @@
 #include "system/guest-memfd.h"
 #include "system/memory.h"
 
-/* A request, its message, and what the message is made of. */
+/* What the message of a request is made of. */
 typedef struct Sent {
-    VFIOUserMsg *msg;
     VFIOUserFDs fds;
     int fd;
     union {

@@ -1,7 +1,7 @@
 /*
  * vfio-user: a server that is lost
  *
- * A server is no part of QEMU's trust.  One that closes its socket, sends what
+ * QEMU does not trust a server.  One that closes its socket, sends what
  * makes no sense, does not answer in time, or sends more than anybody takes, is
  * disconnected: it lets go of all memory then, nobody waits for it, and nothing
  * is sent to it or queued for it any more.

@@ -559,8 +559,8 @@ static int split_extent(VFIOGuestMemfd *v, Extent *e, uint64_t start,
 }
 
 /*
- * There is no room for a split: the larger part of the rest is mapped, the other
- * one cannot be.  Giving memory back works all the same.
+ * The container has no mapping left for a split: this maps the larger part of the
+ * rest, and not the other one.  Giving memory back works all the same.
  */
 static int break_extent(VFIOGuestMemfd *v, Extent *e, uint64_t start,
                         uint64_t end)

@@ -19,12 +19,12 @@
  * @to_iova: add to an offset in the memory region, modulo 2^64
  * @readonly: devices may not write
  * @arriving: it is being registered, and may take mappings that are kept
- * @coarse: there is no room but for the fewest extents
+ * @coarse: it is mapped in as few extents as possible, for lack of mappings
  * @extents: what is mapped of it, by offsets in the memory region, inclusive
  * @batch: what the container is about to be asked for
  *
- * Under the lock of the block, but for @nr_extents and @mapped_bytes, which are
- * queried without: atomic.
+ * The lock of the block guards all but @nr_extents and @mapped_bytes, which are
+ * atomic, since they are queried without it.
  */
 typedef struct VFIOGuestMemfd {
     RamDiscardListener listener;

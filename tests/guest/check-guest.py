@@ -273,7 +273,7 @@ class Case:
 
     @property
     def problem(self):
-        """Why there is no such machine here, or None."""
+        """Why this host cannot run the machine, or None."""
         if self.accel != 'kvm':
             return None
         if self.protected:

@@ -449,12 +449,12 @@ static void do_dma(Evil *e, EvilDma *dma)
         }
     } while ((m.hdr.flags & TYPE_MASK) != TYPE_REPLY);
     dma->error = m.hdr.flags & ERROR_REPLY ? m.hdr.error : 0;
-    dma->reply_size = m.hdr.size - sizeof(m.hdr);
     if (!dma->error) {
+        size_t size = m.hdr.size - sizeof(m.hdr);
+
         g_assert_cmpint(memcmp(m.body, at, sizeof(at)), ==, 0);
-        g_assert_cmpuint(dma->reply_size, ==,
-                         sizeof(at) + (dma->write ? 0 : dma->count));
-        memcpy(dma->data, m.body + sizeof(at), dma->reply_size - sizeof(at));
+        g_assert_cmpuint(size, ==, sizeof(at) + (dma->write ? 0 : dma->count));
+        memcpy(dma->data, m.body + sizeof(at), size - sizeof(at));
     }
 }
 

@@ -129,7 +129,6 @@ typedef struct EvilDma {
     bool write;
     uint8_t data[512];
     uint32_t error;
-    uint32_t reply_size;        /* of the body */
 } EvilDma;
 
 /** evil_set_dma - what EVIL_DMA does; @dma has the answer after evil_disarm() */

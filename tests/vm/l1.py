@@ -428,5 +428,6 @@ class L2:
         code = self.wait()
         if code == EXIT_PASS:
             return []
-        self._l1.known_fault = cpus.known_end(code, self._last_words)
+        self._l1.known_fault = (self._l1.known_fault or
+                                cpus.known_end(code, self._last_words))
         return [f'exit code {code}', *self._last_words, *self.errors]
