@@ -26,7 +26,7 @@ from bench_vfio import GIB, MIB, HarnessError
 
 TOP = Path(__file__).resolve().parent.parent
 BUILD = TOP / 'build'
-PROGRAMS = BUILD / 'qemu/tests/bench'
+PROGRAMS = BUILD / 'qemu/tests/guest-memfd'
 VM = BUILD / 'bench-vm.json'
 
 # What is QEMU's in guest-memfd-qemu-bench: in its tree, and in build/src

@@ -25,7 +25,7 @@ python=/usr/bin/python3
 TARGETS='tests/unit/test-guest-memfd[^/]*
 tests/qtest/guest-memfd-[^/]*
 tests/vfio-user/[^/]*
-tests/bench/guest-memfd-[^/]*'
+tests/guest-memfd/guest-memfd-[^/]*'
 
 # Where Debian's packages have what PCs and their cards need
 FIRMWARE='/usr/share/qemu /usr/share/seabios /usr/lib/ipxe/qemu'

@@ -42,7 +42,7 @@ QEMU = 'qemu-system-x86_64'
 PEER = 'tests/vfio-user/edu-server'
 # What programs look for beside themselves, and is not changed
 BESIDE = ('qemu-bundle', 'subprojects',
-          'tests/qtest/libguest-memfd-fake-kvm.so')
+          'tests/guest-memfd/libguest-memfd-fake-kvm.so')
 TIMEOUT = 120                   # seconds; a test that hangs has noticed
 DIR = qemu_variant.BUILD / 'mutants'
 FLAGS = '-O0 -Wno-error -iquote ../mutants/src -iquote ../mutants/src/include'

@@ -13,7 +13,7 @@
 #include "qemu/units.h"
 #include "guest-memfd-util.h"
 
-#define FAKE_KVM "libguest-memfd-fake-kvm.so"
+#define FAKE_KVM "../guest-memfd/libguest-memfd-fake-kvm.so"
 #define HUGEPAGES "/sys/kernel/mm/hugepages/hugepages-2048kB/"
 #define HUGE (2 * MiB)
 

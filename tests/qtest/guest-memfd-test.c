@@ -475,7 +475,7 @@ static void test_kvm_shared(void)
     qtest_quit(qts);
 }
 
-#define FAKE_KVM "tests/qtest/libguest-memfd-fake-kvm.so"
+#define FAKE_KVM "tests/guest-memfd/libguest-memfd-fake-kvm.so"
 
 static bool query_prealloc(QTestState *qts)
 {
