@@ -12,9 +12,6 @@ SHOWN = re.compile('ns|us|calls|bytes|instructions|(seconds|calls)-per-gib|'
                    'kernel-bytes-per-gib|iommu-entries-.*')
 FLAT = 0.1
 CONVERSION = 1000               # instructions
-# Where everything is mixed, the tree alone may take so many times what a bitmap
-# takes.
-TREE = 2
 OWN_PART = 0.1
 REQUESTS = 512                  # of 2 MiB in a GiB
 
@@ -160,11 +157,9 @@ def slower(figures):
         if 'qemu' not in sides or key[2] == 'bytes' or \
                 not SHOWN.fullmatch(key[2]):
             continue
-        allowed = TREE if key[0] == 'map' and \
-            key[1].endswith('mixed by 4 KiB') else 1
         for side in sides:
             ratio = figures.ratio(key, side, 'qemu')
-            if side != 'qemu' and ratio and ratio * allowed < 1:
+            if side != 'qemu' and ratio and ratio < 1:
                 yield "slower than QEMU's, %s, %s, %s, %s: %s times" % (
                     *key, side, number(1 / ratio))
 

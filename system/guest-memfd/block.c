@@ -23,15 +23,6 @@ OBJECT_DEFINE_SIMPLE_TYPE_WITH_INTERFACES(GuestMemfd, guest_memfd, GUEST_MEMFD,
 
 static QTAILQ_HEAD(, GuestMemfd) blocks = QTAILQ_HEAD_INITIALIZER(blocks);
 
-/* The huge page sizes of an x86 host, above its smallest page. */
-static GuestMemfdMapGeometry host_geometry(void)
-{
-    return (GuestMemfdMapGeometry) {
-        .levels = 3,
-        .shift = { 30, 21, ctz64(qemu_real_host_page_size()) },
-    };
-}
-
 void TSA_NO_TSA guest_memfd_lock(GuestMemfd *gm)
 {
     convert_lock(gm);
@@ -212,7 +203,6 @@ GuestMemfd *guest_memfd_new(RAMBlock *rb, const char *id,
                             Error **errp)
 {
     static uint64_t next_number;
-    GuestMemfdMapGeometry geometry = host_geometry();
     GuestMemfd *gm = GUEST_MEMFD(object_new(TYPE_GUEST_MEMFD));
 
     assert(bql_locked());
@@ -224,8 +214,14 @@ GuestMemfd *guest_memfd_new(RAMBlock *rb, const char *id,
     gm->init_private = private;
     gm->page_size = qemu_ram_pagesize(rb);
     gm->size = qemu_ram_get_max_length(rb);
-    gm->map = guest_memfd_map_new(gm->size, &geometry, private);
-
+    gm->map = guest_memfd_map_new(gm->size, qemu_real_host_page_size(),
+                                  private);
+    if (!gm->map) {
+        error_setg(errp, "'%s': QEMU has no memory to remember the state of "
+                   "0x%" PRIx64 " bytes", id, gm->size);
+        object_unref(OBJECT(gm));
+        return NULL;
+    }
     if (!block_others(gm, errp)) {
         object_unref(OBJECT(gm));
         return NULL;

@@ -103,20 +103,6 @@ int guest_memfd_drive(GuestMemfd *gm, uint64_t start, uint64_t end,
     return ret;
 }
 
-static bool reserve(GuestMemfd *gm)
-    TSA_REQUIRES(guest_memfd_convert_lock)
-    TSA_EXCLUDES(guest_memfd_state_lock)
-{
-    bool done = guest_memfd_map_is_reserved(map_of(gm));
-
-    if (!done) {
-        state_lock(gm);
-        done = guest_memfd_map_reserve(gm->map);
-        state_unlock(gm);
-    }
-    return done;
-}
-
 /* Find out what there is to do, and whether nothing but a refusal can fail. */
 static int prepare(Transaction *t)
     TSA_REQUIRES(guest_memfd_convert_lock)
@@ -142,10 +128,6 @@ static int prepare(Transaction *t)
         p->todo = p->start;
         p->todo_end = guest_memfd_map_next(map_of(p->gm), !to_private,
                                            &p->todo, p->end);
-        if (p->todo_end && !reserve(p->gm)) {
-            t->refused_by = "QEMU has no memory to remember the change";
-            return -ENOMEM;
-        }
     }
     return 0;
 }

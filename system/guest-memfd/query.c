@@ -35,13 +35,19 @@ static GuestMemfdDirectionInfo *direction_info(const GuestMemfdStats *stats)
 }
 
 static void query_huge_pages(GuestMemfd *gm, GuestMemfdInfo *info)
-    TSA_REQUIRES(guest_memfd_state_lock)
+    TSA_EXCLUDES(guest_memfd_state_lock)
 {
-    GuestMemfdMapCount count[GUEST_MEMFD_MAP_MAX_LEVELS];
-    unsigned n = guest_memfd_map_count(gm->map, count);
+    GuestMemfdMapCount count[GUEST_MEMFD_MAP_SIZES] = { };
     GuestMemfdHugePageInfoList **tail = &info->huge_pages;
 
-    for (unsigned i = 0; i < n; i++) {
+    /* Conversions wait for as much as a GiB takes. */
+    for (uint64_t s = 0, e; s < gm->size; s = e) {
+        e = MIN(gm->size, s + GUEST_MEMFD_MAP_LARGEST);
+        state_lock(gm);
+        guest_memfd_map_count(gm->map, s, e, count);
+        state_unlock(gm);
+    }
+    for (unsigned i = 0; i < GUEST_MEMFD_MAP_SIZES; i++) {
         GuestMemfdHugePageInfo *h = g_new0(GuestMemfdHugePageInfo, 1);
 
         h->size = count[i].size;
@@ -49,7 +55,7 @@ static void query_huge_pages(GuestMemfd *gm, GuestMemfdInfo *info)
         h->q_private = count[i].private;
         h->mixed = count[i].mixed;
         QAPI_LIST_APPEND(tail, h);
-        if (count[i].size == gm->page_size) {
+        if (h->size == gm->page_size) {
             info->vmemmap_bytes = split_cost(gm->page_size) *
                                   (h->shared + h->mixed);
         }
@@ -92,8 +98,8 @@ GuestMemfdInfo *guest_memfd_query(GuestMemfd *gm)
     info->to_private = direction_info(&gm->stats[true]);
     info->to_shared = direction_info(&gm->stats[false]);
     info->metadata_bytes = guest_memfd_map_metadata_bytes(gm->map);
-    query_huge_pages(gm, info);
     state_unlock(gm);
+    query_huge_pages(gm, info);
     return info;
 }
 

@@ -1,5 +1,5 @@
 /*
- * Cost of the page-size tree of guest_memfd memory
+ * Cost of the map of guest_memfd memory
  *
  * Only the map, with the look-ups that a transaction makes.
  *
@@ -11,11 +11,9 @@
 #include "system/guest-memfd-map.h"
 #include "guest-memfd-bench.h"
 
-static const GuestMemfdMapGeometry geometry = { 3, { 30, 21, 12 } };
-
 static void *map_create(uint64_t size)
 {
-    return guest_memfd_map_new(size, &geometry, true);
+    return guest_memfd_map_new(size, 4 * KiB, true);
 }
 
 static void map_destroy(void *opaque)
@@ -30,9 +28,6 @@ static void map_convert(void *opaque, uint64_t offset, uint64_t size,
     GuestMemfdMap *map = opaque;
     uint64_t end = offset + size, s = offset, e;
 
-    if (!guest_memfd_map_is_reserved(map) && !guest_memfd_map_reserve(map)) {
-        abort();
-    }
     while (s < end &&
            (e = guest_memfd_map_next(map, !to_private, &s, end))) {
         s = e;
@@ -42,8 +37,10 @@ static void map_convert(void *opaque, uint64_t offset, uint64_t size,
 
 static bool map_is_private(void *opaque, uint64_t offset)
 {
-    return guest_memfd_map_state(opaque, offset, 4 * KiB) ==
-           GUEST_MEMFD_MAP_PRIVATE;
+    bool private;
+
+    guest_memfd_map_run(opaque, offset, offset + 4 * KiB, &private);
+    return private;
 }
 
 static uint64_t map_bytes(void *opaque)
