@@ -62,12 +62,11 @@ static void settle(GuestMemfd *gm, uint64_t start, uint64_t end, bool private)
 {
     uint64_t changed = 0;
 
-    trace_guest_memfd_settle(gm->id, start, end - start, private);
     /* Readers wait for as much as a GiB takes. */
-    for (uint64_t s = start, e; s < end; s = e) {
-        e = MIN(end, QEMU_ALIGN_DOWN(s, GiB) + GiB);
+    for (uint64_t s = start, size; s < end; s += size) {
+        size = MIN(end - s, GiB);
         state_lock(gm);
-        changed += guest_memfd_map_set(gm->map, s, e - s, private);
+        changed += guest_memfd_map_set(gm->map, s, size, private);
         state_unlock(gm);
     }
     stat64_add(&gm->stats[private].bytes, changed);
@@ -76,28 +75,38 @@ static void settle(GuestMemfd *gm, uint64_t start, uint64_t end, bool private)
     }
 }
 
-int guest_memfd_drive(GuestMemfd *gm, uint64_t start, uint64_t end,
-                      bool to_private, bool retry, GuestMemfdStop *stop)
+static int drive_again(GuestMemfd *gm, uint64_t end, bool to_private,
+                       GuestMemfdStop *stop)
+    TSA_REQUIRES(guest_memfd_convert_lock)
 {
     unsigned long backoff = FIRST_BACKOFF_US;
-    int ret, tries = retry ? MAX_RETRIES : 0;
+    int ret = -EAGAIN, tries = MAX_RETRIES;
 
-    *stop = (GuestMemfdStop) { .done = start, .held = start };
-    for (;;) {
+    while (ret == -EAGAIN && tries--) {
         uint64_t from = stop->done;
 
-        ret = gm->ops->convert(gm, from, end - from, to_private, stop);
-        if (ret == -EAGAIN && retry && stop->done > from) {
-            backoff = FIRST_BACKOFF_US;
-            tries = MAX_RETRIES;
-        }
-        if (ret != -EAGAIN || !tries--) {
-            break;
-        }
         stat64_add(&gm->stats[to_private].retries, 1);
         trace_guest_memfd_retry(gm->id, stop->held, backoff);
         g_usleep(backoff);
         backoff *= 2;
+        ret = gm->ops->convert(gm, from, end - from, to_private, stop);
+        if (stop->done > from) {
+            backoff = FIRST_BACKOFF_US;
+            tries = MAX_RETRIES;
+        }
+    }
+    return ret;
+}
+
+int guest_memfd_drive(GuestMemfd *gm, uint64_t start, uint64_t end,
+                      bool to_private, bool retry, GuestMemfdStop *stop)
+{
+    int ret;
+
+    *stop = (GuestMemfdStop) { .done = start, .held = start };
+    ret = gm->ops->convert(gm, start, end - start, to_private, stop);
+    if (ret == -EAGAIN && retry) {
+        ret = drive_again(gm, end, to_private, stop);
     }
     trace_guest_memfd_drive(gm->id, start, end - start, to_private, ret);
     return ret;
@@ -311,36 +320,31 @@ static void lock_blocks(GuestMemfdRequest *req)
     }
 }
 
-static void unlock_blocks(GuestMemfdRequest *req)
+static void count(const Transaction *t, GuestMemfd *gm, int ret)
+{
+    GuestMemfdStats *stats = &gm->stats[t->req->to_private];
+
+    stat64_add(&stats->requests, 1);
+    if (ret) {
+        stat64_add(&stats->failures, 1);
+        stat64_add(&stats->rollbacks, t->refused_by == DRIVER_REFUSED ||
+                                      t->refused_by == LISTENER_REFUSED);
+    }
+}
+
+static void count_and_unlock(const Transaction *t, int ret)
     TSA_RELEASE(guest_memfd_convert_lock) TSA_NO_TSA
 {
-    for_each_piece(p, req) {
-        if (first_of_block(req, p)) {
+    for_each_piece(p, t->req) {
+        trace_guest_memfd_convert(p->gm->id, p->start, p->end - p->start,
+                                  t->req->to_private, ret);
+        if (first_of_block(t->req, p)) {
+            count(t, p->gm, ret);
             convert_unlock(p->gm);
         }
     }
     if (kvm_enabled()) {
         accel_ioctl_end();
-    }
-}
-
-static void count(const Transaction *t, int ret)
-{
-    bool undone = t->refused_by == DRIVER_REFUSED ||
-                  t->refused_by == LISTENER_REFUSED;
-
-    for_each_piece(p, t->req) {
-        if (first_of_block(t->req, p)) {
-            GuestMemfdStats *stats = &p->gm->stats[t->req->to_private];
-
-            stat64_add(&stats->requests, 1);
-            if (ret) {
-                stat64_add(&stats->failures, 1);
-                stat64_add(&stats->rollbacks, undone);
-            }
-        }
-        trace_guest_memfd_convert(p->gm->id, p->start, p->end - p->start,
-                                  t->req->to_private, ret);
     }
 }
 
@@ -382,8 +386,7 @@ int guest_memfd_transact(GuestMemfdRequest *req, Error **errp)
     merge_pieces(req);
     lock_blocks(req);
     ret = run(&t);
-    count(&t, ret);
-    unlock_blocks(req);
+    count_and_unlock(&t, ret);
     if (ret) {
         report(&t, ret, errp);
     }

@@ -17,11 +17,16 @@ static int notify(GuestMemfdFollower *f, uint64_t start, uint64_t end,
 {
     RamDiscardListener *rdl = f->rdl;
     MemoryRegionSection s = *rdl->section;
+    uint64_t from = MAX(start, s.offset_within_region);
+    uint64_t to = MIN(end, s.offset_within_region + int128_get64(s.size));
     int ret;
 
-    if (!memory_region_section_intersect_range(&s, start, end - start)) {
+    if (from >= to) {
         return 0;
     }
+    s.offset_within_address_space += from - s.offset_within_region;
+    s.offset_within_region = from;
+    s.size = int128_make64(to - from);
     ret = populate ? rdl->notify_populate(rdl, &s) :
                      rdl->notify_discard(rdl, &s);
     trace_guest_memfd_notify(rdl, populate ? "populate" : "discard",
