@@ -156,8 +156,7 @@ static bool choose_kvm(HostMemoryBackendGuestMemfd *m,
                    "use driver=emulated without it");
         return false;
     }
-    if (!check_mlock(m->conversion, errp) ||
-        !guest_memfd_kvm_choose(m->conversion, ops, errp)) {
+    if (!guest_memfd_kvm_choose(m->conversion, ops, errp)) {
         return false;
     }
     if (*ops ? !check_mlock((*ops)->conversion, errp) :
@@ -277,11 +276,6 @@ static bool policy_enter(HostMemoryBackend *backend, ThreadPolicy *old,
     }
     return true;
 }
-
-static void policy_leave(const ThreadPolicy *old)
-{
-    set_mempolicy(old->mode, old->nodes, MAX_NODES + 1);
-}
 #endif
 
 /*
@@ -308,7 +302,7 @@ static bool preallocate_private(HostMemoryBackend *backend, Error **errp)
     }
 #ifdef CONFIG_NUMA
     if (policy) {
-        policy_leave(&old);
+        set_mempolicy(old.mode, old.nodes, MAX_NODES + 1);
     }
 #endif
     return !ret;

@@ -154,12 +154,13 @@ void vfio_user_dma_batch(VFIOContainer *bcontainer, VFIODmaRequest *requests,
 static bool is_shared(MemoryRegion *mr, uint64_t offset, uint64_t size)
 {
     GuestMemfd *gm = guest_memfd_from_mr(mr);
-    uint64_t page = qemu_real_host_page_size();
-    uint64_t start = QEMU_ALIGN_DOWN(offset, page);
-    uint64_t end = ROUND_UP(offset + size, page);
+    const MemoryRegionSection s = {
+        .mr = mr,
+        .offset_within_region = offset,
+        .size = int128_make64(size),
+    };
 
-    return !gm || (guest_memfd_next_shared(gm, &start, end) == end &&
-                   start <= offset);
+    return !gm || ram_discard_manager_is_populated(RAM_DISCARD_MANAGER(gm), &s);
 }
 
 /*

@@ -28,8 +28,8 @@ typedef struct GuestMemfdStop {
  *
  * All offsets and sizes are bytes within the block, multiples of the host's
  * page size, inside the block and not empty.  Every member is called with the
- * lock of guest_memfd_lock() held and may be called without the BQL; none may
- * take the BQL.
+ * convert_lock of the block held and may be called without the BQL; none may take
+ * the BQL.
  */
 typedef struct GuestMemfdOps {
     /** @driver: the name of the option that chooses it */

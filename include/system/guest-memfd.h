@@ -27,9 +27,9 @@ OBJECT_DECLARE_SIMPLE_TYPE(GuestMemfd, GUEST_MEMFD)
 /*
  * A listener is a RamDiscardListener like those of any other manager, and gets
  * more from this one:
- *  - It is called with the lock of guest_memfd_lock(), at times without the BQL.
+ *  - It is called with the convert_lock of the block, at times without the BQL.
  *    It must not take the BQL, nor call the manager except for
- *    guest_memfd_next_shared() and guest_memfd_listener_stale().
+ *    guest_memfd_listener_stale().
  *  - Populate may meet parts that are mapped, discard parts that are not.
  *  - When discard returns, the hardware (IOMMU, IOTLB, remote peer) has let go.
  *  - On failure either may leave any part of the section mapped or not.  It is
@@ -94,25 +94,6 @@ int guest_memfd_convert_block(GuestMemfd *gm, uint64_t offset, uint64_t size,
 int guest_memfd_reset(GuestMemfd *gm, Error **errp);
 
 /**
- * guest_memfd_lock - no conversions of a block, until guest_memfd_unlock()
- *
- * For listeners that begin or cease to cover a part of their section.  A
- * conversion that waits for a peer is waited for.  Outer locks: the BQL.
- */
-void guest_memfd_lock(GuestMemfd *gm);
-void guest_memfd_unlock(GuestMemfd *gm);
-
-/**
- * guest_memfd_next_shared - the next run of shared pages
- *
- * @start: in: offset to look from; out: where it starts
- * @end: where to stop
- *
- * Returns: its end, not beyond @end, or 0 if there is none.
- */
-uint64_t guest_memfd_next_shared(GuestMemfd *gm, uint64_t *start, uint64_t end);
-
-/**
  * guest_memfd_next_border - where mappings of a block begin or end
  *
  * @start, @end: offsets, in bytes
@@ -131,7 +112,7 @@ uint64_t guest_memfd_next_border(GuestMemfd *gm, uint64_t start, uint64_t end);
  *
  * For listeners that lost a mapping.  They are asked to map it again before the
  * next conversion of the block; one to shared fails if that does.  Called with
- * the lock of guest_memfd_lock() held, as it is in the calls of a listener.
+ * the convert_lock of the block held, as it is in the calls of a listener.
  */
 void guest_memfd_listener_stale(GuestMemfd *gm, RamDiscardListener *rdl,
                                 uint64_t start, uint64_t end);
@@ -139,7 +120,7 @@ void guest_memfd_listener_stale(GuestMemfd *gm, RamDiscardListener *rdl,
 /**
  * guest_memfd_foreach_run - act on each run of equal pages of a range
  *
- * The lock of guest_memfd_lock() is held around all of them.
+ * The convert_lock of the block is held around all of them.
  *
  * Returns: the first value of @fn that is not 0, else 0.
  */
@@ -147,15 +128,6 @@ int guest_memfd_foreach_run(GuestMemfd *gm, uint64_t offset, uint64_t size,
                             int (*fn)(uint64_t offset, uint64_t size,
                                       bool private, void *opaque),
                             void *opaque);
-
-/**
- * guest_memfd_verify - compare what is kept twice (invariant I3)
- *
- * @errp: names the first page on which the map and a listener differ
- *
- * Costs the size of the block; for tests.
- */
-bool guest_memfd_verify(GuestMemfd *gm, Error **errp);
 
 /** guest_memfd_query - what query-guest-memfd shows of @gm; BQL held */
 GuestMemfdInfo *guest_memfd_query(GuestMemfd *gm);

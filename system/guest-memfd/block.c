@@ -23,16 +23,6 @@ OBJECT_DEFINE_SIMPLE_TYPE_WITH_INTERFACES(GuestMemfd, guest_memfd, GUEST_MEMFD,
 
 static QTAILQ_HEAD(, GuestMemfd) blocks = QTAILQ_HEAD_INITIALIZER(blocks);
 
-void TSA_NO_TSA guest_memfd_lock(GuestMemfd *gm)
-{
-    convert_lock(gm);
-}
-
-void TSA_NO_TSA guest_memfd_unlock(GuestMemfd *gm)
-{
-    convert_unlock(gm);
-}
-
 uint64_t guest_memfd_next_run(GuestMemfd *gm, bool private, uint64_t *start,
                               uint64_t end)
 {
@@ -53,11 +43,6 @@ uint64_t guest_memfd_run_at(GuestMemfd *gm, uint64_t offset, uint64_t end,
     stop = guest_memfd_map_run(gm->map, offset, end, private);
     state_unlock(gm);
     return stop;
-}
-
-uint64_t guest_memfd_next_shared(GuestMemfd *gm, uint64_t *start, uint64_t end)
-{
-    return guest_memfd_next_run(gm, false, start, end);
 }
 
 bool guest_memfd_all_private(GuestMemfd *gm, uint64_t offset, uint64_t size)
@@ -219,27 +204,21 @@ GuestMemfd *guest_memfd_new(RAMBlock *rb, const char *id,
     if (!gm->map) {
         error_setg(errp, "'%s': QEMU has no memory to remember the state of "
                    "0x%" PRIx64 " bytes", id, gm->size);
-        object_unref(OBJECT(gm));
-        return NULL;
+        goto unref;
     }
     if (!block_others(gm, errp)) {
-        object_unref(OBJECT(gm));
-        return NULL;
+        goto unref;
     }
     if (guest_memfd_unmaps_private(gm) && !guest_memfd_watch(gm)) {
         error_setg(errp, "'%s': there are too many blocks of memory that is "
                    "converted in place; use fewer, larger ones", id);
-        unblock_others(gm);
-        object_unref(OBJECT(gm));
-        return NULL;
+        goto unblock;
     }
     if (memory_region_set_ram_discard_manager(rb->mr,
                                               RAM_DISCARD_MANAGER(gm))) {
         error_setg(errp, "'%s' has a RamDiscardManager already (virtio-mem "
                    "cannot be used with guest_memfd memory)", id);
-        unblock_others(gm);
-        object_unref(OBJECT(gm));
-        return NULL;
+        goto unblock;
     }
     gm->launching = private && guest_memfd_starts_shared(ops);
     rb->gmem = gm;
@@ -248,6 +227,12 @@ GuestMemfd *guest_memfd_new(RAMBlock *rb, const char *id,
                           GuestMemfdDriver_str(ops->driver),
                           GuestMemfdConversion_str(ops->conversion), private);
     return gm;
+
+unblock:
+    unblock_others(gm);
+unref:
+    object_unref(OBJECT(gm));
+    return NULL;
 }
 
 void guest_memfd_free(GuestMemfd *gm)

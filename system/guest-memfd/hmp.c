@@ -24,10 +24,8 @@ static void print_direction(Monitor *mon, const char *name,
 
 static void print_huge_pages(Monitor *mon, const GuestMemfdHugePageInfoList *l)
 {
-    if (l) {
-        monitor_printf(mon, "  %-10s  %10s  %10s  %8s\n", "pages of", "shared",
-                       "private", "mixed");
-    }
+    monitor_printf(mon, "  %-10s  %10s  %10s  %8s\n", "pages of", "shared",
+                   "private", "mixed");
     for (; l; l = l->next) {
         g_autofree char *size = size_to_str(l->value->size);
 

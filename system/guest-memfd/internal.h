@@ -266,26 +266,17 @@ typedef enum GuestMemfdWant {
 } GuestMemfdWant;
 
 /**
- * guest_memfd_sync - bring a listener in line in a range
+ * guest_memfd_sync_all - bring all listeners of a block in line in a range
  *
- * The only way in which what a listener has mapped changes.  Nothing private is
- * ever mapped (I1), so that what the map calls shared can only be missing.
+ * sync_range() in sync.c is the only way in which what a listener has mapped changes.
+ * Nothing private is ever mapped (I1), so that what the map calls shared can only
+ * be missing.
  *
- * With GUEST_MEMFD_WANT_SHARED the listener is stale from the first run on that
- * it could not map.  Otherwise the caller settles what a failure left.
+ * With GUEST_MEMFD_WANT_SHARED all listeners are asked, and those that fail are
+ * stale from the first run on that they could not map.  Otherwise those after the
+ * one that failed are not asked, and the caller settles what it left.
  *
- * Returns: 0 or the errno of the listener.
- */
-int guest_memfd_sync(GuestMemfd *gm, GuestMemfdFollower *f, uint64_t start,
-                     uint64_t end, GuestMemfdWant want)
-    TSA_REQUIRES(guest_memfd_convert_lock)
-    TSA_EXCLUDES(guest_memfd_state_lock);
-
-/**
- * guest_memfd_sync_all - the same for all listeners of a block
- *
- * Returns: 0 or the first errno.  With GUEST_MEMFD_WANT_SHARED all listeners
- * are asked, otherwise those after the one that failed are not.
+ * Returns: 0 or the first errno.
  */
 int guest_memfd_sync_all(GuestMemfd *gm, uint64_t start, uint64_t end,
                          GuestMemfdWant want)

@@ -1,8 +1,6 @@
 /*
  * guest_memfd blocks: looking at them
  *
- * What the monitor shows, and the comparison of what is kept twice.
- *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
 
@@ -133,58 +131,4 @@ bool guest_memfd_may_load(Error **errp)
                    gm->id);
     }
     return !gm;
-}
-
-/*
- * In [@offset, @end), find where the state of @rdl changes next and whether
- * @offset is mapped.
- */
-static uint64_t mapped_run(RamDiscardListener *rdl, uint64_t offset,
-                           uint64_t end, bool *mapped)
-{
-    uint64_t start = offset;
-    uint64_t stop = rdl->next_mapped(rdl, &start);
-
-    if (!stop || start >= end) {
-        *mapped = false;
-        return end;
-    }
-    *mapped = start <= offset;
-    return MIN(*mapped ? stop : start, end);
-}
-
-static bool verify_listener(GuestMemfd *gm, RamDiscardListener *rdl,
-                            Error **errp)
-{
-    uint64_t s = rdl->section->offset_within_region;
-    uint64_t end = s + int128_get64(rdl->section->size);
-
-    while (s < end) {
-        bool private, mapped;
-        uint64_t e1 = guest_memfd_run_at(gm, s, end, &private);
-        uint64_t e2 = mapped_run(rdl, s, end, &mapped);
-
-        if (private == mapped) {
-            error_setg(errp, "%s: offset 0x%" PRIx64 " is %s, but %s", gm->id,
-                       s, private ? "private" : "shared",
-                       mapped ? "mapped for DMA" : "not mapped for DMA");
-            return false;
-        }
-        s = MIN(e1, e2);
-    }
-    return true;
-}
-
-bool guest_memfd_verify(GuestMemfd *gm, Error **errp)
-{
-    bool ok = true;
-
-    convert_lock(gm);
-    for (guint i = 0; ok && i < gm->followers->len; i++) {
-        GuestMemfdFollower *f = g_ptr_array_index(gm->followers, i);
-
-        ok = !f->rdl->next_mapped || verify_listener(gm, f->rdl, errp);
-    }
-    convert_unlock(gm);
-    return ok;
 }

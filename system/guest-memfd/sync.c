@@ -69,8 +69,9 @@ static int map_shared(GuestMemfd *gm, GuestMemfdFollower *f, uint64_t start,
     return 0;
 }
 
-int guest_memfd_sync(GuestMemfd *gm, GuestMemfdFollower *f, uint64_t start,
-                     uint64_t end, GuestMemfdWant want)
+static int sync_range(GuestMemfd *gm, GuestMemfdFollower *f, uint64_t start,
+                      uint64_t end, GuestMemfdWant want)
+    TSA_REQUIRES(guest_memfd_convert_lock)
 {
     return want == GUEST_MEMFD_WANT_SHARED ? map_shared(gm, f, start, end) :
            notify(f, start, end, want == GUEST_MEMFD_WANT_ALL);
@@ -82,8 +83,8 @@ int guest_memfd_sync_all(GuestMemfd *gm, uint64_t start, uint64_t end,
     int ret = 0;
 
     for (guint i = 0; i < gm->followers->len; i++) {
-        int r = guest_memfd_sync(gm, g_ptr_array_index(gm->followers, i),
-                                 start, end, want);
+        int r = sync_range(gm, g_ptr_array_index(gm->followers, i), start,
+                           end, want);
 
         ret = ret ?: r;
         if (ret && want != GUEST_MEMFD_WANT_SHARED) {
@@ -101,8 +102,8 @@ int guest_memfd_mend(GuestMemfd *gm)
         GuestMemfdFollower *f = g_ptr_array_index(gm->followers, i);
 
         if (f->stale_start < f->stale_end) {
-            int r = guest_memfd_sync(gm, f, f->stale_start, f->stale_end,
-                                     GUEST_MEMFD_WANT_SHARED);
+            int r = sync_range(gm, f, f->stale_start, f->stale_end,
+                               GUEST_MEMFD_WANT_SHARED);
 
             ret = ret ?: r;
         }
@@ -175,8 +176,8 @@ static int sync_section(GuestMemfd *gm, GuestMemfdFollower *f,
 {
     uint64_t start = f->rdl->section->offset_within_region;
 
-    return guest_memfd_sync(gm, f, start,
-                            start + int128_get64(f->rdl->section->size), want);
+    return sync_range(gm, f, start,
+                      start + int128_get64(f->rdl->section->size), want);
 }
 
 static int rdm_register_listener(RamDiscardManager *rdm,

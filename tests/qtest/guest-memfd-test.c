@@ -408,10 +408,6 @@ static void test_kvm_refused(void)
         g_test_skip("no access to /dev/kvm");
         return;
     }
-    check_refused("-overcommit mem-lock=on " KVM_M0 "conversion=two-copy",
-                  "conversion=two-copy: -overcommit mem-lock=on would lock");
-    check_refused("-overcommit mem-lock=on-fault " KVM_M0
-                  "conversion=two-copy", "use mem-lock=off");
     check_refused(KVM_M0 "conversion=in-place",
                   "conversion=in-place needs KVM_SET_MEMORY_ATTRIBUTES2");
     if (!(kvm_vm_capability(KVM_CAP_MEMORY_ATTRIBUTES) &
@@ -519,6 +515,9 @@ static void test_kvm_two_copy(void)
     check_refused_by("env LD_PRELOAD=" FAKE_KVM " ", "-overcommit mem-lock=on "
                      KVM_M0 "init=private", "conversion=two-copy: -overcommit "
                      "mem-lock=on would lock");
+    check_refused_by("env LD_PRELOAD=" FAKE_KVM " ", "-overcommit "
+                     "mem-lock=on-fault " KVM_M0 "conversion=two-copy",
+                     "use mem-lock=off");
 
     g_setenv("LD_PRELOAD", FAKE_KVM, true);
     qts = qtest_init("-accel kvm -nodefaults -S -machine q35,memory-backend=m0 "

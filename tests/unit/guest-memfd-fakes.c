@@ -405,6 +405,19 @@ void check_safe(void)
     }
 }
 
+/* What is shared of the section of a listener is mapped. */
+static void check_mapped(const Block *b, const Listener *l)
+{
+    unsigned long first, nr;
+
+    if (l->rdl.section) {
+        section_pages(l->rdl.section, &first, &nr);
+        for (unsigned long i = first; i < first + nr; i++) {
+            g_assert_true(test_bit(i, l->mapped) || test_bit(i, b->private));
+        }
+    }
+}
+
 void check_exact(void)
 {
     check_safe();
@@ -412,6 +425,8 @@ void check_exact(void)
         if (block[i].model) {
             model_check(block[i].model, true);
         }
-        guest_memfd_verify(block[i].gm, &error_abort);
+        for (int j = 0; j < LISTENERS; j++) {
+            check_mapped(&block[i], &block[i].listener[j]);
+        }
     }
 }

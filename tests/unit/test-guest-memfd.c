@@ -171,27 +171,6 @@ static void test_refused(void)
     teardown();
 }
 
-/* verify names the first page that a listener has wrong. */
-static void test_verify(void)
-{
-    Block *b = &block[0];
-    Error *err = NULL;
-
-    setup(false);
-    g_assert_cmpint(convert(b, 8, 1, true), ==, 0);
-    g_assert_true(guest_memfd_verify(b->gm, &error_abort));
-    bitmap_clear(b->listener[1].mapped, 5, 1);
-    g_assert_false(guest_memfd_verify(b->gm, &err));
-    g_assert_nonnull(strstr(error_get_pretty(err), "0x5000 is shared, but not"));
-    g_clear_pointer(&err, error_free);
-    bitmap_set(b->listener[1].mapped, 5, 4);
-    g_assert_false(guest_memfd_verify(b->gm, &err));
-    g_assert_nonnull(strstr(error_get_pretty(err), "0x8000 is private, but"));
-    error_free(err);
-    bitmap_clear(b->listener[1].mapped, 8, 1);
-    teardown();
-}
-
 /* What a listener lost in two requests is mended together. */
 static void test_stale_twice(void)
 {
@@ -650,7 +629,6 @@ int main(int argc, char **argv)
     add_both("failed-undo", test_failed_undo);
     add_both("dead", test_dead);
     g_test_add_func("/guest-memfd/refused", test_refused);
-    g_test_add_func("/guest-memfd/verify", test_verify);
     g_test_add_func("/guest-memfd/stale-twice", test_stale_twice);
     g_test_add_func("/guest-memfd/retry", test_retry);
     g_test_add_func("/guest-memfd/bad-ranges", test_bad_ranges);
