@@ -4,16 +4,12 @@
 
 Debian's package linux-source-7.3, in whatever version the archive has, goes
 to build/dl (or QEMU_DL_DIR), is unpacked as build/kernel-src, and gets the
-patches of tests/vm/kernel. apt verifies
-it by the signed index of the archive; its checksum is kept beside it for the
-next time. With KERNEL_SRC set, that tree is looked at and nothing is fetched,
-nor patched.
+patches of tests/vm/kernel. With KERNEL_SRC set, that tree is looked at and
+nothing is fetched, nor patched.
 """
 
 import argparse
 import fcntl
-import hashlib
-import importlib.util
 import os
 import re
 import shutil
@@ -21,95 +17,16 @@ import subprocess
 import sys
 from pathlib import Path
 
-SPEC = importlib.util.spec_from_file_location(
-    'fetch_qemu', Path(__file__).resolve().with_name('fetch-qemu.py'))
-fetch_qemu = importlib.util.module_from_spec(SPEC)
-SPEC.loader.exec_module(fetch_qemu)
-FetchError = fetch_qemu.FetchError
-shown = fetch_qemu.shown
+import kernel_package
+from kernel_package import FetchError, digest, shown
 
 PACKAGE = 'linux-source-7.3'
-SUITES = ('trixie-backports', 'sid', 'testing')
-VERSION = re.compile(r'7\.3\.')
-PATCHES = fetch_qemu.TOP / 'tests/vm/kernel'
-
-
-class Wanted:
-    """What fetch-qemu.py's download_from() is to deliver: any version."""
-
-    packages = [PACKAGE]
-    kind = 'binary'
-    sums = {}
-
-
-def version_of(deb):
-    """The version that a package file says it has."""
-    done = subprocess.run(['dpkg-deb', '-f', deb, 'Version'], check=False,
-                          stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-                          universal_newlines=True)
-    if done.returncode or not VERSION.match(done.stdout):
-        raise FetchError('%s is no package of a 7.3 kernel: remove it.'
-                         % shown(deb))
-    return done.stdout.strip()
-
-
-def digest(path):
-    """The sha256 of a file, in hexadecimal."""
-    value = hashlib.sha256()
-    with open(path, 'rb') as data:
-        for block in iter(lambda: data.read(1 << 20), b''):
-            value.update(block)
-    return value.hexdigest()
-
-
-def cached(cache):
-    """The newest package in the cache that is as it was fetched, or None."""
-    newest = None
-    for deb in cache.glob(PACKAGE + '_*.deb'):
-        sums = deb.with_name(deb.name + '.sha256')
-        if not sums.is_file():
-            print('%s has no checksum beside it: it is taken as it is'
-                  % shown(deb), flush=True)
-            sums.write_text('%s  %s\n' % (digest(deb), deb.name))
-        elif sums.read_text().split()[0] != digest(deb):
-            raise FetchError('%s has changed since it was fetched: remove it '
-                             'to have it fetched again.' % shown(deb))
-        if newest is None or subprocess.run(
-                ['dpkg', '--compare-versions', version_of(deb), 'gt',
-                 version_of(newest)], check=False).returncode == 0:
-            newest = deb
-    return newest
-
-
-def fetch(build, cache):
-    """Have apt put the package into the cache."""
-    remedy = 'put %s_7.3.*_all.deb into %s, or set KERNEL_SRC to an ' \
-        'unpacked Linux 7.3 tree' % (PACKAGE, shown(cache))
-    if shutil.which('apt-get') is None:
-        raise FetchError('there is no apt-get here to fetch %s with: %s.'
-                         % (PACKAGE, remedy))
-    candidates = fetch_qemu.archives()
-    if not candidates:
-        raise FetchError('the apt sources of this machine name no Debian '
-                         'archive to look for %s in: %s.' % (PACKAGE, remedy))
-    into = cache / 'partial-kernel'
-    (build / 'apt').mkdir(parents=True, exist_ok=True)
-    (build / 'apt' / 'apt.log').write_bytes(b'')
-    if not any(fetch_qemu.download_from(Wanted, archive, suite, build, into)
-               for suite in SUITES for archive in candidates):
-        raise FetchError(
-            "the Debian archive of this machine did not deliver %s (looked "
-            "for in %s; apt's own words are in %s): %s."
-            % (PACKAGE, ', '.join(SUITES), shown(build / 'apt' / 'apt.log'),
-               remedy))
-    for deb in into.glob(PACKAGE + '_*.deb'):
-        version_of(deb)
-        # A copy: from a file: archive apt delivers symbolic links
-        shutil.copyfile(deb, into / 'copy')
-        cache.joinpath(deb.name + '.sha256').write_text(
-            '%s  %s\n' % (digest(into / 'copy'), deb.name))
-        os.replace(into / 'copy', cache / deb.name)
-    shutil.rmtree(into)
+WANTED = kernel_package.KernelPackage(
+    PACKAGE, PACKAGE + '_*.deb', ('trixie-backports', 'sid', 'testing'),
+    re.compile(r'7\.3\.'),
+    'put %s_7.3.*_all.deb into %%s, or set KERNEL_SRC to an unpacked Linux '
+    '7.3 tree' % PACKAGE)
+PATCHES = kernel_package.fetch_qemu.TOP / 'tests/vm/kernel'
 
 
 def unpack(deb, target):
@@ -153,7 +70,7 @@ def apply_patch(patch, tree):
 
 def contents(deb):
     """What the tree is made of: equal if there is nothing to do."""
-    return '\n'.join([version_of(deb)] + [digest(p) for p in patches()])
+    return '\n'.join([WANTED.version_of(deb)] + [digest(p) for p in patches()])
 
 
 def check_tree(path):
@@ -171,7 +88,7 @@ def main():
     """Fetch and unpack, unless it is there already."""
     parser = argparse.ArgumentParser(description=__doc__.split('\n', 1)[0])
     parser.add_argument('--build', type=Path,
-                        default=fetch_qemu.TOP / 'build')
+                        default=kernel_package.fetch_qemu.TOP / 'build')
     args = parser.parse_args()
     build = args.build.resolve()
     cache = Path(os.environ.get('QEMU_DL_DIR') or build / 'dl').resolve()
@@ -183,12 +100,12 @@ def main():
             return 0
         build.mkdir(parents=True, exist_ok=True)
         cache.mkdir(parents=True, exist_ok=True)
-        if cached(cache) is None:
-            fetch(build, cache)
+        if WANTED.cached(cache) is None:
+            WANTED.fetch(build, cache)
         # not build-kernel.sh's own, which that has while it calls this
         lock = open(build / '.kernel-src.lock', 'w')
         fcntl.flock(lock, fcntl.LOCK_EX)
-        deb = cached(cache)
+        deb = WANTED.cached(cache)
         if not (target.is_dir() and stamp.is_file() and
                 stamp.read_text() == contents(deb)):
             unpack(deb, target)

@@ -1,0 +1,136 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Fetch and unpack the kernel that tests/guest/check-linux.py boots.
+
+It is Debian's kernel for clouds, as it is: the package on which
+linux-image-cloud-amd64 depends, in whatever version the archive has.
+build/cloud-kernel gets the image (vmlinuz) and the drivers of disks; those that
+are modules are in the file "modules", in the order in which they can be loaded.
+"""
+
+import argparse
+import contextlib
+import fcntl
+import lzma
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import kernel_package
+from kernel_package import FetchError, digest, shown
+
+NAME = 'linux-image-cloud-amd64'
+FILES = 'linux-image-*-cloud-amd64_*_amd64.deb'
+WANTED = kernel_package.KernelPackage(
+    NAME, FILES, ('trixie', 'bookworm', 'sid'), re.compile(r'\d'),
+    'put %s into %%s' % FILES, depends=True)
+DRIVERS = ('virtio_pci', 'virtio_blk', 'nvme')
+DEPENDS = re.compile(rb'\0depends=([^\0]*)\0')
+
+
+def module_name(path):
+    """nvme_core is in nvme-core.ko."""
+    return Path(path).name.split('.')[0].replace('-', '_')
+
+
+class Modules:
+    """The modules of a package: name, and what is in the file."""
+
+    def __init__(self):
+        self._found = {}
+        self._builtin = set()
+
+    def add(self, path, data):
+        """One of the files."""
+        if path.endswith('/modules.builtin'):
+            self._builtin |= {module_name(line)
+                              for line in data.decode().splitlines()}
+        elif path.endswith('.ko'):
+            self._found[module_name(path)] = data
+        elif path.endswith('.ko.xz'):
+            self._found[module_name(path)] = lzma.decompress(data)
+
+    def closure(self, names, seen=()):
+        """All that these need, each after what it needs itself."""
+        ordered = {}
+        for name in names:
+            if name in self._builtin or name in ordered or name in seen:
+                continue
+            if name not in self._found:
+                raise FetchError('this kernel has no driver %s.' % name)
+            depends = DEPENDS.search(self._found[name])
+            words = depends.group(1).decode().split(',') if depends else []
+            ordered.update(self.closure(
+                [word.replace('-', '_') for word in words if word],
+                (*seen, name)))
+            ordered[name] = self._found[name]
+        return ordered
+
+
+def unpack(deb, target):
+    """Write the image and the modules to the directory TARGET."""
+    print('unpacking %s' % shown(deb), flush=True)
+    temporary = target.with_name(target.name + '.tmp')
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    modules = Modules()
+    with subprocess.Popen(['dpkg-deb', '--fsys-tarfile', deb],
+                          stdout=subprocess.PIPE) as unpacker:
+        with contextlib.suppress(tarfile.TarError), \
+                tarfile.open(fileobj=unpacker.stdout, mode='r|') as archive:
+            for member in archive:
+                if not member.isfile():
+                    continue
+                if '/boot/vmlinuz-' in member.name:
+                    (temporary / 'vmlinuz').write_bytes(
+                        archive.extractfile(member).read())
+                elif '/kernel/drivers/' in member.name or \
+                        member.name.endswith('/modules.builtin'):
+                    modules.add(member.name,
+                                archive.extractfile(member).read())
+    if unpacker.returncode or not (temporary / 'vmlinuz').is_file():
+        raise FetchError('%s could not be unpacked, or holds no kernel: '
+                         'remove it.' % shown(deb))
+    order = modules.closure(DRIVERS)
+    for name, data in order.items():
+        (temporary / (name + '.ko')).write_bytes(data)
+    (temporary / 'modules').write_text(''.join(name + '\n' for name in order))
+    shutil.rmtree(target, ignore_errors=True)
+    os.replace(temporary, target)
+
+
+def main():
+    """Fetch and unpack, unless it is there already."""
+    parser = argparse.ArgumentParser(description=__doc__.split('\n', 1)[0])
+    parser.add_argument('--build', type=Path,
+                        default=kernel_package.fetch_qemu.TOP / 'build')
+    args = parser.parse_args()
+    build = args.build.resolve()
+    cache = Path(os.environ.get('QEMU_DL_DIR') or build / 'dl').resolve()
+    target = build / 'cloud-kernel'
+    stamp = build / 'cloud-kernel.stamp'
+    try:
+        build.mkdir(parents=True, exist_ok=True)
+        cache.mkdir(parents=True, exist_ok=True)
+        lock = open(build / '.cloud-kernel.lock', 'w')
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if WANTED.cached(cache) is None:
+            WANTED.fetch(build, cache)
+        deb = WANTED.cached(cache)
+        contents = '%s\n%s\n' % (digest(deb), digest(__file__))
+        if not (target.is_dir() and stamp.is_file() and
+                stamp.read_text() == contents):
+            unpack(deb, target)
+            stamp.write_text(contents)
+    except (FetchError, OSError) as error:
+        print('fetch-cloud-kernel: %s' % error, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())

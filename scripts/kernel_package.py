@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A kernel's package of Debian, in whatever version the archive has.
+
+It is kept in build/dl (or QEMU_DL_DIR).  apt verifies it by the signed index of
+the archive; its checksum is kept beside it for the next time.
+"""
+
+import hashlib
+import importlib.util
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+SPEC = importlib.util.spec_from_file_location(
+    'fetch_qemu', Path(__file__).resolve().with_name('fetch-qemu.py'))
+fetch_qemu = importlib.util.module_from_spec(SPEC)
+SPEC.loader.exec_module(fetch_qemu)
+FetchError = fetch_qemu.FetchError
+shown = fetch_qemu.shown
+
+
+def field(deb, name):
+    """What the control file of a package says; nothing if it is none."""
+    done = subprocess.run(['dpkg-deb', '-f', deb, name], check=False,
+                          stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+                          universal_newlines=True)
+    return done.stdout.strip() if not done.returncode else ''
+
+
+def digest(path):
+    """The sha256 of a file, in hexadecimal."""
+    value = hashlib.sha256()
+    with open(path, 'rb') as data:
+        for block in iter(lambda: data.read(1 << 20), b''):
+            value.update(block)
+    return value.hexdigest()
+
+
+class KernelPackage:
+    """What is wanted.
+
+    @name: the package that is asked for; @files: what its file is called
+    @suites: where it is looked for; @version: a pattern that it must match
+    @remedy: where else it may come from
+    @depends: the package itself is empty, and depends on the one that is wanted
+    """
+
+    # What fetch-qemu.py's download_from() is to deliver: any version
+    kind = 'binary'
+    sums = {}
+
+    def __init__(self, name, files, suites, version, remedy, depends=False):
+        self.name = name
+        self.packages = [name]
+        self._files = files
+        self._suites = suites
+        self._version = version
+        self._remedy = remedy
+        self._depends = depends
+
+    def version_of(self, deb):
+        """The version that a package file says it has."""
+        version = field(deb, 'Version')
+        if not version or not self._version.match(version):
+            raise FetchError('%s is not %s in a version that is wanted: '
+                             'remove it.' % (shown(deb), self._files))
+        return version
+
+    def cached(self, cache):
+        """The newest one in the cache that is as it was fetched, or None."""
+        newest = None
+        for deb in sorted(cache.glob(self._files)):
+            sums = deb.with_name(deb.name + '.sha256')
+            if not sums.is_file():
+                print('%s has no checksum beside it: it is taken as it is'
+                      % shown(deb), flush=True)
+                sums.write_text('%s  %s\n' % (digest(deb), deb.name))
+            elif sums.read_text().split()[0] != digest(deb):
+                raise FetchError('%s has changed since it was fetched: remove '
+                                 'it to have it fetched again.' % shown(deb))
+            version = self.version_of(deb)
+            if newest is None or subprocess.run(
+                    ['dpkg', '--compare-versions', version, 'gt',
+                     self.version_of(newest)], check=False).returncode == 0:
+                newest = deb
+        return newest
+
+    def fetch(self, build, cache):
+        """Have apt put the package into the cache."""
+        remedy = self._remedy % shown(cache)
+        if shutil.which('apt-get') is None:
+            raise FetchError('there is no apt-get here to fetch %s with: %s.'
+                             % (self.name, remedy))
+        candidates = fetch_qemu.archives()
+        if not candidates:
+            raise FetchError('the apt sources of this machine name no Debian '
+                             'archive to look for %s in: %s.'
+                             % (self.name, remedy))
+        into = cache / ('partial-' + self.name)
+        (build / 'apt').mkdir(parents=True, exist_ok=True)
+        (build / 'apt' / 'apt.log').write_bytes(b'')
+        if not any(self._download(archive, suite, build, into)
+                   for suite in self._suites for archive in candidates):
+            raise FetchError(
+                "the Debian archive of this machine did not deliver %s "
+                "(looked for in %s; apt's own words are in %s): %s."
+                % (self.name, ', '.join(self._suites),
+                   shown(build / 'apt' / 'apt.log'), remedy))
+        for deb in into.glob(self._files):
+            self.version_of(deb)
+            # A copy: from a file: archive apt delivers symbolic links
+            shutil.copyfile(deb, into / 'copy')
+            cache.joinpath(deb.name + '.sha256').write_text(
+                '%s  %s\n' % (digest(into / 'copy'), deb.name))
+            os.replace(into / 'copy', cache / deb.name)
+        shutil.rmtree(into)
+
+    def _download(self, archive, suite, build, into):
+        """One archive and one suite of it; False if they do not have it."""
+        self.packages = [self.name]
+        if not fetch_qemu.download_from(self, archive, suite, build, into):
+            return False
+        if self._depends:
+            deb = next(into.glob(self.name + '_*.deb'))
+            self.packages = [field(deb, 'Depends').split(',')[0].split()[0]]
+            return fetch_qemu.download_from(self, archive, suite, build, into)
+        return True
