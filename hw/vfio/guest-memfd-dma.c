@@ -1,6 +1,8 @@
 /*
  * DMA mappings of guest_memfd memory: sections of a container's address space
  *
+ * And of all other memory with a RamDiscardManager (virtio-mem).
+ *
  * What is mapped of them is in hw/vfio/guest-memfd-extent.c.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
@@ -32,9 +34,21 @@ static int dma_populate(RamDiscardListener *rdl, MemoryRegionSection *section)
 {
     VFIOGuestMemfd *v = container_of(rdl, VFIOGuestMemfd, listener);
     uint64_t start, end;
+    int ret;
 
     section_range(section, &start, &end);
-    return vfio_guest_memfd_populate(v, start, end);
+    ret = vfio_guest_memfd_populate(v, start, end);
+    if (ret && !v->gm) {
+        /* Only a block asks again; with others it is all or nothing. */
+        vfio_guest_memfd_discard(v, start, end);
+        if (ret == -ENOSPC && !v->arriving) {
+            error_report_once("'%s' cannot grow: a device has no DMA mapping "
+                              "left; give virtio-mem a larger block-size, or "
+                              "raise vfio_iommu_type1.dma_entry_limit",
+                              v->name);
+        }
+    }
+    return ret;
 }
 
 static uint64_t dma_next_mapped(RamDiscardListener *rdl, uint64_t *start)
@@ -53,106 +67,65 @@ static void dma_query(RamDiscardListener *rdl, GuestMemfdListenerInfo *info)
                                  v->iova);
 }
 
-/* What is shared of a section. */
-typedef struct Shared {
+/* What is populated of a section. */
+typedef struct Populated {
     VFIOGuestMemfd *v;
     uint64_t bytes;
     uint64_t mappings;          /* that it takes */
-} Shared;
+} Populated;
 
-static int add_shared(uint64_t offset, uint64_t size, bool private,
-                      void *opaque)
+static int add_populated(MemoryRegionSection *section, void *opaque)
 {
-    Shared *shared = opaque;
+    Populated *p = opaque;
+    uint64_t start, end;
 
-    if (!private) {
-        shared->bytes += size;
-        shared->mappings += vfio_guest_memfd_extents(shared->v, offset,
-                                                     offset + size);
-    }
+    section_range(section, &start, &end);
+    p->bytes += end - start;
+    p->mappings += vfio_guest_memfd_extents(p->v, start, end);
     return 0;
 }
 
-static void set_region_error(Error **errp, VFIOGuestMemfd *v,
-                             const MemoryRegionSection *section, int ret)
+static void set_region_error(Error **errp, VFIOGuestMemfd *v, int ret)
 {
-    uint64_t page = qemu_real_host_page_size();
+    RamDiscardManager *rdm = memory_region_get_ram_discard_manager(v->mr);
     g_autofree char *advice = NULL;
-    uint64_t start, end;
-    Shared shared = { v };
+    Populated p = { v };
 
-    /* as much of it as is mapped, see whole_pages() */
-    section_range(section, &start, &end);
-    start = ROUND_UP(start, page);
-    end = MAX(start, QEMU_ALIGN_DOWN(end, page));
-    guest_memfd_foreach_run(v->gm, start, end - start, add_shared, &shared);
+    ram_discard_manager_replay_populated(rdm, v->listener.section,
+                                         add_populated, &p);
     if (ret == -ENOSPC && v->bcontainer->dma_max_mappings) {
         advice = g_strdup_printf(" (it takes %" PRIu64 " mappings, and "
                                  "%u of %u that the device may have are "
-                                 "in use: convert memory in larger ranges, "
-                                 "use x-dma-split=auto, or raise "
+                                 "in use: %s, or raise "
                                  "vfio_iommu_type1.dma_entry_limit)",
-                                 shared.mappings,
+                                 p.mappings,
                                  qatomic_read(&v->bcontainer->dma_extents) -
                                  v->nr_extents,
-                                 v->bcontainer->dma_max_mappings);
+                                 v->bcontainer->dma_max_mappings,
+                                 v->gm ? "convert memory in larger ranges, "
+                                         "use x-dma-split=auto" :
+                                         "give virtio-mem a larger block-size");
     } else {
-        advice = vfio_guest_memfd_advice(v, ret, shared.bytes);
+        advice = vfio_guest_memfd_advice(v, ret, p.bytes);
     }
-    error_setg(errp, "cannot map the shared part of '%s' at 0x%" HWADDR_PRIx
-               " for DMA: %s%s", guest_memfd_id(v->gm), v->iova,
-               strerror(-ret), advice);
+    error_setg(errp, "cannot map the %s part of '%s' at 0x%" HWADDR_PRIx
+               " for DMA: %s%s", v->gm ? "shared" : "plugged", v->name,
+               v->iova, strerror(-ret), advice);
 }
 
 static void leave(VFIOGuestMemfd *v)
 {
+    RamDiscardManager *rdm = memory_region_get_ram_discard_manager(v->mr);
+
     vfio_guest_memfd_remember(v);
-    ram_discard_manager_unregister_listener(RAM_DISCARD_MANAGER(v->gm),
-                                            &v->listener);
+    ram_discard_manager_unregister_listener(rdm, &v->listener);
     if (v->nr_extents) {
         error_report("cannot unmap all of '%s' at 0x%" HWADDR_PRIx " from DMA",
-                     guest_memfd_id(v->gm), v->iova);
+                     v->name, v->iova);
     }
     vfio_guest_memfd_forget(v);
     QLIST_REMOVE(v, next);
     g_free(v);
-}
-
-bool vfio_guest_memfd_region_add(VFIOContainer *bcontainer,
-                                 MemoryRegionSection *section, Error **errp)
-{
-    VFIOGuestMemfd *v = g_new0(VFIOGuestMemfd, 1);
-    Error *local_err = NULL;
-    int ret;
-
-    ram_discard_listener_init(&v->listener, dma_populate, dma_discard, true);
-    v->listener.next_mapped = dma_next_mapped;
-    v->listener.query = dma_query;
-    v->bcontainer = bcontainer;
-    v->gm = guest_memfd_from_mr(section->mr);
-    v->mr = section->mr;
-    v->iova = section->offset_within_address_space;
-    v->to_iova = v->iova - section->offset_within_region;
-    v->readonly = section->readonly;
-    QLIST_INSERT_HEAD(&bcontainer->guest_memfd_list, v, next);
-
-    v->arriving = true;
-    ret = ram_discard_manager_register_listener(RAM_DISCARD_MANAGER(v->gm),
-                                                &v->listener, section);
-    v->arriving = false;
-    if (!ret) {
-        return true;
-    }
-
-    set_region_error(&local_err, v, section, ret);
-    if (bcontainer->initialized) {
-        /* A VM that runs goes on: the block tries again. */
-        error_report_err(local_err);
-        return true;
-    }
-    error_propagate(errp, local_err);
-    leave(v);
-    return false;
 }
 
 static VFIOGuestMemfd *find_section(VFIOContainer *bcontainer,
@@ -167,6 +140,71 @@ static VFIOGuestMemfd *find_section(VFIOContainer *bcontainer,
         }
     }
     return NULL;
+}
+
+/* What CPR told the kernel to forget, if another QEMU does not take over. */
+static bool remap(VFIOGuestMemfd *v, Error **errp)
+{
+    uint64_t start = 0, end;
+    int ret = 0;
+
+    for (; !ret && (end = vfio_guest_memfd_next_mapped(v, &start));
+         start = end) {
+        ret = vfio_container_dma_map(v->bcontainer, start + v->to_iova,
+                                     end - start,
+                                     memory_region_get_ram_ptr(v->mr) + start,
+                                     v->readonly, v->mr);
+    }
+    if (ret) {
+        error_setg_errno(errp, -ret, "cannot map '%s' for DMA again", v->name);
+    }
+    return !ret;
+}
+
+bool vfio_guest_memfd_region_add(VFIOContainer *bcontainer,
+                                 MemoryRegionSection *section, bool cpr_remap,
+                                 Error **errp)
+{
+    RamDiscardManager *rdm = memory_region_get_ram_discard_manager(section->mr);
+    Error *local_err = NULL;
+    VFIOGuestMemfd *v;
+    int ret;
+
+    if (cpr_remap) {
+        return remap(find_section(bcontainer, section), errp);
+    }
+
+    v = g_new0(VFIOGuestMemfd, 1);
+    ram_discard_listener_init(&v->listener, dma_populate, dma_discard, true);
+    v->listener.next_mapped = dma_next_mapped;
+    v->listener.query = dma_query;
+    v->bcontainer = bcontainer;
+    v->gm = guest_memfd_from_mr(section->mr);
+    v->name = v->gm ? guest_memfd_id(v->gm) : memory_region_name(section->mr);
+    v->granularity = v->gm ? 0 :
+        ram_discard_manager_get_min_granularity(rdm, section->mr);
+    v->mr = section->mr;
+    v->iova = section->offset_within_address_space;
+    v->to_iova = v->iova - section->offset_within_region;
+    v->readonly = section->readonly;
+    QLIST_INSERT_HEAD(&bcontainer->guest_memfd_list, v, next);
+
+    v->arriving = true;
+    ret = ram_discard_manager_register_listener(rdm, &v->listener, section);
+    v->arriving = false;
+    if (!ret) {
+        return true;
+    }
+
+    set_region_error(&local_err, v, ret);
+    if (bcontainer->initialized) {
+        /* A VM that runs goes on: a block tries again. */
+        error_report_err(local_err);
+        return true;
+    }
+    error_propagate(errp, local_err);
+    leave(v);
+    return false;
 }
 
 void vfio_guest_memfd_region_del(VFIOContainer *bcontainer,

@@ -12,8 +12,9 @@
  * The extents of a section are what the container holds, no more and no less:
  * one is added after its map succeeded and removed after its unmap did.  They
  * belong to the lock of the block (system/guest-memfd/block.c), under which all
- * callbacks run.  How many mappings a container may have is for all blocks: each
- * is reserved before it is made, atomically, and released after it is gone.
+ * callbacks run; to the BQL with another RamDiscardManager (virtio-mem), of which
+ * each piece of its granularity is an extent.  How many mappings a container may
+ * have is for all: each is reserved before it is made, and released after it is gone.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -51,10 +52,17 @@ typedef struct Extent {
 /* Bytes that all containers have mapped; atomic. */
 static size_t all_mapped;
 
-static uint64_t extent_max(const VFIOContainer *bcontainer)
+static uint64_t extent_max(const VFIOGuestMemfd *v)
 {
-    return bcontainer->dma_split == GUEST_MEMFD_DMA_SPLIT_PAGE ?
+    return v->granularity ?:
+           v->bcontainer->dma_split == GUEST_MEMFD_DMA_SPLIT_PAGE ?
            qemu_real_host_page_size() : MAX_EXTENT;
+}
+
+/* From the last boundary at which all extents are cut to an offset. */
+static uint64_t since_cut(const VFIOGuestMemfd *v, uint64_t offset)
+{
+    return (offset + (v->granularity ? 0 : v->to_iova)) % extent_max(v);
 }
 
 static uint64_t extent_start(const Extent *e)
@@ -102,11 +110,11 @@ static uint64_t gone_border(VFIOGuestMemfdGone *gone, uint64_t start,
  */
 static uint64_t extent_stop(VFIOGuestMemfd *v, uint64_t start, uint64_t end)
 {
-    uint64_t size = extent_max(v->bcontainer);
     VFIOGuestMemfdGone *gone;
 
-    end = start + MIN(end - start, size - (start + v->to_iova) % size);
-    if (v->arriving && !v->coarse && size == MAX_EXTENT) {
+    end = start + MIN(end - start, extent_max(v) - since_cut(v, start));
+    if (v->arriving && !v->coarse && !v->granularity &&
+        v->bcontainer->dma_split != GUEST_MEMFD_DMA_SPLIT_PAGE) {
         QLIST_FOREACH(gone, &v->bcontainer->guest_memfd_gone, next) {
             if (gone->mr == v->mr) {
                 end = gone_border(gone, start, end);
@@ -128,9 +136,10 @@ uint64_t vfio_guest_memfd_extents(VFIOGuestMemfd *v, uint64_t start,
     return n;
 }
 
-uint64_t vfio_guest_memfd_limit(const VFIOContainer *bcontainer)
+uint64_t vfio_guest_memfd_limit(const VFIOGuestMemfd *v)
 {
-    return bcontainer->dma_max_mappings ?: MAX_MAPPINGS;
+    return v->bcontainer->dma_max_mappings ?:
+           v->granularity ? UINT_MAX : MAX_MAPPINGS;
 }
 
 /*
@@ -140,7 +149,7 @@ uint64_t vfio_guest_memfd_limit(const VFIOContainer *bcontainer)
 static bool reserve(VFIOGuestMemfd *v, uint64_t n)
 {
     VFIOContainer *bcontainer = v->bcontainer;
-    uint64_t limit = vfio_guest_memfd_limit(bcontainer);
+    uint64_t limit = vfio_guest_memfd_limit(v);
     uint64_t kept = v->arriving ? 0 : MIN(MAPPINGS_FOR_OTHERS, limit / 8);
     unsigned used = qatomic_read(&bcontainer->dma_extents), seen;
 
@@ -190,7 +199,7 @@ static void report_memlock_once(VFIOGuestMemfd *v, int ret, uint64_t size)
 
     if (*advice && !qatomic_xchg(&reported, true)) {
         warn_report("cannot map a part of '%s' for DMA: %s%s",
-                    guest_memfd_id(v->gm), strerror(-ret), advice);
+                    v->name, strerror(-ret), advice);
     }
 }
 
@@ -202,7 +211,7 @@ static bool is_joint(VFIOGuestMemfd *v, uint64_t offset)
 {
     return offset && extent_first(v, offset - 1, offset) &&
            extent_first(v, offset, offset + 1) &&
-           (offset + v->to_iova) % extent_max(v->bcontainer);
+           since_cut(v, offset);
 }
 
 static void add_extent(VFIOGuestMemfd *v, uint64_t start, uint64_t end)
@@ -410,7 +419,7 @@ static bool make_room(VFIOGuestMemfd *v, uint64_t n)
 {
     uint64_t freed = 0, end;
 
-    n += vfio_guest_memfd_limit(v->bcontainer) / 16;
+    n += vfio_guest_memfd_limit(v) / 16;
     for (Extent *e = extent_first(v, 0, UINT64_MAX);
          e && v->nr_joints && freed < n; e = extent_first(v, end, UINT64_MAX)) {
         uint64_t start = extent_start(e);
@@ -575,7 +584,7 @@ static int break_extent(VFIOGuestMemfd *v, Extent *e, uint64_t start,
     }
     count_split(v, &s);
     error_report_once("a device has no DMA mapping left, and cannot reach all "
-                      "of '%s' that is shared", guest_memfd_id(v->gm));
+                      "of '%s' that is shared", v->name);
     if (left) {
         map_extent(v, s.old_start, s.start, &reserved);
     } else {
@@ -681,15 +690,15 @@ static int map_gaps(VFIOGuestMemfd *v, uint64_t start, uint64_t end)
 /* All of a range, and what is mapped beside it, in as few extents as can be. */
 static int map_whole(VFIOGuestMemfd *v, uint64_t start, uint64_t end)
 {
-    uint64_t size = extent_max(v->bcontainer), needs, reserved;
+    uint64_t needs, reserved;
     Extent *left = start ? extent_first(v, start - 1, start) : NULL;
     Extent *right = extent_first(v, end, end + 1);
     int ret;
 
-    if (left && (extent_end(left) > start || (start + v->to_iova) % size)) {
+    if (left && (extent_end(left) > start || since_cut(v, start))) {
         start = extent_start(left);
     }
-    if (right && (extent_start(right) < end || (end + v->to_iova) % size)) {
+    if (right && (extent_start(right) < end || since_cut(v, end))) {
         end = extent_end(right);
     }
     v->coarse = true;
@@ -715,6 +724,9 @@ int vfio_guest_memfd_populate(VFIOGuestMemfd *v, uint64_t start, uint64_t end)
 {
     int ret = map_gaps(v, start, end);
 
+    if (v->granularity) {
+        return ret;
+    }
     if (ret == -ENOSPC && make_room(v, 1)) {
         ret = map_gaps(v, start, end);
     }

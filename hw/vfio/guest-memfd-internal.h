@@ -15,6 +15,8 @@
 /**
  * struct VFIOGuestMemfd - a section of a container's address space
  *
+ * @gm: NULL if another RamDiscardManager has it (virtio-mem)
+ * @granularity: of that, else 0
  * @iova: where it starts, in bytes
  * @to_iova: add to an offset in the memory region, modulo 2^64
  * @readonly: devices may not write
@@ -23,13 +25,15 @@
  * @extents: what is mapped of it, by offsets in the memory region, inclusive
  * @batch: what the container is about to be asked for
  *
- * The lock of the block guards all but @nr_extents and @mapped_bytes, which are
- * atomic, since they are queried without it.
+ * The lock of the block, or the BQL if @gm is NULL, guards all but @nr_extents and
+ * @mapped_bytes, which are atomic, since they are queried without it.
  */
 typedef struct VFIOGuestMemfd {
     RamDiscardListener listener;
     VFIOContainer *bcontainer;
     GuestMemfd *gm;
+    uint64_t granularity;
+    const char *name;
     MemoryRegion *mr;
     hwaddr iova;
     uint64_t to_iova;
@@ -49,12 +53,13 @@ typedef struct VFIOGuestMemfd {
 } VFIOGuestMemfd;
 
 /**
- * vfio_guest_memfd_limit - how many mappings a container may have
+ * vfio_guest_memfd_limit - how many mappings the container of @v may have
  *
  * type1: dma_entry_limit; vfio-user: max_dma_maps; iommufd has no limit of its
- * own.
+ * own, so there is one of ours, but not for virtio-mem, whose blocks have the size
+ * that the user wants.
  */
-uint64_t vfio_guest_memfd_limit(const VFIOContainer *bcontainer);
+uint64_t vfio_guest_memfd_limit(const VFIOGuestMemfd *v);
 
 /**
  * vfio_guest_memfd_extents - how many mappings a range takes that becomes shared

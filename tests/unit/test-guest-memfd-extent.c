@@ -21,6 +21,7 @@
 static struct {
     VFIOContainer *container;
     VFIOGuestMemfd v;
+    uint64_t iova;
     uint64_t end_of[PAGES];     /* of the mapping that starts there; 0: none */
     unsigned nr;
     unsigned limit;             /* of the fake itself */
@@ -39,11 +40,6 @@ void *memory_region_get_ram_ptr(MemoryRegion *mr)
     return NULL;
 }
 
-const char *guest_memfd_id(const GuestMemfd *gm)
-{
-    return "m0";
-}
-
 void guest_memfd_listener_stale(GuestMemfd *gm, RamDiscardListener *rdl,
                                 uint64_t start, uint64_t end)
 {
@@ -53,6 +49,7 @@ void guest_memfd_listener_stale(GuestMemfd *gm, RamDiscardListener *rdl,
 
 uint64_t guest_memfd_next_border(GuestMemfd *gm, uint64_t start, uint64_t end)
 {
+    g_assert_cmpuint(t.v.granularity, ==, 0);
     return end;
 }
 
@@ -70,7 +67,7 @@ int vfio_container_dma_map(VFIOContainer *bcontainer, hwaddr iova,
                            uint64_t size, void *vaddr, bool readonly,
                            MemoryRegion *mr)
 {
-    uint64_t offset = iova - IOVA, end = offset + size;
+    uint64_t offset = iova - t.iova, end = offset + size;
 
     g_assert_cmpuint((uintptr_t)vaddr, ==, offset);
     g_assert_cmpuint(end, <=, PAGES * PAGE);
@@ -96,7 +93,7 @@ int vfio_container_dma_unmap(VFIOContainer *bcontainer, hwaddr iova,
                              uint64_t size, IOMMUTLBEntry *iotlb,
                              bool unmap_all)
 {
-    uint64_t offset = iova - IOVA;
+    uint64_t offset = iova - t.iova;
 
     g_assert_cmpuint(t.end_of[offset / PAGE], ==, offset + size);
     if (t.fail && !--t.fail) {
@@ -175,7 +172,8 @@ static void setup(unsigned limit, GuestMemfdDmaSplit split)
     t.container->dma_max_mappings = t.limit = limit;
     t.container->dma_split = split;
     t.v.bcontainer = t.container;
-    t.v.to_iova = IOVA;
+    t.v.name = "m0";
+    t.v.to_iova = t.iova = IOVA;
 }
 
 static void teardown(void)
@@ -318,7 +316,7 @@ static void test_coarse(void)
                      128 * PAGE);
     g_assert_cmpuint(start, ==, 6 * PAGE);
     t.container->dma_max_mappings = 0;
-    g_assert_cmpuint(vfio_guest_memfd_limit(t.container), ==, 1 << 20);
+    g_assert_cmpuint(vfio_guest_memfd_limit(&t.v), ==, 1 << 20);
     teardown();
 }
 
@@ -392,6 +390,89 @@ static void test_page(void)
     teardown();
 }
 
+/* Blocks of virtio-mem, each a mapping, wherever they are in the address space. */
+#define GRANULARITY 128
+#define BLOCKS (PAGES / GRANULARITY)
+
+static void check_blocks(unsigned first, unsigned nr)
+{
+    for (unsigned i = 0; i < BLOCKS; i++) {
+        uint64_t start = i * GRANULARITY * PAGE;
+
+        g_assert_cmphex(t.end_of[i * GRANULARITY], ==,
+                        i >= first && i < first + nr ?
+                        start + GRANULARITY * PAGE : 0);
+    }
+    g_assert_cmpuint(t.nr, ==, nr);
+    g_assert_cmpuint(t.container->dma_extents, ==, nr);
+    g_assert_cmpuint(t.v.nr_extents, ==, nr);
+    g_assert_cmpuint(t.v.nr_joints, ==, 0);
+    g_assert_cmpuint(t.v.splits, ==, 0);
+    g_assert_cmpuint(t.stale_end, ==, 0);
+}
+
+static void test_granularity(void)
+{
+    const uint64_t block = GRANULARITY * PAGE;
+    uint64_t moved = IOVA + 3 * PAGE;
+
+    for (int split = 0; split < GUEST_MEMFD_DMA_SPLIT__MAX; split++) {
+        setup(0, split);
+        t.limit = PAGES;
+        t.v.granularity = block;
+        t.v.to_iova = t.iova = moved;
+        t.v.arriving = true;    /* no block is asked for boundaries */
+        for (unsigned refused = 1; refused <= 2; refused++) {
+            /* What is there stays. */
+            g_assert_cmpint(vfio_guest_memfd_populate(&t.v, 0, block), ==, 0);
+            g_assert_cmpint(vfio_guest_memfd_populate(&t.v, 0, 3 * block), ==,
+                            0);
+            check_blocks(0, 3);
+
+            /* A discard that is refused is undone by populating again. */
+            t.fail = refused;
+            g_assert_cmpint(vfio_guest_memfd_discard(&t.v, 0, PAGES * PAGE), ==,
+                            -EIO);
+            t.fail = 0;
+            g_assert_cmpint(vfio_guest_memfd_populate(&t.v, 0, 3 * block), ==,
+                            0);
+            check_blocks(0, 3);
+
+            /* In other ranges than it came */
+            g_assert_cmpint(vfio_guest_memfd_discard(&t.v, 0, 2 * block), ==,
+                            0);
+            check_blocks(2, 1);
+            g_assert_cmpint(vfio_guest_memfd_discard(&t.v, 0, PAGES * PAGE), ==,
+                            0);
+            check_blocks(0, 0);
+        }
+        teardown();
+    }
+}
+
+/* What does not fit is refused as a whole, at once; nothing is joined for it. */
+static void test_granularity_limit(void)
+{
+    const uint64_t block = GRANULARITY * PAGE;
+
+    setup(2, GUEST_MEMFD_DMA_SPLIT_AUTO);
+    t.v.granularity = block;
+    g_assert_cmpint(vfio_guest_memfd_populate(&t.v, 0, block), ==, 0);
+    g_assert_cmpint(vfio_guest_memfd_populate(&t.v, block, 3 * block), ==,
+                    -ENOSPC);
+    check_blocks(0, 1);
+    g_assert_cmpint(vfio_guest_memfd_populate(&t.v, block, 2 * block), ==, 0);
+    check_blocks(0, 2);
+
+    /* The container has less room than it said. */
+    t.container->dma_max_mappings = 0;
+    g_assert_cmpuint(vfio_guest_memfd_limit(&t.v), >, 1 << 20);
+    g_assert_cmpint(vfio_guest_memfd_populate(&t.v, 2 * block, 3 * block), ==,
+                    -ENOSPC);
+    check_blocks(0, 2);
+    teardown();
+}
+
 static void set_batch(bool batch)
 {
     VFIO_IOMMU_CLASS(object_class_by_name(TYPE_VFIO_IOMMU))->dma_batch =
@@ -429,6 +510,8 @@ static const struct {
     { "failures", test_failures },
     { "toggle", test_toggle },
     { "page", test_page },
+    { "granularity", test_granularity },
+    { "granularity-limit", test_granularity_limit },
 };
 
 static void test_one_by_one(const void *opaque)

@@ -10,20 +10,23 @@
 #include "hw/vfio/vfio-device.h"
 
 /**
- * vfio_guest_memfd_region_add - map the shared part of @section, and follow it
+ * vfio_guest_memfd_region_add - map what is populated of @section, and follow it
  *
- * @section: of a memory region with a GuestMemfd
- * @errp: set if the container cannot map what is shared now; nothing is mapped
+ * @section: of a memory region with a RamDiscardManager
+ * @cpr_remap: it is followed; map again what is mapped
+ * @errp: set if the container cannot map what is populated; nothing is mapped
  *        then
  *
  * When that happens to a running device (memory is plugged, or remapped by the
  * guest) it is reported, and tried again with the next conversion to shared: the
- * device cannot reach the section until then, and the VM goes on.
+ * device cannot reach the section until then, and the VM goes on.  Memory without a
+ * GuestMemfd is not tried again.
  *
  * Called with the BQL held.
  */
 bool vfio_guest_memfd_region_add(VFIOContainer *bcontainer,
-                                 MemoryRegionSection *section, Error **errp);
+                                 MemoryRegionSection *section, bool cpr_remap,
+                                 Error **errp);
 
 /**
  * vfio_guest_memfd_region_del - the opposite; a section never added is ignored
