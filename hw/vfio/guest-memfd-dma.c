@@ -23,24 +23,24 @@ static void section_range(const MemoryRegionSection *section, uint64_t *start,
 
 static int dma_discard(RamDiscardListener *rdl, MemoryRegionSection *section)
 {
-    VFIOGuestMemfd *v = container_of(rdl, VFIOGuestMemfd, listener);
+    VFIORamDiscard *v = container_of(rdl, VFIORamDiscard, listener);
     uint64_t start, end;
 
     section_range(section, &start, &end);
-    return vfio_guest_memfd_discard(v, start, end);
+    return vfio_ram_discard_discard(v, start, end);
 }
 
 static int dma_populate(RamDiscardListener *rdl, MemoryRegionSection *section)
 {
-    VFIOGuestMemfd *v = container_of(rdl, VFIOGuestMemfd, listener);
+    VFIORamDiscard *v = container_of(rdl, VFIORamDiscard, listener);
     uint64_t start, end;
     int ret;
 
     section_range(section, &start, &end);
-    ret = vfio_guest_memfd_populate(v, start, end);
+    ret = vfio_ram_discard_populate(v, start, end);
     if (ret && !v->gm) {
         /* Only a block asks again; with others it is all or nothing. */
-        vfio_guest_memfd_discard(v, start, end);
+        vfio_ram_discard_discard(v, start, end);
         if (ret == -ENOSPC && !v->arriving) {
             error_report_once("'%s' cannot grow: a device has no DMA mapping "
                               "left; give virtio-mem a larger block-size, or "
@@ -53,15 +53,15 @@ static int dma_populate(RamDiscardListener *rdl, MemoryRegionSection *section)
 
 static uint64_t dma_next_mapped(RamDiscardListener *rdl, uint64_t *start)
 {
-    return vfio_guest_memfd_next_mapped(container_of(rdl, VFIOGuestMemfd,
+    return vfio_ram_discard_next_mapped(container_of(rdl, VFIORamDiscard,
                                                      listener), start);
 }
 
 static void dma_query(RamDiscardListener *rdl, GuestMemfdListenerInfo *info)
 {
-    VFIOGuestMemfd *v = container_of(rdl, VFIOGuestMemfd, listener);
+    VFIORamDiscard *v = container_of(rdl, VFIORamDiscard, listener);
 
-    vfio_guest_memfd_query(v, info);
+    vfio_ram_discard_query(v, info);
     info->name = g_strdup_printf("%s@0x%" HWADDR_PRIx,
                                  object_get_typename(OBJECT(v->bcontainer)),
                                  v->iova);
@@ -69,7 +69,7 @@ static void dma_query(RamDiscardListener *rdl, GuestMemfdListenerInfo *info)
 
 /* What is populated of a section. */
 typedef struct Populated {
-    VFIOGuestMemfd *v;
+    VFIORamDiscard *v;
     uint64_t bytes;
     uint64_t mappings;          /* that it takes */
 } Populated;
@@ -81,11 +81,11 @@ static int add_populated(MemoryRegionSection *section, void *opaque)
 
     section_range(section, &start, &end);
     p->bytes += end - start;
-    p->mappings += vfio_guest_memfd_extents(p->v, start, end);
+    p->mappings += vfio_ram_discard_extents(p->v, start, end);
     return 0;
 }
 
-static void set_region_error(Error **errp, VFIOGuestMemfd *v, int ret)
+static void set_region_error(Error **errp, VFIORamDiscard *v, int ret)
 {
     RamDiscardManager *rdm = memory_region_get_ram_discard_manager(v->mr);
     g_autofree char *advice = NULL;
@@ -106,34 +106,34 @@ static void set_region_error(Error **errp, VFIOGuestMemfd *v, int ret)
                                          "use x-dma-split=auto" :
                                          "give virtio-mem a larger block-size");
     } else {
-        advice = vfio_guest_memfd_advice(v, ret, p.bytes);
+        advice = vfio_ram_discard_advice(v, ret, p.bytes);
     }
     error_setg(errp, "cannot map the %s part of '%s' at 0x%" HWADDR_PRIx
                " for DMA: %s%s", v->gm ? "shared" : "plugged", v->name,
                v->iova, strerror(-ret), advice);
 }
 
-static void leave(VFIOGuestMemfd *v)
+static void leave(VFIORamDiscard *v)
 {
     RamDiscardManager *rdm = memory_region_get_ram_discard_manager(v->mr);
 
-    vfio_guest_memfd_remember(v);
+    vfio_ram_discard_remember(v);
     ram_discard_manager_unregister_listener(rdm, &v->listener);
     if (v->nr_extents) {
         error_report("cannot unmap all of '%s' at 0x%" HWADDR_PRIx " from DMA",
                      v->name, v->iova);
     }
-    vfio_guest_memfd_forget(v);
+    vfio_ram_discard_forget(v);
     QLIST_REMOVE(v, next);
     g_free(v);
 }
 
-static VFIOGuestMemfd *find_section(VFIOContainer *bcontainer,
+static VFIORamDiscard *find_section(VFIOContainer *bcontainer,
                                     const MemoryRegionSection *section)
 {
-    VFIOGuestMemfd *v;
+    VFIORamDiscard *v;
 
-    QLIST_FOREACH(v, &bcontainer->guest_memfd_list, next) {
+    QLIST_FOREACH(v, &bcontainer->ram_discard_list, next) {
         if (v->mr == section->mr &&
             v->iova == section->offset_within_address_space) {
             return v;
@@ -143,12 +143,12 @@ static VFIOGuestMemfd *find_section(VFIOContainer *bcontainer,
 }
 
 /* What CPR told the kernel to forget, if another QEMU does not take over. */
-static bool remap(VFIOGuestMemfd *v, Error **errp)
+static bool remap(VFIORamDiscard *v, Error **errp)
 {
     uint64_t start = 0, end;
     int ret = 0;
 
-    for (; !ret && (end = vfio_guest_memfd_next_mapped(v, &start));
+    for (; !ret && (end = vfio_ram_discard_next_mapped(v, &start));
          start = end) {
         ret = vfio_container_dma_map(v->bcontainer, start + v->to_iova,
                                      end - start,
@@ -161,20 +161,20 @@ static bool remap(VFIOGuestMemfd *v, Error **errp)
     return !ret;
 }
 
-bool vfio_guest_memfd_region_add(VFIOContainer *bcontainer,
+bool vfio_ram_discard_region_add(VFIOContainer *bcontainer,
                                  MemoryRegionSection *section, bool cpr_remap,
                                  Error **errp)
 {
     RamDiscardManager *rdm = memory_region_get_ram_discard_manager(section->mr);
     Error *local_err = NULL;
-    VFIOGuestMemfd *v;
+    VFIORamDiscard *v;
     int ret;
 
     if (cpr_remap) {
         return remap(find_section(bcontainer, section), errp);
     }
 
-    v = g_new0(VFIOGuestMemfd, 1);
+    v = g_new0(VFIORamDiscard, 1);
     ram_discard_listener_init(&v->listener, dma_populate, dma_discard, true);
     v->listener.next_mapped = dma_next_mapped;
     v->listener.query = dma_query;
@@ -187,7 +187,7 @@ bool vfio_guest_memfd_region_add(VFIOContainer *bcontainer,
     v->iova = section->offset_within_address_space;
     v->to_iova = v->iova - section->offset_within_region;
     v->readonly = section->readonly;
-    QLIST_INSERT_HEAD(&bcontainer->guest_memfd_list, v, next);
+    QLIST_INSERT_HEAD(&bcontainer->ram_discard_list, v, next);
 
     v->arriving = true;
     ret = ram_discard_manager_register_listener(rdm, &v->listener, section);
@@ -207,10 +207,10 @@ bool vfio_guest_memfd_region_add(VFIOContainer *bcontainer,
     return false;
 }
 
-void vfio_guest_memfd_region_del(VFIOContainer *bcontainer,
+void vfio_ram_discard_region_del(VFIOContainer *bcontainer,
                                  MemoryRegionSection *section)
 {
-    VFIOGuestMemfd *v = find_section(bcontainer, section);
+    VFIORamDiscard *v = find_section(bcontainer, section);
 
     if (v) {
         leave(v);
@@ -234,7 +234,7 @@ static int sync_dirty_section(MemoryRegionSection *section, void *opaque)
     return ret;
 }
 
-int vfio_guest_memfd_sync_dirty(VFIOContainer *bcontainer,
+int vfio_ram_discard_sync_dirty(VFIOContainer *bcontainer,
                                 MemoryRegionSection *section, Error **errp)
 {
     RamDiscardManager *rdm = memory_region_get_ram_discard_manager(section->mr);

@@ -52,7 +52,7 @@ typedef struct Extent {
 /* Bytes that all containers have mapped; atomic. */
 static size_t all_mapped;
 
-static uint64_t extent_max(const VFIOGuestMemfd *v)
+static uint64_t extent_max(const VFIORamDiscard *v)
 {
     return v->granularity ?:
            v->bcontainer->dma_split == GUEST_MEMFD_DMA_SPLIT_PAGE ?
@@ -60,7 +60,7 @@ static uint64_t extent_max(const VFIOGuestMemfd *v)
 }
 
 /* From the last boundary at which all extents are cut to an offset. */
-static uint64_t since_cut(const VFIOGuestMemfd *v, uint64_t offset)
+static uint64_t since_cut(const VFIORamDiscard *v, uint64_t offset)
 {
     return (offset + (v->granularity ? 0 : v->to_iova)) % extent_max(v);
 }
@@ -75,7 +75,7 @@ static uint64_t extent_end(const Extent *e)
     return e->node.last + 1;
 }
 
-static Extent *extent_first(VFIOGuestMemfd *v, uint64_t start, uint64_t end)
+static Extent *extent_first(VFIORamDiscard *v, uint64_t start, uint64_t end)
 {
     IntervalTreeNode *node = interval_tree_iter_first(&v->extents, start,
                                                       end - 1);
@@ -94,7 +94,7 @@ static uint64_t next_border(IntervalTreeRoot *extents, uint64_t start,
 }
 
 /* Not the edges of the section: nobody asked for these. */
-static uint64_t gone_border(VFIOGuestMemfdGone *gone, uint64_t start,
+static uint64_t gone_border(VFIORamDiscardGone *gone, uint64_t start,
                             uint64_t end)
 {
     do {
@@ -108,14 +108,14 @@ static uint64_t gone_border(VFIOGuestMemfdGone *gone, uint64_t start,
  * by one request, and is mapped again because its section has changed or another
  * device arrives, stays an extent of its own: its guest gives it back like that.
  */
-static uint64_t extent_stop(VFIOGuestMemfd *v, uint64_t start, uint64_t end)
+static uint64_t extent_stop(VFIORamDiscard *v, uint64_t start, uint64_t end)
 {
-    VFIOGuestMemfdGone *gone;
+    VFIORamDiscardGone *gone;
 
     end = start + MIN(end - start, extent_max(v) - since_cut(v, start));
     if (v->arriving && !v->coarse && !v->granularity &&
         v->bcontainer->dma_split != GUEST_MEMFD_DMA_SPLIT_PAGE) {
-        QLIST_FOREACH(gone, &v->bcontainer->guest_memfd_gone, next) {
+        QLIST_FOREACH(gone, &v->bcontainer->ram_discard_gone, next) {
             if (gone->mr == v->mr) {
                 end = gone_border(gone, start, end);
             }
@@ -125,7 +125,7 @@ static uint64_t extent_stop(VFIOGuestMemfd *v, uint64_t start, uint64_t end)
     return end;
 }
 
-uint64_t vfio_guest_memfd_extents(VFIOGuestMemfd *v, uint64_t start,
+uint64_t vfio_ram_discard_extents(VFIORamDiscard *v, uint64_t start,
                                   uint64_t end)
 {
     uint64_t n = 0;
@@ -136,7 +136,7 @@ uint64_t vfio_guest_memfd_extents(VFIOGuestMemfd *v, uint64_t start,
     return n;
 }
 
-uint64_t vfio_guest_memfd_limit(const VFIOGuestMemfd *v)
+uint64_t vfio_ram_discard_limit(const VFIORamDiscard *v)
 {
     return v->bcontainer->dma_max_mappings ?:
            v->granularity ? UINT_MAX : MAX_MAPPINGS;
@@ -146,10 +146,10 @@ uint64_t vfio_guest_memfd_limit(const VFIOGuestMemfd *v)
  * So many more mappings are about to be made.  Some are left to sections that
  * come later, unless @v is one itself.
  */
-static bool reserve(VFIOGuestMemfd *v, uint64_t n)
+static bool reserve(VFIORamDiscard *v, uint64_t n)
 {
     VFIOContainer *bcontainer = v->bcontainer;
-    uint64_t limit = vfio_guest_memfd_limit(v);
+    uint64_t limit = vfio_ram_discard_limit(v);
     uint64_t kept = v->arriving ? 0 : MIN(MAPPINGS_FOR_OTHERS, limit / 8);
     unsigned used = qatomic_read(&bcontainer->dma_extents), seen;
 
@@ -164,7 +164,7 @@ static bool reserve(VFIOGuestMemfd *v, uint64_t n)
     }
 }
 
-static void release(VFIOGuestMemfd *v, uint64_t n)
+static void release(VFIORamDiscard *v, uint64_t n)
 {
     qatomic_sub(&v->bcontainer->dma_extents, n);
 }
@@ -174,7 +174,7 @@ static void release(VFIOGuestMemfd *v, uint64_t n)
  * there is no memory; so the limit is only named if this memory exceeds it by
  * itself.  A peer that can be lost has limits of its own.
  */
-char *vfio_guest_memfd_advice(VFIOGuestMemfd *v, int ret, uint64_t more)
+char *vfio_ram_discard_advice(VFIORamDiscard *v, int ret, uint64_t more)
 {
     struct rlimit limit;
 
@@ -192,10 +192,10 @@ char *vfio_guest_memfd_advice(VFIOGuestMemfd *v, int ret, uint64_t more)
 }
 
 /* A guest can cause it as often as it likes, and needs no more than once. */
-static void report_memlock_once(VFIOGuestMemfd *v, int ret, uint64_t size)
+static void report_memlock_once(VFIORamDiscard *v, int ret, uint64_t size)
 {
     static bool reported;
-    g_autofree char *advice = vfio_guest_memfd_advice(v, ret, size);
+    g_autofree char *advice = vfio_ram_discard_advice(v, ret, size);
 
     if (*advice && !qatomic_xchg(&reported, true)) {
         warn_report("cannot map a part of '%s' for DMA: %s%s",
@@ -207,14 +207,14 @@ static void report_memlock_once(VFIOGuestMemfd *v, int ret, uint64_t size)
  * Could what is mapped on both sides of @offset, an end of an extent, be one?  Not
  * at the boundaries at which all extents are cut.
  */
-static bool is_joint(VFIOGuestMemfd *v, uint64_t offset)
+static bool is_joint(VFIORamDiscard *v, uint64_t offset)
 {
     return offset && extent_first(v, offset - 1, offset) &&
            extent_first(v, offset, offset + 1) &&
            since_cut(v, offset);
 }
 
-static void add_extent(VFIOGuestMemfd *v, uint64_t start, uint64_t end)
+static void add_extent(VFIORamDiscard *v, uint64_t start, uint64_t end)
 {
     Extent *e = g_new0(Extent, 1);
 
@@ -227,7 +227,7 @@ static void add_extent(VFIOGuestMemfd *v, uint64_t start, uint64_t end)
     qatomic_add(&all_mapped, end - start);
 }
 
-static void remove_extent(VFIOGuestMemfd *v, Extent *e)
+static void remove_extent(VFIORamDiscard *v, Extent *e)
 {
     uint64_t size = extent_end(e) - extent_start(e);
 
@@ -240,7 +240,7 @@ static void remove_extent(VFIOGuestMemfd *v, Extent *e)
 }
 
 /* One more request for the container; there is room for it. */
-static void batch_add(VFIOGuestMemfd *v, uint64_t start, uint64_t end, bool map)
+static void batch_add(VFIORamDiscard *v, uint64_t start, uint64_t end, bool map)
 {
     VFIODmaRequest *r = &v->batch[v->nr_batch++];
 
@@ -253,7 +253,7 @@ static void batch_add(VFIOGuestMemfd *v, uint64_t start, uint64_t end, bool map)
     r->mr = v->mr;
 }
 
-static bool batch_is_full(const VFIOGuestMemfd *v)
+static bool batch_is_full(const VFIORamDiscard *v)
 {
     return v->nr_batch == ARRAY_SIZE(v->batch);
 }
@@ -270,7 +270,7 @@ static int container_call(VFIOContainer *bcontainer, const VFIODmaRequest *r)
 }
 
 /* All at once where that saves round trips; else one by one, up to an error. */
-static void container_batch(VFIOGuestMemfd *v)
+static void container_batch(VFIORamDiscard *v)
 {
     VFIOIOMMUClass *vioc = VFIO_IOMMU_GET_CLASS(v->bcontainer);
     unsigned n = 0;
@@ -288,7 +288,7 @@ static void container_batch(VFIOGuestMemfd *v)
 }
 
 /* An extent for each map that succeeded, none where an unmap did. */
-static void apply(VFIOGuestMemfd *v, const VFIODmaRequest *r,
+static void apply(VFIORamDiscard *v, const VFIODmaRequest *r,
                   uint64_t *reserved)
 {
     uint64_t start = r->iova - v->to_iova;
@@ -311,7 +311,7 @@ static void apply(VFIOGuestMemfd *v, const VFIODmaRequest *r,
  *
  * Returns: the first error.  What succeeded has been done all the same.
  */
-static int batch_run(VFIOGuestMemfd *v, uint64_t *reserved)
+static int batch_run(VFIORamDiscard *v, uint64_t *reserved)
 {
     VFIOIOMMUClass *vioc = VFIO_IOMMU_GET_CLASS(v->bcontainer);
     int first = 0;
@@ -344,21 +344,21 @@ static int batch_run(VFIOGuestMemfd *v, uint64_t *reserved)
     return first;
 }
 
-static int map_extent(VFIOGuestMemfd *v, uint64_t start, uint64_t end,
+static int map_extent(VFIORamDiscard *v, uint64_t start, uint64_t end,
                       uint64_t *reserved)
 {
     batch_add(v, start, end, true);
     return batch_run(v, reserved);
 }
 
-static int unmap_extent(VFIOGuestMemfd *v, Extent *e, uint64_t *reserved)
+static int unmap_extent(VFIORamDiscard *v, Extent *e, uint64_t *reserved)
 {
     batch_add(v, extent_start(e), extent_end(e), false);
     return batch_run(v, reserved);
 }
 
 /* All in a range; none of them is partly outside. */
-static int unmap_extents(VFIOGuestMemfd *v, uint64_t start, uint64_t end,
+static int unmap_extents(VFIORamDiscard *v, uint64_t start, uint64_t end,
                          uint64_t *reserved)
 {
     Extent *e = extent_first(v, start, end);
@@ -376,7 +376,7 @@ static int unmap_extents(VFIOGuestMemfd *v, uint64_t start, uint64_t end,
 }
 
 /* A range of which nothing is mapped. */
-static int map_range(VFIOGuestMemfd *v, uint64_t start, uint64_t end,
+static int map_range(VFIORamDiscard *v, uint64_t start, uint64_t end,
                      uint64_t *reserved)
 {
     int ret = 0;
@@ -394,7 +394,7 @@ static int map_range(VFIOGuestMemfd *v, uint64_t start, uint64_t end,
 }
 
 /* The same where some is mapped; it begins and ends where extents do. */
-static int map_again(VFIOGuestMemfd *v, uint64_t start, uint64_t end,
+static int map_again(VFIORamDiscard *v, uint64_t start, uint64_t end,
                      uint64_t *reserved)
 {
     int ret = unmap_extents(v, start, end, reserved) ?:
@@ -415,11 +415,11 @@ static int map_again(VFIOGuestMemfd *v, uint64_t start, uint64_t end,
  *
  * Returns: whether there is more room than before.
  */
-static bool make_room(VFIOGuestMemfd *v, uint64_t n)
+static bool make_room(VFIORamDiscard *v, uint64_t n)
 {
     uint64_t freed = 0, end;
 
-    n += vfio_guest_memfd_limit(v) / 16;
+    n += vfio_ram_discard_limit(v) / 16;
     for (Extent *e = extent_first(v, 0, UINT64_MAX);
          e && v->nr_joints && freed < n; e = extent_first(v, end, UINT64_MAX)) {
         uint64_t start = extent_start(e);
@@ -455,7 +455,7 @@ static Split split_of(Extent *e, uint64_t start, uint64_t end)
     };
 }
 
-static void count_split(VFIOGuestMemfd *v, const Split *s)
+static void count_split(VFIORamDiscard *v, const Split *s)
 {
     v->splits++;
     trace_vfio_guest_memfd_split(v->bcontainer, s->old_start + v->to_iova,
@@ -481,14 +481,14 @@ static uint64_t count_pieces(const Split *s, uint64_t iova, uint64_t end)
 }
 
 /* The mappings that a split needs. */
-static uint64_t split_needs(VFIOGuestMemfd *v, const Split *s)
+static uint64_t split_needs(VFIORamDiscard *v, const Split *s)
 {
     return count_pieces(s, s->old_start + v->to_iova, s->start + v->to_iova) +
            count_pieces(s, s->end + v->to_iova, s->old_end + v->to_iova);
 }
 
 /* The rest of an extent, on one side of what goes. */
-static void add_pieces(VFIOGuestMemfd *v, const Split *s, uint64_t start,
+static void add_pieces(VFIORamDiscard *v, const Split *s, uint64_t start,
                        uint64_t end)
 {
     while (start < end) {
@@ -501,7 +501,7 @@ static void add_pieces(VFIOGuestMemfd *v, const Split *s, uint64_t start,
 }
 
 /* They fit a batch: on each side there are two of each size at most. */
-static void add_rest(VFIOGuestMemfd *v, const Split *s)
+static void add_rest(VFIORamDiscard *v, const Split *s)
 {
     add_pieces(v, s, s->old_start, s->start);
     add_pieces(v, s, s->end, s->old_end);
@@ -511,7 +511,7 @@ static void add_rest(VFIOGuestMemfd *v, const Split *s)
  * Reserve what a split adds, or what a coarse one does.  Returns: the mappings
  * that it needs, 0 if there is no room.
  */
-static uint64_t reserve_split(VFIOGuestMemfd *v, Split *s)
+static uint64_t reserve_split(VFIORamDiscard *v, Split *s)
 {
     uint64_t needs = split_needs(v, s);
 
@@ -529,7 +529,7 @@ static uint64_t reserve_split(VFIOGuestMemfd *v, Split *s)
  * Replace @e by what it has outside of [@start, @end).  Where the container has
  * no room even for the largest pieces, nothing happens.
  */
-static int split_extent(VFIOGuestMemfd *v, Extent *e, uint64_t start,
+static int split_extent(VFIORamDiscard *v, Extent *e, uint64_t start,
                         uint64_t end)
 {
     Split s = split_of(e, start, end);
@@ -571,7 +571,7 @@ static int split_extent(VFIOGuestMemfd *v, Extent *e, uint64_t start,
  * The container has no mapping left for a split: this maps the larger part of the
  * rest, and not the other one.  Giving memory back works all the same.
  */
-static int break_extent(VFIOGuestMemfd *v, Extent *e, uint64_t start,
+static int break_extent(VFIORamDiscard *v, Extent *e, uint64_t start,
                         uint64_t end)
 {
     Split s = split_of(e, start, end);
@@ -596,7 +596,7 @@ static int break_extent(VFIOGuestMemfd *v, Extent *e, uint64_t start,
 }
 
 /* Take [@start, @end) out of @e; what is left is mapped all the time. */
-static int cut_extent(VFIOGuestMemfd *v, Extent *e, uint64_t start,
+static int cut_extent(VFIORamDiscard *v, Extent *e, uint64_t start,
                       uint64_t end)
 {
     VFIOIOMMUClass *vioc = VFIO_IOMMU_GET_CLASS(v->bcontainer);
@@ -627,7 +627,7 @@ static int cut_extent(VFIOGuestMemfd *v, Extent *e, uint64_t start,
 }
 
 /* An extent of which a range has only a part. */
-static Extent *extent_across(VFIOGuestMemfd *v, uint64_t start, uint64_t end)
+static Extent *extent_across(VFIORamDiscard *v, uint64_t start, uint64_t end)
 {
     Extent *e = extent_first(v, start, start + 1);
 
@@ -638,7 +638,7 @@ static Extent *extent_across(VFIOGuestMemfd *v, uint64_t start, uint64_t end)
     return e && extent_end(e) > end ? e : NULL;
 }
 
-int vfio_guest_memfd_discard(VFIOGuestMemfd *v, uint64_t start, uint64_t end)
+int vfio_ram_discard_discard(VFIORamDiscard *v, uint64_t start, uint64_t end)
 {
     uint64_t unused = 0;
     Extent *e;
@@ -664,7 +664,7 @@ int vfio_guest_memfd_discard(VFIOGuestMemfd *v, uint64_t start, uint64_t end)
 }
 
 /* The gaps in a range. */
-static int map_gaps(VFIOGuestMemfd *v, uint64_t start, uint64_t end)
+static int map_gaps(VFIORamDiscard *v, uint64_t start, uint64_t end)
 {
     int ret = 0;
 
@@ -675,7 +675,7 @@ static int map_gaps(VFIOGuestMemfd *v, uint64_t start, uint64_t end)
         uint64_t reserved;
 
         if (stop > start) {
-            reserved = vfio_guest_memfd_extents(v, start, stop);
+            reserved = vfio_ram_discard_extents(v, start, stop);
             if (!reserve(v, reserved)) {
                 return -ENOSPC;
             }
@@ -688,7 +688,7 @@ static int map_gaps(VFIOGuestMemfd *v, uint64_t start, uint64_t end)
 }
 
 /* All of a range, and what is mapped beside it, in as few extents as can be. */
-static int map_whole(VFIOGuestMemfd *v, uint64_t start, uint64_t end)
+static int map_whole(VFIORamDiscard *v, uint64_t start, uint64_t end)
 {
     uint64_t needs, reserved;
     Extent *left = start ? extent_first(v, start - 1, start) : NULL;
@@ -702,7 +702,7 @@ static int map_whole(VFIOGuestMemfd *v, uint64_t start, uint64_t end)
         end = extent_end(right);
     }
     v->coarse = true;
-    needs = vfio_guest_memfd_extents(v, start, end);
+    needs = vfio_ram_discard_extents(v, start, end);
     for (Extent *e = extent_first(v, start, end); e && needs;
          e = extent_first(v, extent_end(e), end)) {
         needs--;
@@ -720,7 +720,7 @@ static int map_whole(VFIOGuestMemfd *v, uint64_t start, uint64_t end)
     return ret;
 }
 
-int vfio_guest_memfd_populate(VFIOGuestMemfd *v, uint64_t start, uint64_t end)
+int vfio_ram_discard_populate(VFIORamDiscard *v, uint64_t start, uint64_t end)
 {
     int ret = map_gaps(v, start, end);
 
@@ -733,7 +733,7 @@ int vfio_guest_memfd_populate(VFIOGuestMemfd *v, uint64_t start, uint64_t end)
     return ret == -ENOSPC ? map_whole(v, start, end) : ret;
 }
 
-uint64_t vfio_guest_memfd_next_mapped(VFIOGuestMemfd *v, uint64_t *start)
+uint64_t vfio_ram_discard_next_mapped(VFIORamDiscard *v, uint64_t *start)
 {
     Extent *e = extent_first(v, *start, UINT64_MAX);
 
@@ -744,9 +744,9 @@ uint64_t vfio_guest_memfd_next_mapped(VFIOGuestMemfd *v, uint64_t *start)
     return extent_end(e);
 }
 
-void vfio_guest_memfd_remember(VFIOGuestMemfd *v)
+void vfio_ram_discard_remember(VFIORamDiscard *v)
 {
-    VFIOGuestMemfdGone *gone = g_new0(VFIOGuestMemfdGone, 1);
+    VFIORamDiscardGone *gone = g_new0(VFIORamDiscardGone, 1);
     IntervalTreeNode *node = interval_tree_iter_first(&v->extents, 0,
                                                       UINT64_MAX);
 
@@ -760,15 +760,15 @@ void vfio_guest_memfd_remember(VFIOGuestMemfd *v)
         e->node.last = node->last;
         interval_tree_insert(&e->node, &gone->extents);
     }
-    QLIST_INSERT_HEAD(&v->bcontainer->guest_memfd_gone, gone, next);
+    QLIST_INSERT_HEAD(&v->bcontainer->ram_discard_gone, gone, next);
 }
 
-void vfio_guest_memfd_commit(VFIOContainer *bcontainer)
+void vfio_ram_discard_commit(VFIOContainer *bcontainer)
 {
-    VFIOGuestMemfdGone *gone;
+    VFIORamDiscardGone *gone;
     IntervalTreeNode *node;
 
-    while ((gone = QLIST_FIRST(&bcontainer->guest_memfd_gone))) {
+    while ((gone = QLIST_FIRST(&bcontainer->ram_discard_gone))) {
         QLIST_REMOVE(gone, next);
         while ((node = interval_tree_iter_first(&gone->extents, 0,
                                                 UINT64_MAX))) {
@@ -779,7 +779,7 @@ void vfio_guest_memfd_commit(VFIOContainer *bcontainer)
     }
 }
 
-void vfio_guest_memfd_forget(VFIOGuestMemfd *v)
+void vfio_ram_discard_forget(VFIORamDiscard *v)
 {
     Extent *e;
 
@@ -789,7 +789,7 @@ void vfio_guest_memfd_forget(VFIOGuestMemfd *v)
     }
 }
 
-void vfio_guest_memfd_query(VFIOGuestMemfd *v, GuestMemfdListenerInfo *info)
+void vfio_ram_discard_query(VFIORamDiscard *v, GuestMemfdListenerInfo *info)
 {
     info->extents = qatomic_read(&v->nr_extents);
     info->mapped_bytes = qatomic_read(&v->mapped_bytes);

@@ -13,7 +13,7 @@
 #include "system/guest-memfd.h"
 
 /**
- * struct VFIOGuestMemfd - a section of a container's address space
+ * struct VFIORamDiscard - a section of a container's address space
  *
  * @gm: NULL if another RamDiscardManager has it (virtio-mem)
  * @granularity: of that, else 0
@@ -28,7 +28,7 @@
  * The lock of the block, or the BQL if @gm is NULL, guards all but @nr_extents and
  * @mapped_bytes, which are atomic, since they are queried without it.
  */
-typedef struct VFIOGuestMemfd {
+typedef struct VFIORamDiscard {
     RamDiscardListener listener;
     VFIOContainer *bcontainer;
     GuestMemfd *gm;
@@ -49,54 +49,54 @@ typedef struct VFIOGuestMemfd {
     uint64_t map_calls;
     uint64_t unmap_calls;
     uint64_t splits;
-    QLIST_ENTRY(VFIOGuestMemfd) next;
-} VFIOGuestMemfd;
+    QLIST_ENTRY(VFIORamDiscard) next;
+} VFIORamDiscard;
 
 /**
- * vfio_guest_memfd_limit - how many mappings the container of @v may have
+ * vfio_ram_discard_limit - how many mappings the container of @v may have
  *
  * type1: dma_entry_limit; vfio-user: max_dma_maps; iommufd has no limit of its
  * own, so there is one of ours, but not for virtio-mem, whose blocks have the size
  * that the user wants.
  */
-uint64_t vfio_guest_memfd_limit(const VFIOGuestMemfd *v);
+uint64_t vfio_ram_discard_limit(const VFIORamDiscard *v);
 
 /**
- * vfio_guest_memfd_extents - how many mappings a range takes that becomes shared
+ * vfio_ram_discard_extents - how many mappings a range takes that becomes shared
  *
  * @start, @end: offsets in the memory region, in bytes, page aligned
  */
-uint64_t vfio_guest_memfd_extents(VFIOGuestMemfd *v, uint64_t start,
+uint64_t vfio_ram_discard_extents(VFIORamDiscard *v, uint64_t start,
                                   uint64_t end);
 
 /**
- * struct VFIOGuestMemfdGone - what a section had mapped that has gone
+ * struct VFIORamDiscardGone - what a section had mapped that has gone
  *
  * Kept until the memory transaction ends: a part of it may come back in another
  * section, and is to be mapped in the same extents.
  */
-typedef struct VFIOGuestMemfdGone {
+typedef struct VFIORamDiscardGone {
     MemoryRegion *mr;
     uint64_t start, end;        /* of the section, as offsets */
     IntervalTreeRoot extents;
-    QLIST_ENTRY(VFIOGuestMemfdGone) next;
-} VFIOGuestMemfdGone;
+    QLIST_ENTRY(VFIORamDiscardGone) next;
+} VFIORamDiscardGone;
 
-/** vfio_guest_memfd_remember - @v goes; called with the BQL held */
-void vfio_guest_memfd_remember(VFIOGuestMemfd *v);
+/** vfio_ram_discard_remember - @v goes; called with the BQL held */
+void vfio_ram_discard_remember(VFIORamDiscard *v);
 
 /**
- * vfio_guest_memfd_advice - what to do about an error, beyond what it says
+ * vfio_ram_discard_advice - what to do about an error, beyond what it says
  *
  * @ret: negative errno of a map
  * @more: bytes that were to be mapped besides those that are
  *
  * Returns: text to append, to be freed.
  */
-char *vfio_guest_memfd_advice(VFIOGuestMemfd *v, int ret, uint64_t more);
+char *vfio_ram_discard_advice(VFIORamDiscard *v, int ret, uint64_t more);
 
 /**
- * vfio_guest_memfd_populate - map what is not mapped yet of a range
+ * vfio_ram_discard_populate - map what is not mapped yet of a range
  *
  * @start, @end: offsets in the memory region, page aligned, in the section
  *
@@ -104,28 +104,28 @@ char *vfio_guest_memfd_advice(VFIOGuestMemfd *v, int ret, uint64_t more);
  * container may not hold so many mappings.  This and the following are called
  * with the lock of the block held.
  */
-int vfio_guest_memfd_populate(VFIOGuestMemfd *v, uint64_t start, uint64_t end);
+int vfio_ram_discard_populate(VFIORamDiscard *v, uint64_t start, uint64_t end);
 
 /**
- * vfio_guest_memfd_discard - unmap a range, in the way x-dma-split says
+ * vfio_ram_discard_discard - unmap a range, in the way x-dma-split says
  *
  * What lies outside stays mapped, or the listener is stale there.
  *
  * Returns: 0; or a negative errno, with any part of it unmapped.
  */
-int vfio_guest_memfd_discard(VFIOGuestMemfd *v, uint64_t start, uint64_t end);
+int vfio_ram_discard_discard(VFIORamDiscard *v, uint64_t start, uint64_t end);
 
-/** vfio_guest_memfd_next_mapped - as next_mapped() of a listener */
-uint64_t vfio_guest_memfd_next_mapped(VFIOGuestMemfd *v, uint64_t *start);
+/** vfio_ram_discard_next_mapped - as next_mapped() of a listener */
+uint64_t vfio_ram_discard_next_mapped(VFIORamDiscard *v, uint64_t *start);
 
 /**
- * vfio_guest_memfd_forget - what is still mapped cannot be unmapped any more
+ * vfio_ram_discard_forget - what is still mapped cannot be unmapped any more
  *
  * The container is going, or refused.
  */
-void vfio_guest_memfd_forget(VFIOGuestMemfd *v);
+void vfio_ram_discard_forget(VFIORamDiscard *v);
 
-/** vfio_guest_memfd_query - as query() of a listener, without its name */
-void vfio_guest_memfd_query(VFIOGuestMemfd *v, GuestMemfdListenerInfo *info);
+/** vfio_ram_discard_query - as query() of a listener, without its name */
+void vfio_ram_discard_query(VFIORamDiscard *v, GuestMemfdListenerInfo *info);
 
 #endif

@@ -20,7 +20,7 @@
 
 static struct {
     VFIOContainer *container;
-    VFIOGuestMemfd v;
+    VFIORamDiscard v;
     uint64_t iova;
     uint64_t end_of[PAGES];     /* of the mapping that starts there; 0: none */
     unsigned nr;
@@ -178,7 +178,7 @@ static void setup(unsigned limit, GuestMemfdDmaSplit split)
 
 static void teardown(void)
 {
-    g_assert_cmpint(vfio_guest_memfd_discard(&t.v, 0, PAGES * PAGE), ==, 0);
+    g_assert_cmpint(vfio_ram_discard_discard(&t.v, 0, PAGES * PAGE), ==, 0);
     g_assert_cmpuint(t.nr, ==, 0);
     g_assert_cmpuint(t.container->dma_extents, ==, 0);
     object_unref(OBJECT(t.container));
@@ -192,7 +192,7 @@ static bool convert(unsigned first, unsigned nr, bool to_shared)
 
     t.touched = t.touched_end = 0;
     if (!to_shared) {
-        ret = vfio_guest_memfd_discard(&t.v, start, end);
+        ret = vfio_ram_discard_discard(&t.v, start, end);
         g_assert_cmpint(ret, ==, 0);
         bitmap_clear(t.shared, first, nr);
         check();
@@ -204,7 +204,7 @@ static bool convert(unsigned first, unsigned nr, bool to_shared)
         t.stale = t.stale_end = 0;
         while ((s = find_next_bit(t.shared, last, s)) < last) {
             e = find_next_zero_bit(t.shared, last, s);
-            if (vfio_guest_memfd_populate(&t.v, s * PAGE, e * PAGE)) {
+            if (vfio_ram_discard_populate(&t.v, s * PAGE, e * PAGE)) {
                 guest_memfd_listener_stale(NULL, NULL, s * PAGE, last * PAGE);
                 check();
                 return false;
@@ -212,14 +212,14 @@ static bool convert(unsigned first, unsigned nr, bool to_shared)
             s = e;
         }
     }
-    ret = vfio_guest_memfd_populate(&t.v, start, end);
+    ret = vfio_ram_discard_populate(&t.v, start, end);
     if (!ret) {
         bitmap_set(t.shared, first, nr);
     } else {
         g_assert_cmpint(ret, ==, -ENOSPC);
         for (unsigned i = first; i < first + nr; i++) {
             if (!test_bit(i, t.shared)) {
-                g_assert_cmpint(vfio_guest_memfd_discard(&t.v, i * PAGE,
+                g_assert_cmpint(vfio_ram_discard_discard(&t.v, i * PAGE,
                                                          (i + 1) * PAGE),
                                 ==, 0);
             }
@@ -309,14 +309,14 @@ static void test_coarse(void)
     g_assert_cmpuint(t.stale_end, ==, 0);
     g_assert_false(convert(400, 1, true));
 
-    g_assert_cmpuint(vfio_guest_memfd_next_mapped(&t.v, &start), ==, 5 * PAGE);
+    g_assert_cmpuint(vfio_ram_discard_next_mapped(&t.v, &start), ==, 5 * PAGE);
     g_assert_cmpuint(start, ==, 1);
     start = 5 * PAGE;
-    g_assert_cmpuint(vfio_guest_memfd_next_mapped(&t.v, &start), ==,
+    g_assert_cmpuint(vfio_ram_discard_next_mapped(&t.v, &start), ==,
                      128 * PAGE);
     g_assert_cmpuint(start, ==, 6 * PAGE);
     t.container->dma_max_mappings = 0;
-    g_assert_cmpuint(vfio_guest_memfd_limit(&t.v), ==, 1 << 20);
+    g_assert_cmpuint(vfio_ram_discard_limit(&t.v), ==, 1 << 20);
     teardown();
 }
 
@@ -334,9 +334,9 @@ static void test_failures(void)
         int ret;
 
         t.fail = g_test_rand_int_range(1, 8);
-        ret = to_shared ? vfio_guest_memfd_populate(&t.v, first * PAGE,
+        ret = to_shared ? vfio_ram_discard_populate(&t.v, first * PAGE,
                                                     (first + nr) * PAGE) :
-              vfio_guest_memfd_discard(&t.v, first * PAGE, (first + nr) * PAGE);
+              vfio_ram_discard_discard(&t.v, first * PAGE, (first + nr) * PAGE);
         t.fail = 0;
         if (!ret && to_shared) {
             bitmap_set(t.shared, first, nr);
@@ -348,7 +348,7 @@ static void test_failures(void)
             /* A part that could become shared is private again. */
             for (unsigned n = first; n < first + nr; n++) {
                 if (!test_bit(n, t.shared)) {
-                    vfio_guest_memfd_discard(&t.v, n * PAGE, (n + 1) * PAGE);
+                    vfio_ram_discard_discard(&t.v, n * PAGE, (n + 1) * PAGE);
                 }
             }
         }
@@ -424,25 +424,25 @@ static void test_granularity(void)
         t.v.arriving = true;    /* no block is asked for boundaries */
         for (unsigned refused = 1; refused <= 2; refused++) {
             /* What is there stays. */
-            g_assert_cmpint(vfio_guest_memfd_populate(&t.v, 0, block), ==, 0);
-            g_assert_cmpint(vfio_guest_memfd_populate(&t.v, 0, 3 * block), ==,
+            g_assert_cmpint(vfio_ram_discard_populate(&t.v, 0, block), ==, 0);
+            g_assert_cmpint(vfio_ram_discard_populate(&t.v, 0, 3 * block), ==,
                             0);
             check_blocks(0, 3);
 
             /* A discard that is refused is undone by populating again. */
             t.fail = refused;
-            g_assert_cmpint(vfio_guest_memfd_discard(&t.v, 0, PAGES * PAGE), ==,
+            g_assert_cmpint(vfio_ram_discard_discard(&t.v, 0, PAGES * PAGE), ==,
                             -EIO);
             t.fail = 0;
-            g_assert_cmpint(vfio_guest_memfd_populate(&t.v, 0, 3 * block), ==,
+            g_assert_cmpint(vfio_ram_discard_populate(&t.v, 0, 3 * block), ==,
                             0);
             check_blocks(0, 3);
 
             /* In other ranges than it came */
-            g_assert_cmpint(vfio_guest_memfd_discard(&t.v, 0, 2 * block), ==,
+            g_assert_cmpint(vfio_ram_discard_discard(&t.v, 0, 2 * block), ==,
                             0);
             check_blocks(2, 1);
-            g_assert_cmpint(vfio_guest_memfd_discard(&t.v, 0, PAGES * PAGE), ==,
+            g_assert_cmpint(vfio_ram_discard_discard(&t.v, 0, PAGES * PAGE), ==,
                             0);
             check_blocks(0, 0);
         }
@@ -457,17 +457,17 @@ static void test_granularity_limit(void)
 
     setup(2, GUEST_MEMFD_DMA_SPLIT_AUTO);
     t.v.granularity = block;
-    g_assert_cmpint(vfio_guest_memfd_populate(&t.v, 0, block), ==, 0);
-    g_assert_cmpint(vfio_guest_memfd_populate(&t.v, block, 3 * block), ==,
+    g_assert_cmpint(vfio_ram_discard_populate(&t.v, 0, block), ==, 0);
+    g_assert_cmpint(vfio_ram_discard_populate(&t.v, block, 3 * block), ==,
                     -ENOSPC);
     check_blocks(0, 1);
-    g_assert_cmpint(vfio_guest_memfd_populate(&t.v, block, 2 * block), ==, 0);
+    g_assert_cmpint(vfio_ram_discard_populate(&t.v, block, 2 * block), ==, 0);
     check_blocks(0, 2);
 
     /* The container has less room than it said. */
     t.container->dma_max_mappings = 0;
-    g_assert_cmpuint(vfio_guest_memfd_limit(&t.v), >, 1 << 20);
-    g_assert_cmpint(vfio_guest_memfd_populate(&t.v, 2 * block, 3 * block), ==,
+    g_assert_cmpuint(vfio_ram_discard_limit(&t.v), >, 1 << 20);
+    g_assert_cmpint(vfio_ram_discard_populate(&t.v, 2 * block, 3 * block), ==,
                     -ENOSPC);
     check_blocks(0, 2);
     teardown();

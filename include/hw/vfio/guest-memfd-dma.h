@@ -10,7 +10,7 @@
 #include "hw/vfio/vfio-device.h"
 
 /**
- * vfio_guest_memfd_region_add - map what is populated of @section, and follow it
+ * vfio_ram_discard_region_add - map what is populated of @section, and follow it
  *
  * @section: of a memory region with a RamDiscardManager
  * @cpr_remap: it is followed; map again what is mapped
@@ -24,20 +24,20 @@
  *
  * Called with the BQL held.
  */
-bool vfio_guest_memfd_region_add(VFIOContainer *bcontainer,
+bool vfio_ram_discard_region_add(VFIOContainer *bcontainer,
                                  MemoryRegionSection *section, bool cpr_remap,
                                  Error **errp);
 
 /**
- * vfio_guest_memfd_region_del - the opposite; a section never added is ignored
+ * vfio_ram_discard_region_del - the opposite; a section never added is ignored
  *
  * Called with the BQL held.
  */
-void vfio_guest_memfd_region_del(VFIOContainer *bcontainer,
+void vfio_ram_discard_region_del(VFIOContainer *bcontainer,
                                  MemoryRegionSection *section);
 
-/** vfio_guest_memfd_commit - a memory transaction has ended; BQL held */
-void vfio_guest_memfd_commit(VFIOContainer *bcontainer);
+/** vfio_ram_discard_commit - a memory transaction has ended; BQL held */
+void vfio_ram_discard_commit(VFIOContainer *bcontainer);
 
 /**
  * vfio_guest_memfd_hidden - does a virtual IOMMU show memory that is converted?
@@ -53,11 +53,11 @@ void vfio_guest_memfd_commit(VFIOContainer *bcontainer);
 bool vfio_guest_memfd_hidden(const IOMMUTLBEntry *iotlb);
 
 /**
- * vfio_guest_memfd_sync_dirty - fetch the dirty bitmap of what is mapped
+ * vfio_ram_discard_sync_dirty - fetch the dirty bitmap of what is mapped
  *
  * Returns: 0 or a negative errno, with @errp set.
  */
-int vfio_guest_memfd_sync_dirty(VFIOContainer *bcontainer,
+int vfio_ram_discard_sync_dirty(VFIOContainer *bcontainer,
                                 MemoryRegionSection *section, Error **errp);
 
 /**
