@@ -15,6 +15,7 @@
 #include "hw/vfio-user/dma.h"
 #include "hw/vfio-user/lost.h"
 #include "hw/vfio-user/trace.h"
+#include "hw/vfio/guest-memfd-dma.h"
 #include "hw/vfio/pci.h"
 #include "system/guest-memfd.h"
 #include "system/memory.h"

@@ -14,18 +14,6 @@
 #include "hw/vfio-user/container.h"
 #include "hw/vfio-user/lost.h"
 
-uint64_t vfio_user_msg_bytes(const VFIOUserMsg *msg)
-{
-    const VFIOUserDMARW *rw = (const VFIOUserDMARW *)msg->hdr;
-    uint64_t bytes = 4 * KiB + msg->hdr->size;
-
-    if (msg->type == VFIO_MSG_REQ && msg->hdr->command == VFIO_USER_DMA_READ &&
-        msg->hdr->size >= sizeof(*rw)) {
-        bytes += MIN(rw->count, VFIO_USER_DEF_MAX_XFER);
-    }
-    return bytes;
-}
-
 void vfio_user_fail_msg(VFIOUserProxy *proxy, VFIOUserMsg *msg)
 {
     msg->hdr->flags = VFIO_USER_REPLY | VFIO_USER_ERROR;

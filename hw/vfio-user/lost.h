@@ -15,18 +15,8 @@
 #ifndef HW_VFIO_USER_LOST_H
 #define HW_VFIO_USER_LOST_H
 
-#include "qemu/units.h"
 #include "hw/vfio-user/proxy.h"
 #include "hw/vfio/vfio-container.h"
-
-/*
- * What requests that wait may take, and answers that the server does not read:
- * a few of the largest that can be negotiated, or 65536 small ones.
- */
-#define VFIO_USER_MAX_UNREAD (256 * MiB)
-
-/** vfio_user_msg_bytes - what a message in a queue counts for */
-uint64_t vfio_user_msg_bytes(const VFIOUserMsg *msg);
 
 /**
  * vfio_user_fail_msg - complete a request that a lost server will not answer

@@ -198,6 +198,7 @@ def example(name):
                     except Exception as err:
                         raise AssertionError('%s: %s' % (block.where, err)) \
                             from err
+            machine.unplug()
     run.__name__ = 'example_' + name
     return run
 

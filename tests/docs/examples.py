@@ -112,6 +112,7 @@ class Example:
         self._dir = str(directory)
         self._processes = []
         self._keep = []
+        self._devices = []
         self.qmp = None
         self._errors = open(directory / 'errors', 'w+', encoding='utf-8')
         for name in ('build', 'scripts'):
@@ -160,6 +161,8 @@ class Example:
                 raise Cannot(said.splitlines()[-1]) from None
             raise AssertionError('QEMU did not start: ' + said) from None
         self._keeps_its_promise(words)
+        self._devices += [json.loads(word)['id'] for word in words
+                          if '"vfio-' in word]
 
     def _keeps_its_promise(self, words):
         """query-guest-memfd shows each memory object as its options say."""
@@ -192,6 +195,11 @@ class Example:
                 done = self._run([os.path.join(TOP, words[0]), '--once'] +
                                  [self._here(word) for word in words[1:]])
                 assert 'm0' in done, done
+
+    def unplug(self):
+        """Devices that do DMA are where they can be unplugged."""
+        for name in self._devices:
+            self.qmp.command('device_del', id=name)
 
     def _run(self, command, **options):
         done = subprocess.run(command, cwd=self._dir, check=False,

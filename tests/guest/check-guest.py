@@ -399,6 +399,19 @@ def run_messages(tap, paths):
                guest='base=16 window=16 ops=200 conv=none')
 
 
+def run_queues(tap, paths):
+    """QEMU works on queues in memory that nobody converts."""
+    name = 'virtio-rng and virtio-balloon, kvm driver: they have an answer'
+    problem = kvm_problem(SHARED_FILES)
+    if problem:
+        tap.skip(name, problem)
+        return
+    run_virtio(tap, paths, name, {'devices': 2}, accel='kvm', ram=64 * MIB,
+               driver='kvm', init='shared', peer=False,
+               devices=['virtio-rng-pci,disable-legacy=on', BALLOON],
+               guest='base=16 window=16 virtio=queues conv=none')
+
+
 def run_vhost(tap, paths):
     """The host's kernel works on queues in memory that nobody converts."""
     name = 'vhost-vsock, kvm driver: it has an answer'
@@ -488,7 +501,7 @@ def main():
     tap = Tap()
     print('TAP version 13')
     steps = sum(len(case.steps) for case in CASES)
-    print(f'1..{steps + len(BALLOONS) + 3}')
+    print(f'1..{steps + len(BALLOONS) + 4}')
     try:
         paths = Paths()
     except HarnessError as err:
@@ -507,6 +520,7 @@ def main():
     for balloon in BALLOONS:
         run_balloon(tap, paths, *balloon)
     run_messages(tap, paths)
+    run_queues(tap, paths)
     run_vhost(tap, paths)
     run_vhost_user(tap, paths)
     return 1 if tap.failed else 0

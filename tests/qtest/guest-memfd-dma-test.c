@@ -374,6 +374,59 @@ static void test_unaligned(QTestState *qts, Server *s)
     gm_convert(qts, "m1", 0, 4096, true);
 }
 
+/* The server would not answer before the first device has gone. */
+static void test_same_socket(QTestState *qts, Server *s)
+{
+    const char add[] = "{ 'execute': 'device_add', 'arguments': {"
+                       " 'driver': 'vfio-user-pci', 'id': %s, 'bus': 'rp2',"
+                       " 'socket': { 'type': 'unix', 'path': %s } } }";
+
+    gm_assert_failure(qts, qtest_qmp(qts, add, "dev", s->socket),
+                      "Duplicate device ID");
+    gm_assert_failure(qts, qtest_qmp(qts, add, "dev2", s->socket),
+                      "is that of a device that is there");
+    gm_convert(qts, "m0", 16 * MiB, 2 * MiB, false);
+    check_exact(qts, s, "m0", 0);
+    qtest_qmp_device_del(qts, "dev");
+    qtest_qmp_assert_success(qts, add, "dev2", s->socket);
+    check_exact(qts, s, "m0", 0);
+}
+
+/* A file that is no device is refused, whether or not the device has an id. */
+static void test_fd(void)
+{
+    QTestState *qts;
+    int fd;
+
+    if (!qtest_has_device("vfio-pci")) {
+        g_test_skip("no vfio-pci");
+        return;
+    }
+    qts = qtest_init("-nodefaults -machine q35 "
+                     "-device pcie-root-port,id=rp,chassis=1");
+    fd = open("/dev/null", O_RDWR | O_CLOEXEC);
+    g_assert_cmpint(fd, >=, 0);
+    qtest_qmp_fds_assert_success(qts, &fd, 1, "{ 'execute': 'getfd',"
+                                 " 'arguments': { 'fdname': 'iommu' } }");
+    qtest_qmp_assert_success(qts, "{ 'execute': 'object-add', 'arguments': {"
+                             " 'qom-type': 'iommufd', 'id': 'iommufd0',"
+                             " 'fd': 'iommu' } }");
+    for (int i = 0; i < 2; i++) {
+        qtest_qmp_fds_assert_success(qts, &fd, 1, "{ 'execute': 'getfd',"
+                                     " 'arguments': { 'fdname': 'dev' } }");
+        gm_assert_failure(qts, qtest_qmp(qts, "{ 'execute': 'device_add',"
+                                         " 'arguments': { %s: %s,"
+                                         " 'driver': 'vfio-pci', 'bus': 'rp',"
+                                         " 'iommufd': 'iommufd0',"
+                                         " 'fd': 'dev' } }",
+                                         i ? "id" : "x-dma-split",
+                                         i ? "dev" : "auto"),
+                          "error bind device fd=");
+    }
+    close(fd);
+    qtest_quit(qts);
+}
+
 /*
  * The device arrives when there are more runs than it can have mappings, and
  * when there are not.  The server would need an open file for each.
@@ -440,6 +493,8 @@ static const ServerTest tests[] = {
     { "guest-memfd-dma/remap", NULL, test_remap },
     { "guest-memfd-dma/boundaries",
       "-device pcie-root-port,id=rp2,chassis=2,addr=2", test_boundaries },
+    { "guest-memfd-dma/same-socket",
+      "-device pcie-root-port,id=rp2,chassis=2,addr=2", test_same_socket },
     { "guest-memfd-dma/server-dies", NULL, test_server_dies },
     { "guest-memfd-dma/server-dies-reset", NULL, test_server_dies_reset },
     { "guest-memfd-dma/unaligned", "-object " BACKEND ",id=m1,size=2M,"
@@ -453,6 +508,7 @@ int main(int argc, char **argv)
     g_test_init(&argc, &argv, NULL);
     server_add_tests(tests);
     qtest_add_func("guest-memfd-dma/limit", test_limit);
+    qtest_add_func("guest-memfd-dma/fd", test_fd);
     virtio_mem_add_tests();
     return g_test_run();
 }

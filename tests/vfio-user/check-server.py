@@ -6,6 +6,7 @@ Prints TAP.  Environment: EDU_SERVER.
 """
 
 import contextlib
+import json
 import mmap
 import os
 import re
@@ -37,6 +38,7 @@ ALL_ONES = (1 << 64) - 1
 
 # each needs an open file; 4096 is the least hard limit that is common
 MANY = min(10000, resource.getrlimit(resource.RLIMIT_NOFILE)[1] - 96)
+FEW = 128
 MFD_CLOEXEC, MFD_HUGETLB, MFD_HUGE_2MB = 1, 4, 21 << 26
 
 
@@ -52,7 +54,8 @@ class Client:
         self._sock.connect(path)
         self._id = 0
         self.ram = bytearray()      # without a file, from address 0 on
-        self.request(VERSION, struct.pack('<HH', 0, 1))
+        said = self.request(VERSION, struct.pack('<HH', 0, 1))[4:]
+        self.offer = json.loads(said.rstrip(b'\0'))['capabilities']
 
     def close(self):
         """Disconnect."""
@@ -147,8 +150,15 @@ class Memory:
 class Server:
     """The server in a directory of its own."""
 
-    def __init__(self, *options):
+    def __init__(self, *options, files=None):
         self._options = options
+        self._files = files
+
+    def _in_child(self):
+        die_with_parent()
+        if self._files:
+            resource.setrlimit(resource.RLIMIT_NOFILE,
+                               (self._files, self._files))
 
     def __enter__(self):
         self.dir = tempfile.TemporaryDirectory(prefix='edu-server-')
@@ -157,7 +167,7 @@ class Server:
         self.process = subprocess.Popen(
             [SERVER, '--control', self.control_path, *self._options,
              self.path], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE, preexec_fn=die_with_parent)
+            stderr=subprocess.PIPE, preexec_fn=self._in_child)
         assert self.process.stdout.readline() == b'ready\n'
         self.control = Control(self.control_path)
         self.client = Client(self.path)
@@ -306,6 +316,29 @@ def test_many(s):
         same('maps', s.control.maps(), [])
 
 
+def test_files(s):
+    """it offers as many mappings as it can have files, and refuses more"""
+    c, m = s.client, Memory(PAGE)
+    offer = c.offer.get('max_dma_maps', 65535)
+    assert FEW // 4 < offer < FEW, f'{offer} mappings of {FEW} files'
+    with contextlib.closing(m):
+        for n in range(offer):
+            c.map(n * PAGE, PAGE, m.fd)
+        # none of these needs more files than before
+        for _ in range(FEW):
+            c.map(0, PAGE, m.fd)
+            try:
+                c.map(offer * PAGE, PAGE, m.fd)
+            except RequestError:
+                continue
+            raise AssertionError('one more mapping was accepted')
+        same('maps', len(s.control.maps()), offer)
+        same('dma', c.dma((offer - 1) * PAGE), 0)
+        c.unmap(0, PAGE)
+        c.map(offer * PAGE, PAGE, m.fd)
+        same('dma', c.dma(offer * PAGE), 0)
+
+
 def test_client_errors(s):
     """a bad request is an error, and changes nothing"""
     c, m = s.client, Memory(4 * PAGE)
@@ -419,7 +452,7 @@ def test_bad_options(_):
 TESTS = (
     (test_registers, ()), (test_dma, ()), (test_read_only, ()),
     (test_no_fd, ()), (test_hostile, ()), (test_many, ()),
-    (test_client_errors, ()), (test_huge, ()), (test_control, ()),
+    (test_files, ()), (test_client_errors, ()), (test_huge, ()), (test_control, ()),
     (test_reconnect, ()), (test_quit, ()), (test_terminate, ()),
     (test_once, ('--once',)), (test_bad_options, ()),
 )
@@ -446,7 +479,8 @@ def main():
                     print(f'ok {name} # SKIP {problem}', flush=True)
                     continue
             try:
-                with Server(*options) as server:
+                with Server(*options, files=FEW if test is test_files
+                            else None) as server:
                     test(server)
                 print(f'ok {name}', flush=True)
             except (AssertionError, RequestError, EOFError, OSError) as err:

@@ -18,7 +18,8 @@ import iommu
 from harness import MIB, PAGE
 from l1 import EDU, L2, SECOND_EDU
 from machines import EMULATED, PAGES_2M, PORT, PROTECTED, TWO_COPY, Row
-from refusals import Machine, failed_conversions, missing, not_possible
+from refusals import Machine, failed_conversions, missing, not_possible, \
+    refused
 
 GIB = 1024 * MIB
 HUGE = 2 * MIB
@@ -27,6 +28,10 @@ ENTRY_LIMIT = '/sys/module/vfio_iommu_type1/parameters/dma_entry_limit'
 # Of these an eighth is left to memory that comes later
 FEW = 256
 LEFT = FEW // 8
+# So few that the ROMs of a machine that begins private need more
+TOO_FEW = (1, 2)
+# The reserve, and one more
+DIMMS = 64 // 8 + 1
 LISTENER = {'iommufd': 'vfio-iommu-iommufd', 'type1': 'vfio-iommu-legacy',
             'user': 'vfio-iommu-user'}
 MANY = 100000
@@ -140,6 +145,37 @@ class High(Machine):
                          max(run['offset'], self.LOW)}
                 for run in super().runs()
                 if run['offset'] + run['size'] > self.LOW]
+
+
+def no_room_for_roms(l1, tap, row):
+    """Other memory has no mapping: the machine does not start."""
+    for limit in TOO_FEW:
+        with entry_limit(l1, limit):
+            problems = refused(l1, row, ['No space left on device',
+                                         'unable to continue'])
+        tap.result(f'{limit}: refused with the reason',
+                   ['it was not refused'] if problems is None else problems)
+
+
+def no_room_for_dimms(l1, tap, row):
+    """Nor has memory that is plugged in: the VM that ran stops, and is there."""
+    with entry_limit(l1, 64), L2(l1, row, row.guest) as l2:
+        machine = Machine(l1, l2, row)
+        _, problems = l2.run_until_hold()
+        offset = 40 * MIB
+        while not machine.convert(offset, PAGE, False):
+            offset += 2 * PAGE
+        for n in range(DIMMS):
+            l2.qmp.command('object-add', id=f'd{n}', size=HUGE, **{
+                'qom-type': 'memory-backend-ram'})
+            l2.qmp.command('device_add', driver='pc-dimm', id=f'dimm{n}',
+                           memdev=f'd{n}')
+        l2.qmp.wait(lambda event: event['event'] == 'STOP')
+        status = l2.qmp.command('query-status')['status']
+        tap.result('the VM stops', problems + (
+            [] if status == 'internal-error' else [f'status {status}']) +
+            missing(machine.said(), ['No space left on device',
+                                     'unable to continue']))
 
 
 def large(l1, tap, row):
@@ -331,6 +367,9 @@ ARRIVING = plug_row(EMULATED, 'iommufd', ram=GIB,
                            '-qtest-log', '/dev/null'])
 BUDGET = Row('type1', EMULATED, 'type1', ram=64 * MIB,
              extra=['-m', 'slots=1,maxmem=1G'])
+NO_ROMS = Row('type1', EMULATED, 'type1', ram=64 * MIB)
+NO_DIMMS = Row('type1', EMULATED, 'type1', ram=64 * MIB,
+               extra=['-m', f'slots={DIMMS},maxmem=1G'])
 LARGE = [Row('4K pages', EMULATED, 'type1', ram=64 * GIB),
          Row('2M pages', EMULATED + PAGES_2M + ',reserve=off', 'type1',
              ram=64 * GIB)]
@@ -350,6 +389,8 @@ SEVERAL = [Row(f'vfio-user, iommufd, type1{name}', memory, 'iommufd',
 def scenarios():
     """(name, function, row)"""
     yield f'life: limit of mappings, {BUDGET.name}', budget, BUDGET
+    yield 'life: no mappings for ROMs', no_room_for_roms, NO_ROMS
+    yield 'life: no mappings for DIMMs', no_room_for_dimms, NO_DIMMS
     for row in LARGE:
         yield f'life: 64 GiB, {row.name}', large, row
     yield 'life: more mappings than can be', not_possible, TOO_MANY

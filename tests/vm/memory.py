@@ -10,13 +10,15 @@ sys.path.insert(0, os.path.join(os.path.dirname(HERE), 'guest'))
 # pylint: disable=wrong-import-position
 from harness import MIB
 from l1 import L2
-from machines import IN_PLACE, PAGES_2M, PROTECTED, SHARED, TWO_COPY, Row
+from machines import EMULATED, IN_PLACE, PAGES_2M, PROTECTED, SHARED, \
+    TWO_COPY, Row
 
 ROUNDS = 3
 # Of the machine's size, with room for what is not the guest's memory
 MOST = 1.05
 BASE_MIB, WINDOW_MIB = 16, 46
-BOUND = ',prealloc=on,policy=bind,host-nodes=1'
+NODE_1 = ',policy=bind,host-nodes=1'
+BOUND = ',prealloc=on' + NODE_1
 
 # (machine, KiB of one conversion, the least of its size). Half a huge page at a
 # time: the other copy goes when both halves have gone. Huge pages that were
@@ -33,6 +35,13 @@ PREALLOCATED = (
     Row('mapped guest_memfd', SHARED + BOUND, None, conv='none'),
     Row('private', TWO_COPY.replace('shared', 'private') + BOUND, None,
         **PROTECTED),
+)
+# Without prealloc, it is the DMA mapping that allocates what is shared.
+MAPPED = (
+    Row('iommufd', EMULATED + PAGES_2M + NODE_1, 'iommufd', ram=64 * MIB),
+    Row('type1', EMULATED + PAGES_2M + NODE_1, 'type1', ram=64 * MIB),
+    Row('iommufd, two copies', TWO_COPY.replace('shared', 'private') +
+        PAGES_2M + NODE_1, 'iommufd', ram=64 * MIB, **PROTECTED),
 )
 NO_LOG = {
     'intel': Row('two copies', TWO_COPY, None, ram=64 * MIB, **PROTECTED),
@@ -96,6 +105,18 @@ def preallocated(l1, tap, row):
     tap.result('query-memdev says so', [] if says else ['prealloc: false'])
 
 
+def mapped(l1, tap, row):
+    """What is mapped for DMA comes from the node that was asked for."""
+    before = held_by_nodes(l1)
+    with L2(l1, row) as l2:
+        l2.qmp.command('x-guest-memfd-convert', id='m0', offset=16 * MIB,
+                       size=32 * MIB, private=False)
+        there = [now - was for now, was in zip(held_by_nodes(l1), before)]
+    wrong = abs(there[1] - 32 * MIB) > MIB * 4 or abs(there[0]) > MIB * 4
+    tap.result('shared memory is on node 1',
+               [f'bytes on nodes 0 and 1: {there}'] if wrong else [])
+
+
 def no_dirty_log(l1, tap, row):
     """KVM has none of memory that can be private: to ask for it is no error."""
     words = f'conv={row.conv} base={BASE_MIB} window={WINDOW_MIB} ' \
@@ -121,3 +142,5 @@ def scenarios(config):
         yield f'steady memory, {rounds[0].name}', steady, rounds
     for row in PREALLOCATED:
         yield f'preallocated, {row.name}', preallocated, row
+    for row in MAPPED:
+        yield f'mapped huge pages, {row.name}', mapped, row

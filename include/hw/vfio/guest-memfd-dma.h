@@ -10,6 +10,23 @@
 #include "hw/vfio/vfio-device.h"
 
 /**
+ * struct VFIODmaRequest - a mapping to be made or removed by dma_batch()
+ *
+ * @map: make it; @vaddr, @readonly and @mr are as for dma_map().  It fails if
+ *       something is mapped there
+ * @ret: out: 0 or a negative errno
+ */
+struct VFIODmaRequest {
+    bool map;
+    bool readonly;
+    hwaddr iova;
+    uint64_t size;
+    void *vaddr;
+    MemoryRegion *mr;
+    int ret;
+};
+
+/**
  * vfio_ram_discard_region_add - map what is populated of @section, and follow it
  *
  * @section: of a memory region with a RamDiscardManager
