@@ -51,6 +51,11 @@ static int dma_populate(RamDiscardListener *rdl, MemoryRegionSection *section)
     return ret;
 }
 
+static void dma_settled(RamDiscardListener *rdl)
+{
+    vfio_ram_discard_settled(container_of(rdl, VFIORamDiscard, listener));
+}
+
 static uint64_t dma_next_mapped(RamDiscardListener *rdl, uint64_t *start)
 {
     return vfio_ram_discard_next_mapped(container_of(rdl, VFIORamDiscard,
@@ -176,6 +181,7 @@ bool vfio_ram_discard_region_add(VFIOContainer *bcontainer,
 
     v = g_new0(VFIORamDiscard, 1);
     ram_discard_listener_init(&v->listener, dma_populate, dma_discard, true);
+    v->listener.settled = dma_settled;
     v->listener.next_mapped = dma_next_mapped;
     v->listener.query = dma_query;
     v->bcontainer = bcontainer;

@@ -169,6 +169,24 @@ static void release(VFIORamDiscard *v, uint64_t n)
     qatomic_sub(&v->bcontainer->dma_extents, n);
 }
 
+/* Reserve for a range that may be mapped again. */
+static bool reserve_again(VFIORamDiscard *v, uint64_t n)
+{
+    uint64_t again = MIN(n, v->given_back);
+
+    if (!reserve(v, n - again)) {
+        return false;
+    }
+    v->given_back -= again;
+    return true;
+}
+
+void vfio_ram_discard_settled(VFIORamDiscard *v)
+{
+    release(v, v->given_back);
+    v->given_back = 0;
+}
+
 /*
  * ENOMEM is how kernels answer when RLIMIT_MEMLOCK is too low, but also when
  * there is no memory; so the limit is only named if this memory exceeds it by
@@ -413,9 +431,9 @@ static int map_again(VFIORamDiscard *v, uint64_t start, uint64_t end,
  * at the limit does not pay for it with each request.  A device that works there
  * can lose a transfer; the request would be refused else.
  *
- * Returns: whether there is more room than before.
+ * Returns: the mappings that are free, and stay reserved.
  */
-static bool make_room(VFIORamDiscard *v, uint64_t n)
+static uint64_t make_room(VFIORamDiscard *v, uint64_t n)
 {
     uint64_t freed = 0, end;
 
@@ -431,7 +449,6 @@ static bool make_room(VFIORamDiscard *v, uint64_t n)
             break;
         }
     }
-    release(v, freed);
     return freed;
 }
 
@@ -640,7 +657,6 @@ static Extent *extent_across(VFIORamDiscard *v, uint64_t start, uint64_t end)
 
 int vfio_ram_discard_discard(VFIORamDiscard *v, uint64_t start, uint64_t end)
 {
-    uint64_t unused = 0;
     Extent *e;
     int ret;
 
@@ -650,16 +666,23 @@ int vfio_ram_discard_discard(VFIORamDiscard *v, uint64_t start, uint64_t end)
         } else {
             ret = split_extent(v, e, start, end);
         }
-        if (ret == -ENOSPC && !make_room(v, 1)) {
-            e = extent_across(v, start, end);
-            ret = e ? break_extent(v, e, start, end) : 0;
+        if (ret == -ENOSPC) {
+            uint64_t freed = make_room(v, 1);
+
+            release(v, freed);
+            if (!freed) {
+                e = extent_across(v, start, end);
+                ret = e ? break_extent(v, e, start, end) : 0;
+            }
         }
         if (ret && ret != -ENOSPC) {
             return ret;
         }
     }
-    ret = unmap_extents(v, start, end, &unused);
-    release(v, unused);
+    ret = unmap_extents(v, start, end, &v->given_back);
+    if (v->granularity) {
+        vfio_ram_discard_settled(v);    /* nobody else says when */
+    }
     return ret;
 }
 
@@ -676,7 +699,7 @@ static int map_gaps(VFIORamDiscard *v, uint64_t start, uint64_t end)
 
         if (stop > start) {
             reserved = vfio_ram_discard_extents(v, start, stop);
-            if (!reserve(v, reserved)) {
+            if (!reserve_again(v, reserved)) {
                 return -ENOSPC;
             }
             ret = map_range(v, start, stop, &reserved);
@@ -712,7 +735,7 @@ static int map_whole(VFIORamDiscard *v, uint64_t start, uint64_t end)
     }
     reserved = needs;
     ret = -ENOSPC;
-    if (reserve(v, reserved)) {
+    if (reserve_again(v, reserved)) {
         ret = map_again(v, start, end, &reserved);
         release(v, reserved);
     }
@@ -723,11 +746,14 @@ static int map_whole(VFIORamDiscard *v, uint64_t start, uint64_t end)
 int vfio_ram_discard_populate(VFIORamDiscard *v, uint64_t start, uint64_t end)
 {
     int ret = map_gaps(v, start, end);
+    uint64_t freed;
 
     if (v->granularity) {
         return ret;
     }
-    if (ret == -ENOSPC && make_room(v, 1)) {
+    freed = ret == -ENOSPC ? make_room(v, 1) : 0;
+    if (freed) {
+        v->given_back += freed;
         ret = map_gaps(v, start, end);
     }
     return ret == -ENOSPC ? map_whole(v, start, end) : ret;
@@ -787,6 +813,7 @@ void vfio_ram_discard_forget(VFIORamDiscard *v)
         remove_extent(v, e);
         release(v, 1);
     }
+    vfio_ram_discard_settled(v);
 }
 
 void vfio_ram_discard_query(VFIORamDiscard *v, GuestMemfdListenerInfo *info)

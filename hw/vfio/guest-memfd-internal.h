@@ -23,6 +23,7 @@
  * @arriving: it is being registered, and may take mappings that are kept
  * @coarse: it is mapped in as few extents as possible, for lack of mappings
  * @extents: what is mapped of it, by offsets in the memory region, inclusive
+ * @given_back: mappings that are reserved until what unmapped them is settled
  * @batch: what the container is about to be asked for
  *
  * The lock of the block, or the BQL if @gm is NULL, guards all but @nr_extents and
@@ -41,6 +42,7 @@ typedef struct VFIORamDiscard {
     bool arriving;
     bool coarse;
     IntervalTreeRoot extents;
+    uint64_t given_back;
     VFIODmaRequest batch[128];  /* a split of MAX_EXTENT needs 69 at most */
     unsigned nr_batch;
     unsigned nr_extents;
@@ -114,6 +116,14 @@ int vfio_ram_discard_populate(VFIORamDiscard *v, uint64_t start, uint64_t end);
  * Returns: 0; or a negative errno, with any part of it unmapped.
  */
 int vfio_ram_discard_discard(VFIORamDiscard *v, uint64_t start, uint64_t end);
+
+/**
+ * vfio_ram_discard_settled - as settled() of a listener
+ *
+ * What was unmapped is not going to be mapped again.  Until then its mappings are
+ * reserved, so that a request to private can be taken back at any limit.
+ */
+void vfio_ram_discard_settled(VFIORamDiscard *v);
 
 /** vfio_ram_discard_next_mapped - as next_mapped() of a listener */
 uint64_t vfio_ram_discard_next_mapped(VFIORamDiscard *v, uint64_t *start);

@@ -236,6 +236,8 @@ static void undo(Transaction *t)
         if (p->todo < p->end) {
             guest_memfd_sync_all(p->gm, p->todo, p->end,
                                  GUEST_MEMFD_WANT_SHARED);
+            /* What is beside it may have gone with it. */
+            guest_memfd_mend(p->gm);
         }
     }
 }
@@ -340,6 +342,9 @@ static void count_and_unlock(const Transaction *t, int ret)
                                   t->req->to_private, ret);
         if (first_of_block(t->req, p)) {
             count(t, p->gm, ret);
+            if (ret || t->req->to_private) {
+                guest_memfd_settled(p->gm);
+            }
             convert_unlock(p->gm);
         }
     }
@@ -432,6 +437,7 @@ int guest_memfd_reset(GuestMemfd *gm, Error **errp)
     convert_lock(gm);
     /* The devices that had old pointers are about to forget them. */
     ret = guest_memfd_restore_mapping(gm, 0, gm->size) ?: reset_locked(gm);
+    guest_memfd_settled(gm);
     convert_unlock(gm);
     trace_guest_memfd_reset(gm->id, ret);
     if (ret) {

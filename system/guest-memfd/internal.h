@@ -78,6 +78,7 @@ struct GuestMemfd {
 
     /* Changes under the BQL as well, so that the monitor can read it. */
     GPtrArray *followers TSA_GUARDED_BY(guest_memfd_convert_lock);
+    bool stale TSA_GUARDED_BY(guest_memfd_convert_lock); /* one of them may be */
 
     /* Written with both locks held, so the owner of either can read it. */
     GuestMemfdMap *map TSA_GUARDED_BY(guest_memfd_state_lock);
@@ -282,6 +283,14 @@ int guest_memfd_sync_all(GuestMemfd *gm, uint64_t start, uint64_t end,
                          GuestMemfdWant want)
     TSA_REQUIRES(guest_memfd_convert_lock)
     TSA_EXCLUDES(guest_memfd_state_lock);
+
+/**
+ * guest_memfd_settled - tell all listeners of a block that nothing is taken back
+ *
+ * The end of whatever may have made them unmap.
+ */
+void guest_memfd_settled(GuestMemfd *gm)
+    TSA_REQUIRES(guest_memfd_convert_lock);
 
 /**
  * guest_memfd_mend - sync stale listeners where they are stale

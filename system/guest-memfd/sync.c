@@ -35,8 +35,11 @@ static int notify(GuestMemfdFollower *f, uint64_t start, uint64_t end,
     return ret;
 }
 
-static void add_stale(GuestMemfdFollower *f, uint64_t start, uint64_t end)
+static void add_stale(GuestMemfd *gm, GuestMemfdFollower *f, uint64_t start,
+                      uint64_t end)
+    TSA_REQUIRES(guest_memfd_convert_lock)
 {
+    gm->stale = true;
     trace_guest_memfd_stale(f->rdl, start, end - start);
     if (f->stale_start == f->stale_end) {
         f->stale_start = start;
@@ -62,7 +65,7 @@ static int map_shared(GuestMemfd *gm, GuestMemfdFollower *f, uint64_t start,
 
         if (ret) {
             /* A peer that hangs costs one time-out, not one for each run. */
-            add_stale(f, start, end);
+            add_stale(gm, f, start, end);
             return ret;
         }
     }
@@ -94,10 +97,25 @@ int guest_memfd_sync_all(GuestMemfd *gm, uint64_t start, uint64_t end,
     return ret;
 }
 
+void guest_memfd_settled(GuestMemfd *gm)
+{
+    for (guint i = 0; i < gm->followers->len; i++) {
+        GuestMemfdFollower *f = g_ptr_array_index(gm->followers, i);
+
+        if (f->rdl->settled) {
+            f->rdl->settled(f->rdl);
+        }
+    }
+}
+
 int guest_memfd_mend(GuestMemfd *gm)
 {
     int ret = 0;
 
+    if (!gm->stale) {
+        return 0;
+    }
+    gm->stale = false;          /* until one of them is again */
     for (guint i = 0; i < gm->followers->len; i++) {
         GuestMemfdFollower *f = g_ptr_array_index(gm->followers, i);
 
@@ -129,7 +147,7 @@ void TSA_NO_TSA guest_memfd_listener_stale(GuestMemfd *gm,
                                            RamDiscardListener *rdl,
                                            uint64_t start, uint64_t end)
 {
-    add_stale(find_follower(gm, rdl), start, end);
+    add_stale(gm, find_follower(gm, rdl), start, end);
 }
 
 /* The lock of the block is held. */

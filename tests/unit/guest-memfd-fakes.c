@@ -155,10 +155,16 @@ static int fake_discard(RamDiscardListener *rdl, MemoryRegionSection *s)
         qemu_sem_wait(&fake.go_on);
     }
     section_pages(s, &first, &nr);
+    l->discarded = true;
     /* The other half than that which populate does. */
     bitmap_clear(l->mapped, fails ? first + nr - nr / 2 : first,
                  fails ? nr / 2 : nr);
     return fails ? fake.error : 0;
+}
+
+static void fake_settled(RamDiscardListener *rdl)
+{
+    container_of(rdl, Listener, rdl)->discarded = false;
 }
 
 static uint64_t fake_next_mapped(RamDiscardListener *rdl, uint64_t *start)
@@ -177,6 +183,7 @@ void listener_init(Listener *l)
 {
     memset(l, 0, sizeof(*l));
     ram_discard_listener_init(&l->rdl, fake_populate, fake_discard, true);
+    l->rdl.settled = fake_settled;
     l->rdl.next_mapped = fake_next_mapped;
 }
 
@@ -399,8 +406,10 @@ void check_safe(void)
         read_map(&block[i], map);
         g_assert_true(bitmap_equal(map, block[i].private, PAGES));
         for (int j = 0; j < LISTENERS; j++) {
-            g_assert_false(bitmap_intersects(map, block[i].listener[j].mapped,
-                                             PAGES));
+            Listener *l = &block[i].listener[j];
+
+            g_assert_false(bitmap_intersects(map, l->mapped, PAGES));
+            g_assert_false(l->discarded && l->rdl.section);
         }
     }
 }

@@ -28,6 +28,7 @@
 typedef struct Listener {
     RamDiscardListener rdl;
     DECLARE_BITMAP(mapped, PAGES);
+    bool discarded;             /* and not told since that it is settled */
 } Listener;
 
 typedef struct Block {

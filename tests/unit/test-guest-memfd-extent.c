@@ -179,9 +179,58 @@ static void setup(unsigned limit, GuestMemfdDmaSplit split)
 static void teardown(void)
 {
     g_assert_cmpint(vfio_ram_discard_discard(&t.v, 0, PAGES * PAGE), ==, 0);
+    vfio_ram_discard_settled(&t.v);
     g_assert_cmpuint(t.nr, ==, 0);
     g_assert_cmpuint(t.container->dma_extents, ==, 0);
     object_unref(OBJECT(t.container));
+}
+
+/* What is stale is mapped again; whether all of it could. */
+static bool mend(void)
+{
+    uint64_t s = t.stale / PAGE, e, last = t.stale_end / PAGE;
+
+    t.stale = t.stale_end = 0;
+    while ((s = find_next_bit(t.shared, last, s)) < last) {
+        e = find_next_zero_bit(t.shared, last, s);
+        if (vfio_ram_discard_populate(&t.v, s * PAGE, e * PAGE)) {
+            guest_memfd_listener_stale(NULL, NULL, s * PAGE, last * PAGE);
+            return false;
+        }
+        s = e;
+    }
+    return true;
+}
+
+/* A request to private is refused, and taken back; nothing stays stale. */
+static void refuse(unsigned first, unsigned nr)
+{
+    unsigned limit = t.limit, s = first, e = first + nr, others, room;
+
+    g_assert_cmpint(vfio_ram_discard_discard(&t.v, first * PAGE, e * PAGE), ==,
+                    0);
+    g_assert_cmpuint(find_next_bit(t.shared, e, first), <, e);
+
+    /* Meanwhile another section of the container takes all that it can. */
+    room = vfio_ram_discard_limit(&t.v);
+    room -= MIN(512, room / 8);
+    others = room - MIN(room, t.container->dma_extents);
+    t.container->dma_extents += others;
+    t.limit -= others;
+
+    while ((s = find_next_bit(t.shared, e, s)) < e) {
+        unsigned end = find_next_zero_bit(t.shared, e, s);
+
+        g_assert_cmpint(vfio_ram_discard_populate(&t.v, s * PAGE, end * PAGE),
+                        ==, 0);
+        s = end;
+    }
+    mend();
+    vfio_ram_discard_settled(&t.v);
+    t.container->dma_extents -= others;
+    t.limit = limit;
+    g_assert_cmpuint(t.stale_end, ==, 0);
+    check();
 }
 
 /* As a conversion does it; returns whether it was granted. */
@@ -194,23 +243,15 @@ static bool convert(unsigned first, unsigned nr, bool to_shared)
     if (!to_shared) {
         ret = vfio_ram_discard_discard(&t.v, start, end);
         g_assert_cmpint(ret, ==, 0);
+        vfio_ram_discard_settled(&t.v);
         bitmap_clear(t.shared, first, nr);
         check();
         return true;
     }
-    if (t.stale_end) {          /* mended first, or nothing becomes shared */
-        uint64_t s = t.stale / PAGE, e, last = t.stale_end / PAGE;
-
-        t.stale = t.stale_end = 0;
-        while ((s = find_next_bit(t.shared, last, s)) < last) {
-            e = find_next_zero_bit(t.shared, last, s);
-            if (vfio_ram_discard_populate(&t.v, s * PAGE, e * PAGE)) {
-                guest_memfd_listener_stale(NULL, NULL, s * PAGE, last * PAGE);
-                check();
-                return false;
-            }
-            s = e;
-        }
+    if (!mend()) {              /* or nothing becomes shared */
+        vfio_ram_discard_settled(&t.v);
+        check();
+        return false;
     }
     ret = vfio_ram_discard_populate(&t.v, start, end);
     if (!ret) {
@@ -225,6 +266,7 @@ static bool convert(unsigned first, unsigned nr, bool to_shared)
             }
         }
     }
+    vfio_ram_discard_settled(&t.v);
     check();
     return !ret;
 }
@@ -294,6 +336,38 @@ static void test_limits(void)
     }
 }
 
+/*
+ * At any limit, also where a section that came late has taken what conversions
+ * leave: a request to private that is refused changes nothing.
+ */
+static void test_refused(void)
+{
+    for (unsigned limit = 1; limit <= 128; limit += 1 + limit / 8) {
+        unsigned refused = 0;
+
+        setup(limit, GUEST_MEMFD_DMA_SPLIT_AUTO);
+        for (int i = 0; i < 5000; i++) {
+            unsigned first = g_test_rand_int_range(0, PAGES);
+            unsigned nr = g_test_rand_int_range(0, 4) ? 1 :
+                          g_test_rand_int_range(1, PAGES - first + 1);
+
+            t.v.arriving = g_test_rand_bit();
+            convert(first, nr, g_test_rand_int_range(0, 3));
+            t.v.arriving = false;
+            first = g_test_rand_int_range(0, PAGES);
+            nr = g_test_rand_int_range(1, PAGES - first + 1);
+            /* Not all runs fit the limit, if one was given back in part. */
+            if (mend() &&
+                find_next_bit(t.shared, first + nr, first) < first + nr) {
+                refused++;
+                refuse(first, nr);
+            }
+        }
+        g_test_message("limit %u: %u refused", limit, refused);
+        teardown();
+    }
+}
+
 /* A split that has no room for its pieces has two, and nothing is lost. */
 static void test_coarse(void)
 {
@@ -352,6 +426,7 @@ static void test_failures(void)
                 }
             }
         }
+        vfio_ram_discard_settled(&t.v);
         check();
         convert(0, 1, true);                /* mends */
         convert(0, 1, false);
@@ -506,6 +581,7 @@ static const struct {
 } tests[] = {
     { "exact", test_exact },
     { "limits", test_limits },
+    { "refused", test_refused },
     { "coarse", test_coarse },
     { "failures", test_failures },
     { "toggle", test_toggle },
