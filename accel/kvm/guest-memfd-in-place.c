@@ -18,7 +18,6 @@
 #include <linux/kvm.h>
 #include "system/guest-memfd-kvm.h"
 #include "system/ramblock.h"
-#include "guest-memfd-kvm.h"
 
 #ifndef KVM_SET_MEMORY_ATTRIBUTES2
 struct kvm_memory_attributes2 {

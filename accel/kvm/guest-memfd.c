@@ -32,7 +32,6 @@
 #include "system/kvm.h"
 #include "system/kvm_int.h"
 #include "system/ramblock.h"
-#include "guest-memfd-kvm.h"
 
 #define SHARED_FILE_FLAGS (GUEST_MEMFD_FLAG_MMAP | GUEST_MEMFD_FLAG_INIT_SHARED)
 

@@ -26,6 +26,19 @@ struct kvm_run;
 bool guest_memfd_kvm_choose(GuestMemfdConversion wish,
                             const GuestMemfdOps **ops, Error **errp);
 
+/** guest_memfd_in_place_ops - the driver of kernels that convert in place */
+extern const GuestMemfdOps guest_memfd_in_place_ops;
+
+/**
+ * guest_memfd_in_place_probe - can pages of this file be converted in place?
+ *
+ * @fd: a guest_memfd, new, whose first page is shared
+ *
+ * Returns: 0 if they can; -ENOTTY or -EINVAL if not; another errno if the kernel
+ * could not say.
+ */
+int guest_memfd_in_place_probe(int fd);
+
 /**
  * guest_memfd_kvm_create - create the guest_memfd of a block
  *

@@ -182,6 +182,18 @@ static void unblock_others(GuestMemfd *gm)
     ram_block_coordinated_discard_require(false);
 }
 
+bool guest_memfd_may_load(Error **errp)
+{
+    GuestMemfd *gm = guest_memfd_next(NULL);
+
+    if (gm) {
+        error_setg(errp, "no snapshot can be loaded: '%s' is memory that can "
+                   "become private, and a snapshot carries no private pages",
+                   gm->id);
+    }
+    return !gm;
+}
+
 TSA_NO_TSA
 GuestMemfd *guest_memfd_new(RAMBlock *rb, const char *id,
                             const GuestMemfdOps *ops, bool private,

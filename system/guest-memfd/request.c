@@ -106,16 +106,6 @@ void guest_memfd_request_end(GuestMemfdRequest *req)
     }
 }
 
-/* A limit for guests: what QEMU does by itself, as a reset, is never refused. */
-static int refuse_many_stand_ins(const GuestMemfdPiece *p)
-{
-    qapi_event_send_guest_memfd_conversion_failed(
-        p->gm->id, p->start, p->end - p->start, true,
-        "devices of QEMU still use too many private pages: reset them, or "
-        "share the pages");
-    return -ENOSPC;
-}
-
 int guest_memfd_convert(hwaddr gpa, uint64_t size, bool to_private)
 {
     GuestMemfdRequest req QEMU_UNINITIALIZED;
@@ -123,8 +113,13 @@ int guest_memfd_convert(hwaddr gpa, uint64_t size, bool to_private)
 
     guest_memfd_request_init(&req, to_private);
     ret = guest_memfd_request_find(&req, gpa, size);
+    /* Not what QEMU does by itself, as a reset: that is never refused. */
     if (!ret && to_private && guest_memfd_many_stand_ins()) {
-        ret = refuse_many_stand_ins(&req.piece[0]);
+        qapi_event_send_guest_memfd_conversion_failed(
+            req.piece->gm->id, req.piece->start,
+            req.piece->end - req.piece->start, true, "devices of QEMU still "
+            "use too many private pages: reset them, or share the pages");
+        ret = -ENOSPC;
     } else if (!ret) {
         ret = guest_memfd_transact(&req, NULL);
     }

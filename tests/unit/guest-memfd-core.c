@@ -15,6 +15,7 @@
 #include "system/kvm.h"
 #include "system/memory.h"
 #include "system/ramblock.h"
+#include "system/runstate.h"
 #include "guest-memfd-core.h"
 
 int memory_region_set_ram_discard_manager(MemoryRegion *mr,
@@ -42,6 +43,11 @@ size_t qemu_ram_pagesize(RAMBlock *rb)
 ram_addr_t qemu_ram_get_max_length(RAMBlock *rb)
 {
     return rb->max_length;
+}
+
+bool qemu_system_dump_in_progress(void)
+{
+    return false;
 }
 
 bool kvm_allowed;

@@ -19,7 +19,6 @@
 #include "system/address-spaces.h"
 #include "system/kvm.h"
 #include "guest-memfd-fakes.h"
-#include "../../accel/kvm/guest-memfd-kvm.h"
 
 #define HUGE_PAGE (4 * PAGE)
 #define SIZE (8 * PAGE)
