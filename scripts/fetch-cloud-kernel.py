@@ -26,7 +26,7 @@ from kernel_package import FetchError, digest, shown
 NAME = 'linux-image-cloud-amd64'
 FILES = 'linux-image-*-cloud-amd64_*_amd64.deb'
 WANTED = kernel_package.KernelPackage(
-    NAME, FILES, ('trixie', 'bookworm', 'sid'), re.compile(r'\d'),
+    NAME, FILES, ('trixie', 'sid'), re.compile(r'\d'),
     'put %s into %%s' % FILES, depends=True)
 DRIVERS = ('virtio_pci', 'virtio_blk', 'nvme')
 DEPENDS = re.compile(rb'\0depends=([^\0]*)\0')

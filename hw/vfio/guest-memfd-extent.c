@@ -745,18 +745,26 @@ static int map_whole(VFIORamDiscard *v, uint64_t start, uint64_t end)
 
 int vfio_ram_discard_populate(VFIORamDiscard *v, uint64_t start, uint64_t end)
 {
+    uint64_t before = v->given_back, freed;
     int ret = map_gaps(v, start, end);
-    uint64_t freed;
 
-    if (v->granularity) {
+    if (v->granularity || ret != -ENOSPC) {
         return ret;
     }
-    freed = ret == -ENOSPC ? make_room(v, 1) : 0;
+    freed = make_room(v, 1);
     if (freed) {
         v->given_back += freed;
         ret = map_gaps(v, start, end);
     }
-    return ret == -ENOSPC ? map_whole(v, start, end) : ret;
+    if (ret == -ENOSPC) {
+        ret = map_whole(v, start, end);
+    }
+    /* What joining has freed for this, and this has not needed */
+    if (v->given_back > before) {
+        release(v, v->given_back - before);
+        v->given_back = before;
+    }
+    return ret;
 }
 
 uint64_t vfio_ram_discard_next_mapped(VFIORamDiscard *v, uint64_t *start)

@@ -265,8 +265,8 @@ static bool convert(unsigned first, unsigned nr, bool to_shared)
                                 ==, 0);
             }
         }
+        vfio_ram_discard_settled(&t.v);
     }
-    vfio_ram_discard_settled(&t.v);
     check();
     return !ret;
 }
@@ -426,7 +426,9 @@ static void test_failures(void)
                 }
             }
         }
-        vfio_ram_discard_settled(&t.v);
+        if (ret || !to_shared) {            /* as a transaction does */
+            vfio_ram_discard_settled(&t.v);
+        }
         check();
         convert(0, 1, true);                /* mends */
         convert(0, 1, false);
