@@ -25,9 +25,15 @@ static int dma_discard(RamDiscardListener *rdl, MemoryRegionSection *section)
 {
     VFIORamDiscard *v = container_of(rdl, VFIORamDiscard, listener);
     uint64_t start, end;
+    int ret;
 
     section_range(section, &start, &end);
-    return vfio_ram_discard_discard(v, start, end);
+    ret = vfio_ram_discard_discard(v, start, end);
+    if (ret && !v->gm) {
+        error_report_once("cannot unmap memory of '%s' from DMA: %s", v->name,
+                          strerror(-ret));
+    }
+    return ret;
 }
 
 static int dma_populate(RamDiscardListener *rdl, MemoryRegionSection *section)
@@ -122,7 +128,9 @@ static void leave(VFIORamDiscard *v)
 {
     RamDiscardManager *rdm = memory_region_get_ram_discard_manager(v->mr);
 
-    vfio_ram_discard_remember(v);
+    if (v->gm) {
+        vfio_ram_discard_remember(v);
+    }
     ram_discard_manager_unregister_listener(rdm, &v->listener);
     if (v->nr_extents) {
         error_report("cannot unmap all of '%s' at 0x%" HWADDR_PRIx " from DMA",

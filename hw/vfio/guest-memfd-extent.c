@@ -143,14 +143,15 @@ uint64_t vfio_ram_discard_limit(const VFIORamDiscard *v)
 }
 
 /*
- * So many more mappings are about to be made.  Some are left to sections that
- * come later, unless @v is one itself.
+ * So many more mappings are about to be made.  Conversions leave some to sections
+ * that come later; these do not, nor does virtio-mem, which may take back an unplug.
  */
 static bool reserve(VFIORamDiscard *v, uint64_t n)
 {
     VFIOContainer *bcontainer = v->bcontainer;
     uint64_t limit = vfio_ram_discard_limit(v);
-    uint64_t kept = v->arriving ? 0 : MIN(MAPPINGS_FOR_OTHERS, limit / 8);
+    uint64_t kept = v->arriving || v->granularity ? 0 :
+                    MIN(MAPPINGS_FOR_OTHERS, limit / 8);
     unsigned used = qatomic_read(&bcontainer->dma_extents), seen;
 
     for (;; used = seen) {
