@@ -12,6 +12,7 @@
 #include "qemu/lockable.h"
 #include "qapi/error.h"
 #include "hw/vfio/guest-memfd-dma.h"
+#include "migration/cpr.h"
 #include "system/guest-memfd.h"
 #include "system/iommufd.h"
 #include "vfio-iommufd.h"
@@ -80,6 +81,10 @@ static int unmap_exact(VFIOContainer *bcontainer, hwaddr iova, uint64_t size)
         .length = size,
     };
 
+    /* As iommufd_backend_unmap_dma(): the mappings are still the old QEMU's. */
+    if (cpr_is_incoming()) {
+        return 0;
+    }
     if (ioctl(container->be->fd, IOMMU_IOAS_UNMAP, &unmap)) {
         return -errno;
     }
