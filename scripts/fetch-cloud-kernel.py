@@ -6,6 +6,7 @@ It is Debian's kernel for clouds, as it is: the package on which
 linux-image-cloud-amd64 depends, in whatever version the archive has.
 build/cloud-kernel gets the image (vmlinuz) and the drivers of disks; those that
 are modules are in the file "modules", in the order in which they can be loaded.
+The exit status is 2 if there is no package to be had, and 1 if one is broken.
 """
 
 import argparse
@@ -29,6 +30,7 @@ WANTED = kernel_package.KernelPackage(
     NAME, FILES, ('trixie', 'sid'), re.compile(r'\d'),
     'put %s into %%s' % FILES, depends=True)
 DRIVERS = ('virtio_pci', 'virtio_blk', 'nvme')
+NOT_DELIVERED = 2
 DEPENDS = re.compile(rb'\0depends=([^\0]*)\0')
 
 
@@ -119,7 +121,11 @@ def main():
         lock = open(build / '.cloud-kernel.lock', 'w')
         fcntl.flock(lock, fcntl.LOCK_EX)
         if WANTED.cached(cache) is None:
-            WANTED.fetch(build, cache)
+            try:
+                WANTED.fetch(build, cache)
+            except FetchError as error:
+                print('fetch-cloud-kernel: %s' % error, file=sys.stderr)
+                return NOT_DELIVERED
         deb = WANTED.cached(cache)
         contents = '%s\n%s\n' % (digest(deb), digest(__file__))
         if not (target.is_dir() and stamp.is_file() and
