@@ -14,7 +14,7 @@ sys.path[:0] = [HERE, os.path.join(os.path.dirname(HERE), 'guest')]
 # pylint: disable=wrong-import-position
 from harness import MIB
 from l1 import L2
-from machines import IN_PLACE, PROTECTED, TWO_COPY, Row
+from machines import IN_PLACE, PROTECTED, SHARED, TWO_COPY, Row
 from refusals import missing
 
 # What the guest gives to the balloon, of either state
@@ -53,6 +53,9 @@ EMPTY = {
 }
 QUEUES = machine('queues', IN_PLACE, 'virtio-rng-pci', BALLOON)
 VSOCK = machine('vsock', IN_PLACE, 'vhost-vsock-pci,guest-cid=3')
+ORDINARY = Row('vsock', SHARED, None, ram=64 * MIB, conv='none',
+               extra=['-device', 'vhost-vsock-pci,guest-cid=3,'
+                                 'disable-legacy=on'])
 
 
 def differences(summary, wanted):
@@ -111,6 +114,17 @@ def queues(l1, tap, row):
                        missing('\n'.join(l2.errors), [VHOST_ERROR]))
 
 
+def ordinary(l1, tap, row):
+    """The kernel works on queues in memory that nobody converts."""
+    with L2(l1, row, words(row, row.name)) as l2:
+        summary, problems = l2.run_until_hold()
+        tap.result('it has an answer',
+                   problems or differences(summary, {'queues': 2}))
+        if not problems:
+            l1.release()
+            tap.result('QEMU ended well', l2.bad_end())
+
+
 def scenarios(config):
     """(name, function, row)"""
     row = BALLOONS[config]
@@ -118,3 +132,5 @@ def scenarios(config):
     if config == 'in-place':
         yield 'virtio queues', queues, QUEUES
         yield 'vhost-vsock', queues, VSOCK
+    if config == 'intel':
+        yield 'vhost-vsock, a mapped guest_memfd', ordinary, ORDINARY
