@@ -27,8 +27,6 @@
 /* The port of the bad device, behind which bus 1 is, and the device */
 #define PORT (0x80000000 | 4 << 11)
 #define DEVICE (0x80000000 | 1 << 16)
-#define SLOT_OFF (PCI_EXP_SLTCTL_PWR_IND_OFF | PCI_EXP_SLTCTL_PCC)
-#define PORT_EXP 0x90
 
 #define HOST_PCIEXBAR 0x60
 #define ECAM 0xb0000000
@@ -194,9 +192,7 @@ static void use_device(World *w)
 static void unplug(World *w)
 {
     qtest_qmp_device_del_send(w->qts, "bad");
-    qtest_outl(w->qts, 0xcf8, PORT | (PORT_EXP + PCI_EXP_SLTCTL));
-    qtest_outw(w->qts, 0xcfc, SLOT_OFF);
-    qtest_qmp_eventwait(w->qts, "DEVICE_DELETED");
+    gm_slot_power_off(w->qts, 4);
 }
 
 static QDict *device_add(World *w, const char *id, const char *socket)

@@ -9,7 +9,6 @@
 
 #include "qemu/osdep.h"
 #include "qemu/units.h"
-#include "standard-headers/linux/pci_regs.h"
 #include "guest-memfd-evil.h"
 #include "guest-memfd-server.h"
 #include "guest-memfd-util.h"
@@ -375,23 +374,6 @@ static void test_unaligned(QTestState *qts, Server *s)
     gm_convert(qts, "m1", 0, 4096, true);
 }
 
-/* The root port of the device, without ACPI: all lights and power go off. */
-static void power_off(QTestState *qts)
-{
-    const uint32_t port = 0x80000000 | 1 << 11;
-    uint8_t at = PCI_CAPABILITY_LIST;
-
-    do {
-        qtest_outl(qts, 0xcf8, port | (at & ~3));
-        at = qtest_inb(qts, 0xcfc + (at & 3));
-        qtest_outl(qts, 0xcf8, port | at);
-    } while (qtest_inb(qts, 0xcfc) != PCI_CAP_ID_EXP && at++);
-    at += PCI_EXP_SLTCTL;
-    qtest_outl(qts, 0xcf8, port | (at & ~3));
-    qtest_outw(qts, 0xcfc + (at & 3),
-               PCI_EXP_SLTCTL_PWR_IND_OFF | PCI_EXP_SLTCTL_PCC);
-}
-
 /* The server would not answer before the first device has gone. */
 static void test_same_socket(QTestState *qts, Server *s)
 {
@@ -409,8 +391,7 @@ static void test_same_socket(QTestState *qts, Server *s)
     qtest_qmp_device_del_send(qts, "dev");
     gm_assert_failure(qts, qtest_qmp(qts, add, "dev2", s->socket),
                       "is that of a device that is being unplugged");
-    power_off(qts);
-    qtest_qmp_eventwait(qts, "DEVICE_DELETED");
+    gm_slot_power_off(qts, 1);
     qtest_qmp_assert_success(qts, add, "dev2", s->socket);
     check_exact(qts, s, "m0", 0);
 }

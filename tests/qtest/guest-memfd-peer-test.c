@@ -27,10 +27,6 @@
                 "init=private -device pcie-root-port,id=rp-good,chassis=1 " \
                 "-device ioh3420,id=rp-bad,chassis=2,addr=4"
 
-/* The slot of the bad device: slot control, and all lights and power off. */
-#define SLOT_CONTROL (0x80000000 | 4 << 11 | (0x90 + PCI_EXP_SLTCTL))
-#define SLOT_OFF (PCI_EXP_SLTCTL_PWR_IND_OFF | PCI_EXP_SLTCTL_PCC)
-
 #define BASE (16 * MiB)
 #define DIMM_GPA 0x100000000
 
@@ -188,9 +184,7 @@ static bool note_event(QTestState *qts, const char *name, QDict *event,
 static void unplug_bad(World *w)
 {
     qtest_qmp_device_del_send(w->qts, "bad");
-    qtest_outl(w->qts, 0xcf8, SLOT_CONTROL & ~3);
-    qtest_outw(w->qts, 0xcfc, SLOT_OFF);
-    qtest_qmp_eventwait(w->qts, "DEVICE_DELETED");
+    gm_slot_power_off(w->qts, 4);
     w->lost = 0;
 }
 

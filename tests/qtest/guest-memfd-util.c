@@ -201,6 +201,20 @@ int gm_lock_huge_pages(void)
     return fd;
 }
 
+void gm_slot_power_off(QTestState *qts, unsigned slot)
+{
+    QPCIBus *bus = qpci_new_pc(qts, NULL);
+    QPCIDevice *port = qpci_device_find(bus, QPCI_DEVFN(slot, 0));
+    uint8_t cap = qpci_find_capability(port, PCI_CAP_ID_EXP, 0);
+
+    g_assert_cmphex(cap, !=, 0);
+    qpci_config_writew(port, cap + PCI_EXP_SLTCTL,
+                       PCI_EXP_SLTCTL_PWR_IND_OFF | PCI_EXP_SLTCTL_PCC);
+    qtest_qmp_eventwait(qts, "DEVICE_DELETED");
+    g_free(port);
+    qpci_free_pc(bus);
+}
+
 GmTestdev gm_testdev_open(QTestState *qts, unsigned slot)
 {
     GmTestdev t = { .bus = qpci_new_pc(qts, NULL) };

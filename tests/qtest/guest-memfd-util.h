@@ -63,6 +63,13 @@ void gm_object_del(QTestState *qts, const char *id);
 /** gm_eject_dimm - what a guest's ACPI does when it gives a DIMM back (q35) */
 void gm_eject_dimm(QTestState *qts, const char *id, unsigned slot);
 
+/**
+ * gm_slot_power_off - what a guest does to let go of the device of a root port
+ *
+ * In @slot of q35's root bus, without ACPI; until DEVICE_DELETED.
+ */
+void gm_slot_power_off(QTestState *qts, unsigned slot);
+
 /* A guest-memfd-testdev, through which a guest asks for conversions */
 typedef struct GmTestdev {
     QPCIBus *bus;
