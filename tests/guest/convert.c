@@ -4,6 +4,7 @@
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
 
+#include "devices.h"
 #include "guest.h"
 
 typedef struct ConvertOps {
@@ -17,15 +18,6 @@ typedef struct ConvertOps {
 } ConvertOps;
 
 /* conv=testdev: the PCI device guest-memfd-testdev */
-
-#define TESTDEV_VENDOR_ID       0x1234
-#define TESTDEV_DEVICE_ID       0x11f0
-#define TESTDEV_REG_ADDR        0x00
-#define TESTDEV_REG_SIZE        0x08
-#define TESTDEV_REG_COMMAND     0x10
-#define TESTDEV_REG_STATUS      0x18
-#define TESTDEV_TO_PRIVATE      1
-#define TESTDEV_TO_SHARED       2
 
 /* One for each CPU, so that no lock of the guest keeps requests apart */
 static uint32_t testdevs[MAX_CPUS];

@@ -4,26 +4,8 @@
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
 
+#include "devices.h"
 #include "guest.h"
-
-#define EDU_VENDOR_ID           0x1234
-#define EDU_DEVICE_ID           0x11e8
-
-#define EDU_REG_ID              0x00
-#define EDU_REG_LIVENESS        0x04
-#define EDU_REG_FACTORIAL       0x08
-#define EDU_REG_STATUS          0x20
-#define EDU_REG_DMA_SRC         0x80
-#define EDU_REG_DMA_DST         0x88
-#define EDU_REG_DMA_COUNT       0x90
-#define EDU_REG_DMA_CMD         0x98
-#define EDU_REG_DMA_ERROR       0xa0
-
-#define EDU_ID                  0x010000edu
-#define EDU_STATUS_COMPUTING    0x01
-#define EDU_DMA_RUN             0x1
-#define EDU_DMA_TO_RAM          0x2
-#define EDU_BUF_START           0x40000
 
 #define EDU_NO_REGISTER         0xffffffffu
 

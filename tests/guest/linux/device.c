@@ -13,34 +13,12 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "../devices.h"
 #include "linux.h"
-
-#define VENDOR_ID           0x1234
-#define TESTDEV_DEVICE_ID   0x11f0
-#define EDU_DEVICE_ID       0x11e8
 
 #define PCI_COMMAND         0x04
 #define PCI_COMMAND_MEMORY  0x0002
 #define PCI_COMMAND_MASTER  0x0004
-
-#define TESTDEV_REG_ADDR    0x00
-#define TESTDEV_REG_SIZE    0x08
-#define TESTDEV_REG_COMMAND 0x10
-#define TESTDEV_REG_STATUS  0x18
-#define TESTDEV_TO_PRIVATE  1
-#define TESTDEV_TO_SHARED   2
-
-#define EDU_REG_ID          0x00
-#define EDU_REG_DMA_SRC     0x80
-#define EDU_REG_DMA_DST     0x88
-#define EDU_REG_DMA_COUNT   0x90
-#define EDU_REG_DMA_CMD     0x98
-#define EDU_REG_DMA_ERROR   0xa0
-
-#define EDU_ID              0x010000edu
-#define EDU_DMA_RUN         0x1
-#define EDU_DMA_TO_RAM      0x2
-#define EDU_BUF_START       0x40000ull
 
 static uint8_t *edu;
 static pthread_mutex_t edu_lock = PTHREAD_MUTEX_INITIALIZER;
@@ -100,7 +78,8 @@ static void enable(const char *directory)
 }
 
 /* BAR 0 of the n-th of these devices */
-static uint8_t *map_bar(unsigned int device, unsigned int n)
+static uint8_t *map_bar(unsigned int vendor, unsigned int device,
+                        unsigned int n)
 {
     char path[256];
     glob_t found;
@@ -114,14 +93,13 @@ static uint8_t *map_bar(unsigned int device, unsigned int n)
     for (i = 0; i < found.gl_pathc; i++) {
         const char *directory = found.gl_pathv[i];
 
-        if (read_id(directory, "vendor") == VENDOR_ID &&
+        if (read_id(directory, "vendor") == vendor &&
             read_id(directory, "device") == device && !n--) {
             break;
         }
     }
     if (i == found.gl_pathc) {
-        fail("PCI %x:%x is not there, or fewer than needed", VENDOR_ID,
-             device);
+        fail("PCI %x:%x is not there, or fewer than needed", vendor, device);
     }
     enable(found.gl_pathv[i]);
     snprintf(path, sizeof(path), "%s/resource0", found.gl_pathv[i]);
@@ -140,7 +118,7 @@ static uint8_t *map_bar(unsigned int device, unsigned int n)
 
 void testdev_init(Testdev *d, unsigned int n)
 {
-    d->bar = map_bar(TESTDEV_DEVICE_ID, n);
+    d->bar = map_bar(TESTDEV_VENDOR_ID, TESTDEV_DEVICE_ID, n);
 }
 
 int testdev_convert(Testdev *d, uint64_t gpa, uint64_t size, bool to_private)
@@ -154,7 +132,7 @@ int testdev_convert(Testdev *d, uint64_t gpa, uint64_t size, bool to_private)
 
 void devices_init(void)
 {
-    edu = map_bar(EDU_DEVICE_ID, 0);
+    edu = map_bar(EDU_VENDOR_ID, EDU_DEVICE_ID, 0);
     if (read32(edu + EDU_REG_ID) != EDU_ID) {
         fail("edu: identification is 0x%x", read32(edu + EDU_REG_ID));
     }
