@@ -6,7 +6,7 @@ It is Debian's kernel for clouds, as it is: the package on which
 linux-image-cloud-amd64 depends, in whatever version the archive has.
 build/cloud-kernel gets the image (vmlinuz) and the drivers of disks; those that
 are modules are in the file "modules", in the order in which they can be loaded.
-The exit status is 2 if there is no package to be had, and 1 if one is broken.
+The exit status is 2 if no archive delivers a package, and 1 if one is broken.
 """
 
 import argparse
@@ -22,7 +22,7 @@ import tarfile
 from pathlib import Path
 
 import kernel_package
-from kernel_package import FetchError, digest, shown
+from kernel_package import FetchError, NotDelivered, digest, shown
 
 NAME = 'linux-image-cloud-amd64'
 FILES = 'linux-image-*-cloud-amd64_*_amd64.deb'
@@ -120,13 +120,7 @@ def main():
         cache.mkdir(parents=True, exist_ok=True)
         lock = open(build / '.cloud-kernel.lock', 'w')
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if WANTED.cached(cache) is None:
-            try:
-                WANTED.fetch(build, cache)
-            except FetchError as error:
-                print('fetch-cloud-kernel: %s' % error, file=sys.stderr)
-                return NOT_DELIVERED
-        deb = WANTED.cached(cache)
+        deb = WANTED.get(build, cache)
         contents = '%s\n%s\n' % (digest(deb), digest(__file__))
         if not (target.is_dir() and stamp.is_file() and
                 stamp.read_text() == contents):
@@ -134,7 +128,7 @@ def main():
             stamp.write_text(contents)
     except (FetchError, OSError) as error:
         print('fetch-cloud-kernel: %s' % error, file=sys.stderr)
-        return 1
+        return NOT_DELIVERED if isinstance(error, NotDelivered) else 1
     return 0
 
 

@@ -100,12 +100,10 @@ def main():
             return 0
         build.mkdir(parents=True, exist_ok=True)
         cache.mkdir(parents=True, exist_ok=True)
-        if WANTED.cached(cache) is None:
-            WANTED.fetch(build, cache)
         # not build-kernel.sh's own, which that has while it calls this
         lock = open(build / '.kernel-src.lock', 'w')
         fcntl.flock(lock, fcntl.LOCK_EX)
-        deb = WANTED.cached(cache)
+        deb = WANTED.get(build, cache)
         if not (target.is_dir() and stamp.is_file() and
                 stamp.read_text() == contents(deb)):
             unpack(deb, target)

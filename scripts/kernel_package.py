@@ -20,6 +20,10 @@ FetchError = fetch_qemu.FetchError
 shown = fetch_qemu.shown
 
 
+class NotDelivered(FetchError):
+    """There is no package to be had on this machine."""
+
+
 def field(deb, name):
     """What the control file of a package says; nothing if it is none."""
     done = subprocess.run(['dpkg-deb', '-f', deb, name], check=False,
@@ -86,23 +90,31 @@ class KernelPackage:
                 newest = deb
         return newest
 
-    def fetch(self, build, cache):
+    def get(self, build, cache):
+        """The newest one, fetched first if the cache has none."""
+        deb = self.cached(cache)
+        if deb is None:
+            self._fetch(build, cache)
+            deb = self.cached(cache)
+        return deb
+
+    def _fetch(self, build, cache):
         """Have apt put the package into the cache."""
         remedy = self._remedy % shown(cache)
         if shutil.which('apt-get') is None:
-            raise FetchError('there is no apt-get here to fetch %s with: %s.'
-                             % (self.name, remedy))
+            raise NotDelivered('there is no apt-get here to fetch %s with: %s.'
+                               % (self.name, remedy))
         candidates = fetch_qemu.archives()
         if not candidates:
-            raise FetchError('the apt sources of this machine name no Debian '
-                             'archive to look for %s in: %s.'
-                             % (self.name, remedy))
+            raise NotDelivered('the apt sources of this machine name no Debian '
+                               'archive to look for %s in: %s.'
+                               % (self.name, remedy))
         into = cache / ('partial-' + self.name)
         (build / 'apt').mkdir(parents=True, exist_ok=True)
         (build / 'apt' / 'apt.log').write_bytes(b'')
         if not any(self._download(archive, suite, build, into)
                    for suite in self._suites for archive in candidates):
-            raise FetchError(
+            raise NotDelivered(
                 "the Debian archive of this machine did not deliver %s "
                 "(looked for in %s; apt's own words are in %s): %s."
                 % (self.name, ', '.join(self._suites),
