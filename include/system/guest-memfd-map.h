@@ -45,7 +45,7 @@ typedef struct GuestMemfdMapCount {
  * @page_size: bytes; a power of two, at most 2 MiB
  * @private: the state of every page
  *
- * Returns: the map; NULL if there is no memory for it.
+ * Returns: the map; NULL when QEMU has not enough memory.
  */
 GuestMemfdMap *guest_memfd_map_new(uint64_t size, uint64_t page_size,
                                    bool private);
