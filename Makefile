@@ -4,7 +4,7 @@
 
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
-.PHONY: help build run check check-vm bench export clean distclean
+.PHONY: help build run check check-vm bench docs export clean distclean
 
 export QEMU_SRC QEMU_DL_DIR KERNEL_SRC ACCEL JOBS SUITE CHECK_VM CONVERSIONS REPEATS
 export AUTHOR
@@ -22,6 +22,7 @@ help:
 	@echo "make bench      measure side by side with QEMU's own code (WORDS='map"
 	@echo "                threads': only these groups; REPEATS=N: so often, 5;"
 	@echo "                CHECK_VM=skip: not in a second kernel)"
+	@echo "make docs       write the documentation as HTML to build/docs"
 	@echo "make export     write a patch series against QEMU to build/export"
 	@echo "                (AUTHOR='NAME <MAIL>' signs)"
 	@echo "make clean      remove what was built; keep what was downloaded"
@@ -51,6 +52,11 @@ check-vm: build
 
 bench: build
 	@/usr/bin/python3 scripts/bench.py $(WORDS)
+
+docs:
+	@scripts/build-qemu.sh prepare
+	@scripts/build-docs.sh build/docs
+	@echo "the documentation begins at build/docs/index.html"
 
 export:
 	@scripts/build-qemu.sh prepare

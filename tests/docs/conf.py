@@ -18,6 +18,10 @@ qapidoc_srctree = TREE
 qapi_namespaces = {'QMP'}
 default_role = 'any'
 html_theme = 'alabaster'
+html_theme_options = {'page_width': '1200px', 'fixed_sidebar': True,
+                      'description': 'Guest memory that is converted between '
+                                     'shared and private'}
+html_sidebars = {'**': ['about.html', 'searchbox.html', 'navigation.html']}
 html_copy_source = False
 # Types of JSON that have no definition in the schema
 nitpick_ignore = [('qapi:type', name) for name in ('int', 'string', 'boolean')]
