@@ -4,7 +4,7 @@
 
 All benchmarks run in turn, REPEATS times (5), so that noise hits all sides.
 Writes build/bench.json and prints medians, spreads, ratios and which goals are
-met.  docs/devel/guest-memfd.rst explains the groups.
+met.  docs/devel/guest-memfd/benchmark.rst explains the groups.
 """
 
 import argparse

@@ -5,7 +5,7 @@
  * is the RamDiscardManager of the block's memory region ("populated" is
  * shared, "discarded" is private), remembers the state of every page, and runs
  * conversions as transactions over a driver (which changes the state of the
- * memory) and listeners (which keep DMA mappings).  docs/devel/guest-memfd.rst
+ * memory) and listeners (which keep DMA mappings).  docs/devel/guest-memfd/
  * has the whole picture.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later

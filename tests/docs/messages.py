@@ -162,7 +162,7 @@ def quoted(page):
             for line in block.text.splitlines():
                 if line.strip():
                     yield PREFIX.sub('', line.strip(), count=1)
-    troubles = pages.section(page, 'Troubleshooting')
+    troubles = pages.section(page, 'Troubleshooting') or ''
     for indent in (0, 2):
         yield from pages.terms(troubles, indent)
     for text in pages.literals(pages.prose(page)):

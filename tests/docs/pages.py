@@ -76,12 +76,12 @@ def literals(text):
 
 
 def section(path, title):
-    """The text below a heading, up to the next one of its kind."""
+    """The text below a heading, up to the next one of its kind; None if the
+    page has no such heading."""
     found = re.search(r'^%s\n([-~=])\1+\n(.*?)(?=^\S[^\n]*\n\1\1\1+\n|\Z)'
                       % re.escape(title), path.read_text(),
                       re.DOTALL | re.MULTILINE)
-    assert found, '%s has no section "%s"' % (path.name, title)
-    return found.group(2)
+    return found and found.group(2)
 
 
 def terms(text, indent=0):

@@ -3,7 +3,7 @@
 """Build the programs of the suite "sanitizers", below build/asan and build/tsan.
 
 ASan and UBSan: QEMU, the DMA peer, the unit tests and the qtests.  TSan: the
-unit tests.  What is compiled for that is written in docs/devel/guest-memfd.rst.
+unit tests.  What is compiled for that is written in docs/devel/guest-memfd/testing.rst.
 """
 
 import re
