@@ -7,7 +7,8 @@ import subprocess
 # Directories of this repository that are no part of QEMU's tree
 OUTSIDE = ('.ci/', '.git/', 'build/', 'patches/', 'scripts/',
            'tests/build/', 'tests/docs/', 'tests/guest/', 'tests/vm/',
-           'tests/libvirt/', 'tests/mutants/', 'tests/sanitizers/')
+           'tests/libvirt/', 'tests/mutants/', 'tests/sanitizers/',
+           'tests/tools/', 'tools/')
 
 
 def listed(repo):

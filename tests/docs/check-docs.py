@@ -140,7 +140,7 @@ def all_trace_events_exist(_directory):
 def all_functions_exist(_directory):
     source = ''.join(
         path.read_text() for name in messages.OURS + ('tests', 'scripts',
-                                                      'patches')
+                                                      'tools', 'patches')
         for path in (TOP / name).rglob('*')
         if path.suffix in ('.c', '.h', '.py', '.patch'))
     for path in messages.QEMU_DIRS:
@@ -159,7 +159,7 @@ def all_files_exist(_directory):
     for page in (README, *MANUAL, *DEVEL):
         text = page.read_text().replace('\\*', '*')
         found = set(re.findall(
-            r'(?<![\w/.$-])((?:tests|scripts|system|backends|hw|accel|target|'
+            r'(?<![\w/.$-])((?:tests|scripts|tools|system|backends|hw|accel|target|'
             r'qapi|include|docs|patches)/[\w/.*-]*[\w*])(?![\w*-])', text))
         for name in found:
             assert any(any(each.glob(name)) for each in

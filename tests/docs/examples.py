@@ -115,7 +115,7 @@ class Example:
         self._devices = []
         self.qmp = None
         self._errors = open(directory / 'errors', 'w+', encoding='utf-8')
-        for name in ('build', 'scripts'):
+        for name in ('build', 'tools'):
             (directory / name).symlink_to(os.path.join(TOP, name))
 
     def __enter__(self):

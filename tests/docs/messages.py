@@ -115,8 +115,7 @@ class Messages:
         for path in top.glob('patches/*.patch'):
             added = re.sub(r'^[+ ]', '', path.read_text(), flags=re.MULTILINE)
             texts.update(c_formats(added))
-        for path in [*top.glob('scripts/*/*.py'), *top.glob('scripts/*.py'),
-                     top / 'scripts/gmem-xml']:
+        for path in [*top.glob('scripts/*.py'), *top.glob('tools/*/*.py')]:
             texts.update(python_formats(path.read_text()))
         ours = {path.name for path in top.rglob('*.c')
                 if 'build' not in path.relative_to(top).parts}

@@ -23,7 +23,7 @@ from harness import (HarnessError, Paths, QmpError, all_shared, compare_maps,
                      exit_on_signals, huge_pages, kvm_problem, query_map,
                      start_server)
 
-GMEM_XML = os.path.join(TOP, 'scripts/gmem-xml')
+GMEM_XML = os.path.join(TOP, 'tools/gmem-xml')
 MIB = 1 << 20
 GUEST_MEMFD_MMAP_AND_INIT_SHARED = 3
 # What the guest leaves alone: its window is from 16 to 32 MiB

@@ -4,7 +4,7 @@
 import json
 import re
 
-from domain_xml import QEMU_NS
+from .document import QEMU_NS
 
 MIB = 1 << 20
 NUMA_POLICIES = {'strict': 'bind', 'preferred': 'preferred',

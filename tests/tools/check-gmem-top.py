@@ -16,7 +16,8 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 sys.dont_write_bytecode = True
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / 'guest'))
+TESTS = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(TESTS / 'build'), str(TESTS / 'guest')]
 
 # pylint: disable=wrong-import-position
 import tap
@@ -24,7 +25,7 @@ from harness import Qmp, die_with_parent
 from terminal import PATIENCE, Terminal
 
 QEMU = os.environ.get('QEMU', str(tap.TOP / 'build/qemu-system-x86_64'))
-GMEM_TOP = tap.TOP / 'scripts/gmem-top'
+GMEM_TOP = tap.TOP / 'tools/gmem-top'
 KIB, MIB, GIB, TIB = 1 << 10, 1 << 20, 1 << 30, 1 << 40
 COLOURS = {'#56b4e9': 'shared', '#d55e00': 'private', '#f0e442': 'mixed',
            '#bbbbbb': 'unknown'}

@@ -330,7 +330,7 @@ REFUSED = (
 
 def gmem_xml(text, *args):
     """Run it: exit code, output and lines on standard error."""
-    done = subprocess.run([os.path.join(TOP, 'scripts/gmem-xml'), *args],
+    done = subprocess.run([os.path.join(TOP, 'tools/gmem-xml'), *args],
                           input=text.encode(), check=False,
                           stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     return done.returncode, done.stdout.decode(), done.stderr.decode()
@@ -364,7 +364,7 @@ def check_valid(directory, text, args):
     """libvirt's schema knows what is written."""
     if not shutil.which('virt-xml-validate') or not shutil.which('xmllint'):
         raise tap.Skip('virt-xml-validate or xmllint is missing: run '
-                       'tests/libvirt/install-packages.sh')
+                       'tests/tools/install-packages.sh')
     path = directory / 'vm.xml'
     path.write_bytes(ok(text, 'add', *args).encode())
     done = subprocess.run(

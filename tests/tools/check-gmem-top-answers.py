@@ -7,15 +7,17 @@ import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 sys.dont_write_bytecode = True
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / 'build'))
 
 # pylint: disable=wrong-import-position
 import tap
 from fakeqmp import GIB, FakeQmp, block, runs
 from terminal import PATIENCE, Terminal
 
-GMEM_TOP = tap.TOP / 'scripts/gmem-top'
+GMEM_TOP = tap.TOP / 'tools/gmem-top'
 MIB = 1 << 20
 PARTS = 64 * MIB
 EVIL = 'x\x1b]0;owned\x07\x1b[2J\r\n\t\x9b31m\u202e\x00\ud800<&">'

@@ -1,4 +1,3 @@
-#!/usr/bin/python3
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Give a libvirt domain guest_memfd memory, or take it back.
 
@@ -15,11 +14,8 @@ import argparse
 import re
 import sys
 
-sys.dont_write_bytecode = True
-
-# pylint: disable=wrong-import-position
-import domain_checks as checks
-from domain_xml import QEMU_NS, DomainXml, XmlError, attribute, content
+from . import checks
+from .document import QEMU_NS, DomainXml, XmlError, attribute, content
 
 OUR_NS = 'urn:qemu-guest-memfd:gmem-xml'
 MARK = f'{{{OUR_NS}}}memory'
@@ -417,7 +413,3 @@ def main():
     else:
         sys.stdout.buffer.write(doc.data)
     return 0
-
-
-if __name__ == '__main__':
-    sys.exit(main())
