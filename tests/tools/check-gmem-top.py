@@ -178,7 +178,7 @@ def the_report_shows_the_map(directory):
 def json_has_the_map(directory):
     with vm(directory, ('m0', GIB), ('m1', 3 * MIB)) as machine:
         states = patterned(machine)
-        answer = json.loads(said(gmem_top('--json', machine.path)))
+        answer = json.loads(said(gmem_top('--once', '--json', machine.path)))
         real = machine.qmp.command('query-guest-memfd')
     assert answer['name'] == 'a & b' and answer['version']
     for block, info in zip(answer['blocks'], real):
@@ -379,7 +379,8 @@ def sockets_that_are_no_use(directory):
     assert 'No such file' in complaint(gmem_top('--once', missing))
     assert 'is the VM running?' in complaint(
         gmem_top('--once', directory / ('x' * 200)))
-    assert gmem_top('--once', '--json', missing).returncode == 2
+    assert gmem_top('--once', '--svg', '-', missing).returncode == 2
+    assert gmem_top('--json', '--svg', '-', missing).returncode == 2
     assert gmem_top('--interval', '0', missing).returncode == 2
 
 

@@ -15,6 +15,7 @@ sys.path.insert(0, os.path.join(TOP, 'tests/build'))
 # pylint: disable=wrong-import-position
 import tap
 
+GMEM_XML = os.path.join(TOP, 'tools/gmem-xml')
 QEMU_NS = 'http://libvirt.org/schemas/domain/qemu/1.0'
 MARK = 'urn:qemu-guest-memfd:gmem-xml'
 
@@ -330,7 +331,7 @@ REFUSED = (
 
 def gmem_xml(text, *args):
     """Run it: exit code, output and lines on standard error."""
-    done = subprocess.run([os.path.join(TOP, 'tools/gmem-xml'), *args],
+    done = subprocess.run([GMEM_XML, *args],
                           input=text.encode(), check=False,
                           stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     return done.returncode, done.stdout.decode(), done.stderr.decode()
@@ -450,6 +451,32 @@ def a_file_is_edited_in_place(directory):
     assert path.read_text() == domain()
     code, _, err = gmem_xml('', 'add', str(directory / 'none'))
     assert code == 1 and 'No such file' in err, err
+    code, out, err = gmem_xml(domain(), 'add', '-i')
+    assert code == 2 and not out and 'needs a FILE' in err, err
+
+
+def a_file_without_end_is_refused(_directory):
+    """Only as much as a domain can have is read."""
+    code, out, err = gmem_xml('', 'add', '/dev/zero')
+    assert code == 1 and not out and 'larger than 4 MiB' in err, err
+
+
+def output_that_nobody_takes_is_no_success(_directory):
+    """A closed pipe, a full disk, no standard output: without a traceback."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open('/dev/full', 'wb') as full:
+        for output, status, word in ((writer, 141, ''),
+                                     (full, 1, 'No space left'),
+                                     (None, 1, 'standard output is closed')):
+            done = subprocess.run(
+                [GMEM_XML, 'add'], input=domain().encode(), check=False,
+                stdout=output, stderr=subprocess.PIPE,
+                preexec_fn=None if output else lambda: os.close(1))
+            assert done.returncode == status, done
+            assert word in done.stderr.decode(), done
+            assert done.stderr.count(b'\n') == bool(word), done
+    os.close(writer)
 
 
 def ten_thousand_levels_are_no_problem(_directory):
@@ -475,6 +502,8 @@ TESTS = [named(name, check_done, *rest) for name, *rest in DONE] + \
         [what_others_add_stays, hugepages_of_others_stay,
          arguments_that_were_changed_are_refused, a_forged_mark_is_refused,
          nothing_to_remove_is_said, a_file_is_edited_in_place,
+         a_file_without_end_is_refused,
+         output_that_nobody_takes_is_no_success,
          ten_thousand_levels_are_no_problem]
 
 if __name__ == '__main__':

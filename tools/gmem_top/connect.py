@@ -9,7 +9,9 @@ import socket
 import sys
 from pathlib import Path
 
-from .model import GmemError, printable
+from gmem.command import GmemError
+
+from .model import printable
 
 TOP = Path(__file__).resolve().parent.parent.parent
 CLOSE_SECONDS = 1

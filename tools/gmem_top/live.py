@@ -8,8 +8,10 @@ import os
 import signal
 import time
 
+from gmem.command import GmemError
+
 from . import draw
-from .model import GmemError, human
+from .model import human
 
 STDIN, STDOUT = 0, 1
 SLOW = 2                    # seconds without an answer that are worth a word

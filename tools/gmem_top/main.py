@@ -1,65 +1,69 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Show the guest_memfd memory of a running VM, live or as a picture.
 
-SOCKET is a QMP socket of QEMU (-qmp unix:PATH,server=on,wait=off) or
-HOST:PORT.  It serves one client at a time, so give QEMU one for gmem-top.
-Nothing but query commands is sent.  Exit status: 0 as asked for (also by the
-key q), 1 an error, 2 wrong arguments, 3 the VM went away, 129, 130 or 143
-ended by SIGHUP, SIGINT or SIGTERM.
+See docs/tools/gmem-top.rst.
 """
 
-import argparse
 import asyncio
 import json
 import locale
-import os
 import shutil
-import signal
 import sys
 import time
 
+from gmem.command import GmemError, make_parser, run
+
 from . import draw, live, picture
 from .connect import Monitor
-from .model import STATES, GmemError, printable
+from .model import STATES, printable
 from .poll import Poller
 
 SHORT_PAUSE = 3             # of --once, which somebody waits for
+EPILOG = (
+    'A QMP socket serves one client at a time: give QEMU one for gmem-top '
+    '(-qmp unix:PATH,server=on,wait=off). gmem-top sends nothing but query '
+    'commands. Keys of the live view: up and down choose a block, + and - '
+    'make cells smaller and larger, PgUp, PgDn and Home move the map, q '
+    'quits. Exit status: 0 success (or q), 1 an error, 2 wrong arguments, '
+    '3 the VM is gone, 129, 130 or 143 ended by SIGHUP, SIGINT or SIGTERM.')
 
 
 def arguments():
     """The command line."""
-    parser = argparse.ArgumentParser(
-        prog='gmem-top', description=__doc__.split('\n', 1)[0],
-        epilog=' '.join(__doc__.split('\n\n', 1)[1].split()))
-    parser.add_argument('socket', metavar='SOCKET')
-    parser.add_argument('--once', action='store_true',
-                        help='print one report')
-    parser.add_argument('--json', action='store_true',
-                        help='print one report as JSON')
-    parser.add_argument('--png', metavar='FILE',
-                        help='write a picture of the map (-: to stdout)')
-    parser.add_argument('--svg', metavar='FILE',
-                        help='the same, as SVG')
-    parser.add_argument('--block', metavar='ID',
-                        help='only this one (live: begin with it)')
-    parser.add_argument('--interval', type=float, default=1,
-                        metavar='SECONDS',
-                        help='between two refreshes, 0.1 to 3600 (default: '
-                        '%(default)s)')
-    parser.add_argument('--timeout', type=float, default=5,
-                        metavar='SECONDS',
-                        help='for the first answer of QEMU (default: '
-                        '%(default)s)')
-    parser.add_argument('--ascii', action='store_true',
-                        help='draw with ASCII characters only')
+    parser = make_parser(
+        'gmem-top', description='Show the guest_memfd memory of a running '
+        'VM: live, as a report, or as a picture.', epilog=EPILOG)
+    add = parser.add_argument
+    add('socket', metavar='SOCKET',
+        help='QMP socket of the VM: its path, or HOST:PORT')
+    add('--once', action='store_true',
+        help='print one report and exit')
+    add('--json', action='store_true',
+        help='print one report as JSON and exit')
+    add('--png', metavar='FILE',
+        help='write a picture of the map as PNG and exit; - is standard '
+        'output')
+    add('--svg', metavar='FILE',
+        help='write a picture of the map as SVG and exit; - is standard '
+        'output')
+    add('--block', metavar='ID',
+        help='show only this block; the live view begins with it')
+    add('--interval', type=float, default=1, metavar='SECONDS',
+        help='time between two refreshes of the live view, 0.1 to 3600 '
+        '(default: %(default)s)')
+    add('--timeout', type=float, default=5, metavar='SECONDS',
+        help='how long to wait for the first answer of QEMU, at most 3600 '
+        '(default: %(default)s)')
+    add('--ascii', action='store_true',
+        help='draw the map with ASCII characters only')
     args = parser.parse_args()
     if not 0.1 <= args.interval <= 3600:
         parser.error('--interval must be between 0.1 and 3600')
     if not 0 < args.timeout <= 3600:
-        parser.error('--timeout must be between 0 and 3600')
-    if [args.png, args.svg].count('-') + args.json + args.once > 1:
-        parser.error('only one of --once, --json, --png - and --svg - can '
-                     'go to stdout')
+        parser.error('--timeout must be above 0 and at most 3600')
+    if [args.png, args.svg].count('-') + (args.json or args.once) > 1:
+        parser.error('only one of --once or --json, --png - and --svg - can '
+                     'go to standard output')
     return args
 
 
@@ -154,31 +158,4 @@ async def session(args):
 def main():
     """The exit status."""
     args = arguments()
-    status = 0
-    try:
-        asyncio.run(session(args))
-        sys.stdout.flush()
-    except KeyboardInterrupt:
-        status = 128 + signal.SIGINT
-    except BrokenPipeError:
-        status = 128 + signal.SIGPIPE
-    except OSError as err:
-        status = 1
-        complain(err.strerror or str(err))
-    except GmemError as err:
-        status = err.status
-        complain(str(err))
-    if status:
-        # What could not be written must not be tried again at exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-    return status
-
-
-def complain(text):
-    """On stderr, if there is still somebody to read it."""
-    if not text:
-        return
-    try:
-        print(f'gmem-top: {text}', file=sys.stderr, flush=True)
-    except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+    return run('gmem-top', lambda: asyncio.run(session(args)))

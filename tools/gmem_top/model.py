@@ -3,6 +3,8 @@
 
 import collections
 
+from gmem.command import GmemError
+
 UNKNOWN, SHARED, PRIVATE = 0, 1, 2
 MIXED = SHARED | PRIVATE
 STATES = ('unknown', 'shared', 'private', 'mixed')
@@ -20,11 +22,6 @@ LISTENER = ('extents', 'mapped-bytes', 'map-calls', 'unmap-calls', 'splits')
 SIZES = ('size', 'page-size', 'shared-bytes', 'private-bytes',
          'metadata-bytes', 'vmemmap-bytes')
 NAMES = ('driver', 'conversion', 'init')
-
-
-class GmemError(Exception):
-    """One line for the user, and the exit status."""
-    status = 1
 
 
 class BadReply(GmemError):

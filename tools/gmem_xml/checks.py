@@ -10,7 +10,7 @@ MIB = 1 << 20
 NUMA_POLICIES = {'strict': 'bind', 'preferred': 'preferred',
                  'interleave': 'interleave'}
 # Objects of libvirt's own
-RESERVED_ID = re.compile(r'pc\.ram|ram-node\d+|dimm\d+|masterKey\d+')
+RESERVED_ID = r'pc\.ram|ram-node\d+|dimm\d+|masterKey\d+'
 
 
 class Report:

@@ -1,21 +1,19 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Give a libvirt domain guest_memfd memory, or take it back.
 
-    virsh dumpxml --inactive DOMAIN | gmem-xml add --init private >new.xml
-    EDITOR='gmem-xml remove -i' virsh edit DOMAIN
-
 libvirt knows no such memory, so it comes in <qemu:commandline>; an element in
 <metadata> says what was added, and keeps what had to go for it.  What was
 added is taken out before it is added again.  After "add" and "remove" every
 byte is as before.
 """
 
-import argparse
-import re
 import sys
 
+from gmem.command import complain, run
+
 from . import checks
-from .document import QEMU_NS, DomainXml, XmlError, attribute, content
+from .document import LARGEST, QEMU_NS, DomainXml, XmlError, attribute, content
+from .options import parse_args
 
 OUR_NS = 'urn:qemu-guest-memfd:gmem-xml'
 MARK = f'{{{OUR_NS}}}memory'
@@ -23,102 +21,6 @@ COMMANDLINE = f'{{{QEMU_NS}}}commandline'
 ARG = f'{{{QEMU_NS}}}arg'
 REMOVABLE = (('memoryBacking', 'hugepages'), ('memoryBacking', 'allocation'),
              ('cpu', 'numa'))
-
-
-def size_option(text):
-    """A size on our command line: bytes, or with K, M, G, T."""
-    match = re.fullmatch(r'([0-9]+)([KMGT]?)(?:iB)?', text, re.ASCII)
-    if not match:
-        raise argparse.ArgumentTypeError(f'{text} is no size; write it like '
-                                         '2M or 1G')
-    return int(match.group(1)) << (' KMGT'.index(match.group(2) or ' ') * 10)
-
-
-def huge_option(text):
-    """--hugetlb."""
-    if text in ('on', 'off'):
-        return text
-    size = size_option(text)
-    if size < 8192 or size & (size - 1):
-        raise argparse.ArgumentTypeError(
-            f'{text} is no size of huge pages; write 2M or 1G, or on for '
-            "the host's default")
-    return size
-
-
-def count_option(text):
-    """A number of things."""
-    if not re.fullmatch(r'[0-9]{1,5}', text, re.ASCII) or not int(text):
-        raise argparse.ArgumentTypeError(f'{text} is no number above 0')
-    return int(text)
-
-
-def name_option(text):
-    """--id."""
-    if not re.fullmatch(r'[A-Za-z][A-Za-z0-9._-]*', text, re.ASCII) or \
-            checks.RESERVED_ID.fullmatch(text):
-        raise argparse.ArgumentTypeError(
-            f'{text} is no name for an object, or one that libvirt uses; '
-            'begin with a letter, then letters, digits, ".", "_" and "-"')
-    return text
-
-
-def path_option(text):
-    """A file or directory: libvirt does not look into any PATH."""
-    if not text.startswith('/') or not text.isprintable():
-        raise argparse.ArgumentTypeError(
-            f'{text!r} is no absolute path that XML can hold')
-    return text
-
-
-def paths_option(text):
-    """--firmware-dirs."""
-    return [path_option(each) for each in text.split(':')]
-
-
-def nodes_option(text):
-    """--host-nodes."""
-    try:
-        return [] if text == 'none' else checks.node_set(text)
-    except ValueError as err:
-        raise argparse.ArgumentTypeError(
-            f'{text} is no set of nodes; write it like 0,2-3') from err
-
-
-def parse_args():
-    """The command line."""
-    parser = argparse.ArgumentParser(
-        prog='gmem-xml', description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter)
-    commands = parser.add_subparsers(dest='command', required=True)
-    add = commands.add_parser('add', help='give it guest_memfd memory')
-    remove = commands.add_parser('remove', help='give it back its own')
-    for command in (add, remove):
-        command.add_argument('-i', '--in-place', action='store_true',
-                             help='write the file that was read')
-        command.add_argument('file', nargs='?', default='-',
-                             help='domain XML (default: standard input)')
-    switch = {'choices': ('on', 'off')}
-    for names, kind in (
-            ('--id', {'type': name_option, 'default': 'gmem0'}),
-            ('--emulator', {'type': path_option}),
-            ('--firmware-dirs', {'type': paths_option, 'default': [],
-                                 'metavar': 'DIR[:DIR...]'}),
-            ('--driver', {'choices': ('auto', 'kvm', 'emulated')}),
-            ('--conversion', {'choices': ('auto', 'in-place', 'two-copy',
-                                          'none')}),
-            ('--init', {'choices': ('auto', 'shared', 'private')}),
-            ('--hugetlb', {'type': huge_option, 'metavar': 'SIZE|on|off'}),
-            ('--x-dma-split', {'choices': ('auto', 'page', 'cut')}),
-            ('--prealloc', switch), ('--reserve', switch),
-            ('--prealloc-threads', {'type': count_option, 'metavar': 'N'}),
-            ('--host-nodes', {'type': nodes_option, 'metavar': 'LIST|none'}),
-            ('--policy', {'choices': ('preferred', 'bind', 'interleave')}),
-            ('--merge', switch), ('--dump', switch),
-            ('--slots', {'type': count_option, 'metavar': 'N'}),
-            ('--max-memory', {'type': size_option, 'metavar': 'SIZE'})):
-        add.add_argument(names, **kind)
-    return parser.parse_args()
 
 
 def check_options(report, opts, root, args, size):
@@ -379,16 +281,15 @@ def remove(doc):
             doc.put_back(parent, piece.get('after'), piece.text)
 
 
-def main():
-    """Read, edit, write."""
-    opts = parse_args()
+def edit(opts):
+    """Read, edit, write; the exit status."""
     report = checks.Report()
     try:
         if opts.file == '-':
-            data = sys.stdin.buffer.read()
+            data = sys.stdin.buffer.read(LARGEST + 1)
         else:
             with open(opts.file, 'rb') as file:
-                data = file.read()
+                data = file.read(LARGEST + 1)
         doc = DomainXml(data)
         if doc.root.name != 'domain':
             raise XmlError(f'it is a <{doc.root.tag}>; give the XML of a '
@@ -404,12 +305,18 @@ def main():
     for text in [f'warning: {text}' for text in report.warnings] + \
             report.problems:
         text = ''.join(char if char.isprintable() else '?' for char in text)
-        print(f'gmem-xml: {text}.', file=sys.stderr)
+        complain('gmem-xml', f'{text}.')
     if report.problems:
         return 1
-    if opts.in_place and opts.file != '-':
+    if opts.in_place:
         with open(opts.file, 'wb') as file:
             file.write(doc.data)
     else:
         sys.stdout.buffer.write(doc.data)
     return 0
+
+
+def main():
+    """The exit status."""
+    opts = parse_args()
+    return run('gmem-xml', lambda: edit(opts))
