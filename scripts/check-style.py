@@ -19,8 +19,8 @@ TREE = TOP / 'build/src'
 CHECKPATCH_SUFFIXES = ('.c', '.h', '.py', '.inc')
 LICENSED_SUFFIXES = CHECKPATCH_SUFFIXES + ('.S', '.ld', '.sh', '.json',
                                            '.build', '.conf')
-LICENSED_NAMES = ('Makefile', '.ci/run', 'tools/gmem-top',
-                  'tools/gmem-xml')
+LICENSED_NAMES = ('Makefile', '.ci/run', 'tools/gmem-top', 'tools/gmem-xml',
+                  'tools/completion/gmem-top', 'tools/completion/gmem-xml')
 # Spelled so that this file does not find itself
 UNFINISHED = re.compile(r'\b(TO' r'DO|FIX' r'ME|XX' r'X)\b')
 

@@ -5,7 +5,7 @@ import os
 import subprocess
 
 # Directories of this repository that are no part of QEMU's tree
-OUTSIDE = ('.ci/', '.git/', 'build/', 'patches/', 'scripts/',
+OUTSIDE = ('.ci/', '.git/', 'build/', 'docs/tools/', 'patches/', 'scripts/',
            'tests/build/', 'tests/docs/', 'tests/guest/', 'tests/vm/',
            'tests/libvirt/', 'tests/mutants/', 'tests/sanitizers/',
            'tests/tools/', 'tools/')

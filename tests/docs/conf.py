@@ -17,6 +17,10 @@ extensions = ['qapi_domain', 'qapidoc', 'qmp_lexer']
 qapidoc_srctree = TREE
 qapi_namespaces = {'QMP'}
 default_role = 'any'
+man_pages = [
+    ('tools/gmem-top', 'gmem-top', 'show the guest_memfd memory of a VM', [], 1),
+    ('tools/gmem-xml', 'gmem-xml', 'give a libvirt domain guest_memfd memory',
+     [], 1)]
 html_theme = 'alabaster'
 html_theme_options = {'page_width': '1200px', 'fixed_sidebar': True,
                       'description': 'Guest memory that is converted between '

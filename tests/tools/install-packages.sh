@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 #
 # Install the Debian packages that the tools suite needs beyond those of the
-# build: libvirt's schema, and what checks a domain against it.
+# build: libvirt's schema, what checks a domain against it, and Sphinx.
 
 exec sh "$(dirname "$0")/../../scripts/install-missing.sh" "the tools suite" \
-    libvirt-clients libxml2-utils
+    libvirt-clients libxml2-utils python3-sphinx
