@@ -128,6 +128,17 @@ def huge_sizes_take_no_memory(directory):
     assert gmem_top(path, '--png', directory / 'png')[0] == 0
 
 
+def sizes_have_three_digits(directory):
+    for number, (size, text) in enumerate((
+            (0, '0 B'), (999, '999 B'), (1000, '0.977 KiB'),
+            (33856, '33.1 KiB'), (1023487, '999 KiB'), (1023488, '0.976 MiB'),
+            ((1 << 64) - 1, '16 EiB'))):
+        path = directory / ('%d' % number)
+        FakeQmp(path, query_guest_memfd=[block(**{'metadata-bytes': size})])
+        code, out, _ = gmem_top(path, '--once')
+        assert code == 0 and ', metadata %s, vmemmap' % text in out, out
+
+
 def a_page_at_a_time(asked):
     """An answer of 1024 runs of 4 KiB, or the rest."""
     end = min(asked['offset'] + asked['limit'] * 4096, PARTS)
@@ -204,6 +215,7 @@ if __name__ == '__main__':
     tap.main([rubbish_is_refused,
               names_cannot_control_the_terminal,
               huge_sizes_take_no_memory,
+              sizes_have_three_digits,
               the_vm_is_asked_little,
               a_change_is_read_again,
               a_vm_that_does_not_answer])

@@ -130,7 +130,7 @@ DONE = (
      domain(change=memory(1048577, 'b')), [], ['size=2M'], []),
     ('memory in GB is not in GiB', domain(change=memory(1, 'GB')), [],
      ['size=954M'], []),
-    ('memory in T', domain(change=memory(2, 'T')), [], ['size=2048G'], []),
+    ('memory in T', domain(change=memory(2, 'T')), [], ['size=2T'], []),
     ('hugepages become an option', domain(tune=backing(HUGE)), [],
      ['hugetlb=on,hugetlbsize=2M', '!<hugepages>'], []),
     ('hugepages of the default size', domain(tune=backing('<hugepages/>')),
@@ -245,7 +245,7 @@ REFUSED = (
     ('two cells', domain(cells=CELLS), [], ['<cpu><numa>', '2 cells',
                                             'leave one cell']),
     ('a cell of another size', domain(cells=CELL.replace('1048576', '2048')),
-     [], ['<cell>', '1G']),
+     [], ['<cell>', '1 GiB']),
     ('memnode', domain(cells=CELL, tune=(
         "<numatune><memnode cellid='0' mode='strict' nodeset='0'/>"
         '</numatune>')), [], ['<memnode>', '<memory>']),
@@ -255,7 +255,7 @@ REFUSED = (
         "<hugepages><page size='2' unit='M'/><page size='1' unit='G'/>"
         '</hugepages>')), [], ['one size']),
     ('memory that pages do not divide', domain(change=memory(3, 'MiB')),
-     ['--hugetlb', '2M'], ['--hugetlb 2M', '3M', 'multiple']),
+     ['--hugetlb', '2M'], ['--hugetlb 2M', '3 MiB', 'multiple']),
     ('DIMMs of libvirt', domain(change=(
         ("  <memory unit", "  <maxMemory slots='4' unit='G'>9</maxMemory>\n"
          '  <memory unit'),), devices=(
@@ -316,7 +316,7 @@ REFUSED = (
      ['--host-nodes', '0-1'], ['--host-nodes', '<numatune>']),
     ('slots without room', domain(), ['--slots', '1'], ['--max-memory']),
     ('less room than memory', domain(), ['--slots', '1', '--max-memory',
-                                         '512M'], ['--max-memory 512M', '1G']),
+                                         '512M'], ['--max-memory 512M', '1 GiB']),
     ('a name of libvirt', domain(), ['--id', 'pc.ram'], ['pc.ram']),
     ('a name with a comma', domain(), ['--id', 'a,size=1'], ['a,size=1']),
     ('pages of three megabytes', domain(), ['--hugetlb', '3M'], ['3M', '2M']),

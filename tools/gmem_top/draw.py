@@ -7,7 +7,9 @@ A line is a list of (text, style); a style is a state of the map, 'title',
 
 import time
 
-from .model import DIRECTIONS, STATES, human, offset_label
+from gmem.size import exact, rounded
+
+from .model import DIRECTIONS, STATES
 
 GLYPHS = {'utf-8': '?\u2591\u2588\u2592', 'ascii': '?.#+'}
 LABEL = 10
@@ -81,17 +83,17 @@ def blocks_table(vm, view, width, height):
     """One row for each block, as many as fit around the chosen one."""
     chosen = view.chosen(vm)
     first = max(0, min(chosen - height // 2, len(vm.blocks) - height))
-    rows, styles = [('  block', 'size', 'shared', 'private', 'to shared/s',
-                     'to private/s', 'failed', 'driver')], ['title']
+    rows, styles = [('  block', 'size', 'shared', 'private', 'to private/s',
+                     'to shared/s', 'failures', 'driver')], ['title']
     for number in range(first, min(first + height, len(vm.blocks))):
         block = vm.blocks[number]
         info = block.info
         rows.append((
             ('> ' if number == chosen else '  ') + block.name,
-            human(info['size']), human(info['shared-bytes']),
-            human(info['private-bytes']),
-            rate(block, ('to-shared', 'bytes'), human),
-            rate(block, ('to-private', 'bytes'), human),
+            rounded(info['size']), rounded(info['shared-bytes']),
+            rounded(info['private-bytes']),
+            rate(block, ('to-private', 'bytes'), rounded),
+            rate(block, ('to-shared', 'bytes'), rounded),
             str(block.failures()), info['driver']))
         styles.append('bad' if block.failures() else
                       'chosen' if number == chosen else '')
@@ -99,38 +101,38 @@ def blocks_table(vm, view, width, height):
 
 
 def details(block, width):
-    """Conversions, huge pages, devices."""
+    """Conversions, huge pages, listeners: in the words of the monitor."""
     info = block.info
-    rows = [('conversions', 'requests', '/s', 'bytes', '/s', 'failed',
-             'retries', 'undone')]
+    rows = [('conversions', 'requests', '/s', 'bytes', '/s', 'failures',
+             'retries', 'rollbacks')]
     styles = ['title']
     for key in DIRECTIONS:
         counters = info[key]
         rows.append((key.replace('-', ' '), str(counters['requests']),
                      rate(block, (key, 'requests')),
-                     human(counters['bytes']),
-                     rate(block, (key, 'bytes'), human),
+                     rounded(counters['bytes']),
+                     rate(block, (key, 'bytes'), rounded),
                      str(counters['failures']), str(counters['retries']),
                      str(counters['rollbacks'])))
         styles.append('bad' if counters['failures'] else '')
     lines = table(rows, width, styles)
 
-    rows = [('huge pages', 'shared', 'private', 'mixed')]
-    rows += [(human(page['size']), str(page['shared']), str(page['private']),
+    rows = [('pages of', 'shared', 'private', 'mixed')]
+    rows += [(rounded(page['size']), str(page['shared']), str(page['private']),
               str(page['mixed'])) for page in info['huge-pages']]
     lines += table(rows, width)
 
-    rows = [('devices', 'extents', 'mapped', 'map', '/s', 'unmap', '/s',
+    rows = [('listener', 'extents', 'mapped', 'maps', '/s', 'unmaps', '/s',
              'splits', '/s')]
     for number, item in enumerate(info['listeners']):
         rows.append((item['name'], str(item['extents']),
-                     human(item['mapped-bytes']), str(item['map-calls']),
+                     rounded(item['mapped-bytes']), str(item['map-calls']),
                      rate(block, (number, 'map-calls')),
                      str(item['unmap-calls']),
                      rate(block, (number, 'unmap-calls')),
                      str(item['splits']), rate(block, (number, 'splits'))))
     if len(rows) == 1:
-        return lines + [[('no devices', 'title')]]
+        return lines + [[('no listeners', 'title')]]
     return lines + table(rows, width)
 
 
@@ -163,7 +165,7 @@ def map_lines(block, view, size, glyphs, now):
     rows = -(-len(states) // columns)
     view.page = max(height - 1, 1)
     view.scroll = max(0, min(view.scroll, rows - height + 1))
-    title = [(f'map: {human(cell)} per cell', 'title')]
+    title = [(f'map: {rounded(cell)} per cell', 'title')]
     for state in (1, 2, 3):
         title += [('  ', ''), (glyphs[state], STATES[state]),
                   (f' {STATES[state]}', '')]
@@ -174,7 +176,7 @@ def map_lines(block, view, size, glyphs, now):
     for row in range(view.scroll, min(rows, view.scroll + height - 1)):
         line = []
         if label:
-            text = offset_label(row * columns * cell, columns * cell)
+            text = exact(row * columns * cell, columns * cell)
             line.append((text.rjust(label - 1)[:label - 1] + ' ', ''))
         part = states[row * columns:(row + 1) * columns]
         while part:
@@ -232,14 +234,15 @@ def report(vm, blocks, width, glyphs, now, source):
     for block in blocks:
         info = block.info
         view = View()
-        lines += [[], [(f"{block.name}: {human(info['size'])}, pages of "
-                        f"{human(info['page-size'])}, {info['driver']}, "
-                        f"{info['conversion']}, init={info['init']}",
-                        'title')],
-                  [(f"{human(info['shared-bytes'])} shared, "
-                    f"{human(info['private-bytes'])} private, metadata "
-                    f"{human(info['metadata-bytes'])}, vmemmap "
-                    f"{human(info['vmemmap-bytes'])}", '')]]
+        lines += [[], [(f"{block.name}: {rounded(info['size'])} in pages of "
+                        f"{rounded(info['page-size'])}, "
+                        f"driver={info['driver']} "
+                        f"conversion={info['conversion']} "
+                        f"init={info['init']}", 'title')],
+                  [(f"shared {rounded(info['shared-bytes'])}, "
+                    f"private {rounded(info['private-bytes'])}, "
+                    f"metadata {rounded(info['metadata-bytes'])}, "
+                    f"vmemmap {rounded(info['vmemmap-bytes'])}", '')]]
         lines += details(block, width)
         lines += map_lines(block, view, (width, 17), glyphs, now)
     return [cut(line, width) for line in lines]

@@ -9,9 +9,9 @@ import signal
 import time
 
 from gmem.command import GmemError
+from gmem.size import rounded
 
 from . import draw
-from .model import human
 
 STDIN, STDOUT = 0, 1
 SLOW = 2                    # seconds without an answer that are worth a word
@@ -124,15 +124,15 @@ class Plain:
             pages = info['huge-pages'][-1:] or [{'size': 0, 'mixed': 0}]
             parts = info['listeners']
             print(f"{clock}  {block.name}  shared "
-                  f"{human(info['shared-bytes'])}  private "
-                  f"{human(info['private-bytes'])}  to shared/s "
-                  f"{draw.rate(block, ('to-shared', 'bytes'), human)}  "
-                  "to private/s "
-                  f"{draw.rate(block, ('to-private', 'bytes'), human)}  "
-                  f"{human(pages[0]['size'])} mixed {pages[0]['mixed']}  "
+                  f"{rounded(info['shared-bytes'])}  private "
+                  f"{rounded(info['private-bytes'])}  to private/s "
+                  f"{draw.rate(block, ('to-private', 'bytes'), rounded)}  "
+                  "to shared/s "
+                  f"{draw.rate(block, ('to-shared', 'bytes'), rounded)}  "
+                  f"{rounded(pages[0]['size'])} mixed {pages[0]['mixed']}  "
                   f"extents {sum(x['extents'] for x in parts)}  "
                   f"splits {sum(x['splits'] for x in parts)}  "
-                  f"failed {block.failures()}", flush=True)
+                  f"failures {block.failures()}", flush=True)
 
 
 async def wait(event, seconds):

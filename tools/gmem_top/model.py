@@ -13,9 +13,8 @@ MIB = 1 << 20
 MAX_CELLS = 1 << 20
 MAX_SIZE = (1 << 64) - 1
 NAME_LENGTH = 64
-UNITS = ('bytes', 'KiB', 'MiB', 'GiB', 'TiB', 'PiB', 'EiB')
 
-DIRECTIONS = ('to-shared', 'to-private')
+DIRECTIONS = ('to-private', 'to-shared')
 DIRECTION = ('requests', 'bytes', 'failures', 'retries', 'rollbacks')
 HUGE_PAGE = ('size', 'shared', 'private', 'mixed')
 LISTENER = ('extents', 'mapped-bytes', 'map-calls', 'unmap-calls', 'splits')
@@ -66,21 +65,6 @@ def clean(info):
     if not block['size']:
         raise BadReply("bad answer from QEMU: no valid 'size'")
     return block
-
-
-def human(size):
-    """Bytes in the largest unit that they fill."""
-    unit = min(max(size.bit_length() - 1, 0) // 10, len(UNITS) - 1)
-    value = f'{size / (1 << 10 * unit):.1f}'
-    if value.endswith('.0'):
-        value = value[:-2]
-    return f'{value} {UNITS[unit]}'
-
-
-def offset_label(offset, step):
-    """An offset, exactly, in the largest unit that divides STEP."""
-    unit = min(((step & -step).bit_length() - 1) // 10, len(UNITS) - 1)
-    return f'{offset >> 10 * unit} {UNITS[unit]}'
 
 
 class Map:

@@ -5,8 +5,10 @@ import struct
 import zlib
 from xml.sax.saxutils import escape
 
+from gmem.size import exact, rounded
+
 from . import font
-from .model import STATES, human, offset_label
+from .model import STATES
 
 # Told apart by the colour-blind too (Okabe and Ito); the first four are
 # the states of the map.
@@ -106,11 +108,11 @@ def draw_block(picture, block, top, when):
     """Title, legend and map of one block."""
     info = block.info
     cell, pixels, columns = grid(block)
-    picture.text(MARGIN, top, f"{block.name}  {human(info['size'])}  {when}")
+    picture.text(MARGIN, top, f"{block.name}  {rounded(info['size'])}  {when}")
     picture.text(MARGIN, top + LINE,
-                 f"{human(info['shared-bytes'])} shared, "
-                 f"{human(info['private-bytes'])} private, "
-                 f"{human(cell)} per cell")
+                 f"shared {rounded(info['shared-bytes'])}, "
+                 f"private {rounded(info['private-bytes'])}, "
+                 f"{rounded(cell)} per cell")
     x = MARGIN
     for state in (1, 2, 3, 0):
         picture.rect(x, top + 2 * LINE, 16, 16, state)
@@ -126,7 +128,7 @@ def draw_block(picture, block, top, when):
     for row in range(-(-len(states) // columns)):
         y = top + row * pixels
         if row % every == 0:
-            label = offset_label(row * columns * cell, columns * cell)
+            label = exact(row * columns * cell, columns * cell)
             picture.text(MARGIN + LABEL - 12 - CHAR * len(label),
                          y + max(pixels - 14, 0) // 2, label)
         part = states[row * columns:(row + 1) * columns]

@@ -4,6 +4,8 @@
 import json
 import re
 
+from gmem.size import exact
+
 from .document import QEMU_NS
 
 MIB = 1 << 20
@@ -40,15 +42,6 @@ def scaled(number, unit, default='KiB'):
     power = 'KMGTPE'.index(match.group(2).upper()) + 1
     base = 1000 if (match.group(3) or '').lower() == 'b' else 1024
     return int(number) * base ** power
-
-
-def shown(size):
-    """Bytes as QEMU reads them, with the largest unit that fits."""
-    for unit in ('G', 'M', 'K'):
-        each = 1 << {'G': 30, 'M': 20, 'K': 10}[unit]
-        if size % each == 0 and size:
-            return f'{size // each}{unit}'
-    return str(size)
 
 
 def node_set(text):
@@ -169,7 +162,7 @@ def check_numa(report, root, size):
     cell = scaled(cells[0].get('memory'), cells[0].get('unit'))
     if size is not None and (not cell or -(-cell // MIB) * MIB != size):
         report.refuse('<cpu><numa><cell>', f'its memory is not that of '
-                      f'<memory>, {shown(size)}', 'write the same size')
+                      f'<memory>, {exact(size)}', 'write the same size')
     report.warn('<cpu><numa>', 'the only cell is taken out, since guest_memfd '
                 'memory cannot be memory of a cell; the guest has one node as '
                 'before, without distances and caches')
@@ -283,7 +276,7 @@ def check_passthrough(report, root, args, size, split):
                  '</memtune>'
         if limit is not None and limit < size:
             report.refuse('<memtune><hard_limit>', 'it is less than the '
-                          f'memory, {shown(size)}, which devices that are '
+                          f'memory, {exact(size)}, which devices that are '
                           'passed through lock', f'write at least {advice}')
         elif limit is None and (iommufd or by_hand):
             report.warn('<memtune>', 'libvirt does not know what is locked; '

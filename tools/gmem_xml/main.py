@@ -10,6 +10,7 @@ byte is as before.
 import sys
 
 from gmem.command import complain, run
+from gmem.size import as_option, exact
 
 from . import checks
 from .document import LARGEST, QEMU_NS, DomainXml, XmlError, attribute, content
@@ -35,7 +36,7 @@ def check_options(report, opts, root, args, size):
     def refuse(name, why, remedy):
         value = getattr(opts, name.replace('-', '_'))
         if isinstance(value, int):
-            value = checks.shown(value)
+            value = as_option(value)
         report.refuse(opts.origin.get(name, f'--{name} {value}'), why, remedy)
 
     if opts.driver == 'kvm' and kind == 'qemu':
@@ -64,7 +65,7 @@ def check_options(report, opts, root, args, size):
                     'a guest_memfd follows nodes from Linux 7.3 on; where '
                     'QEMU refuses them, give --host-nodes none')
     if isinstance(opts.hugetlb, int) and size and size % opts.hugetlb:
-        refuse('hugetlb', f'<memory> is {checks.shown(size)}, which is no '
+        refuse('hugetlb', f'<memory> is {exact(size)}, which is no '
                'multiple of it', 'round the memory up')
     if opts.prealloc == 'on' and opts.reserve == 'off':
         refuse('reserve', 'it excludes ' + opts.origin.get(
@@ -75,7 +76,7 @@ def check_options(report, opts, root, args, size):
         report.refuse('--slots, --max-memory', 'one needs the other',
                       'give both')
     elif size and opts.max_memory is not None and opts.max_memory <= size:
-        refuse('max-memory', f'<memory> is {checks.shown(size)}',
+        refuse('max-memory', f'<memory> is {exact(size)}',
                'give more than that')
 
 
@@ -126,13 +127,13 @@ def ranges(nodes):
 
 def qemu_arguments(opts, size):
     """What QEMU is to be told."""
-    words = [('id', opts.id), ('size', checks.shown(size)),
+    words = [('id', opts.id), ('size', as_option(size)),
              ('driver', opts.driver), ('conversion', opts.conversion),
              ('init', opts.init)]
     if opts.hugetlb is not None:
         words.append(('hugetlb', 'off' if opts.hugetlb == 'off' else 'on'))
         if isinstance(opts.hugetlb, int):
-            words.append(('hugetlbsize', checks.shown(opts.hugetlb)))
+            words.append(('hugetlbsize', as_option(opts.hugetlb)))
     words += [('prealloc', opts.prealloc),
               ('prealloc-threads', opts.prealloc_threads),
               ('reserve', opts.reserve), ('merge', opts.merge),
@@ -146,7 +147,7 @@ def qemu_arguments(opts, size):
     args = ['-object', memory, '-machine', f'memory-backend={opts.id}']
     if opts.slots is not None:
         args += ['-m', f'slots={opts.slots},'
-                       f'maxmem={checks.shown(opts.max_memory)}']
+                       f'maxmem={as_option(opts.max_memory)}']
     if opts.x_dma_split is not None:
         args += ['-global', f'vfio-pci.x-dma-split={opts.x_dma_split}']
     for path in opts.firmware_dirs:
