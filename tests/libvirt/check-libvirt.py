@@ -181,6 +181,8 @@ class Scenario:
         """Define it before, then with the memory."""
         self.session.define(self._xml())
         self.before = self.session.dump('gmem')
+        same('what virsh has printed, after add and remove',
+             gmem_xml(gmem_xml(self.before, 'add'), 'remove'), self.before)
         self.session.define(gmem_xml(
             self.before, 'add', *self.case.options, '--slots', '2',
             '--max-memory', '1G', '--firmware-dirs',

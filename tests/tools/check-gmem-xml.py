@@ -3,9 +3,11 @@
 """gmem-xml: domains and options in, domains or refusals out."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
+from xml.etree.ElementTree import canonicalize
 
 sys.dont_write_bytecode = True
 TOP = os.path.dirname(os.path.dirname(os.path.dirname(
@@ -19,9 +21,9 @@ GMEM_XML = os.path.join(TOP, 'tools/gmem-xml')
 QEMU_NS = 'http://libvirt.org/schemas/domain/qemu/1.0'
 MARK = 'urn:qemu-guest-memfd:gmem-xml'
 
-# As virsh dumpxml writes it; the words in capitals are replaced
+# The words in capitals are replaced
 PLAIN = '''\
-<domain type='KIND' xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'>
+<domain type='KIND'>
   <name>vm</name>
   <uuid>58b1fc47-1978-4d8b-b138-0bb702e65702</uuid>
   <memory unit='KiB'>1048576</memory>
@@ -54,8 +56,25 @@ HOSTDEV = '''<hostdev mode='subsystem' type='pci' managed='yes'>
     </hostdev>'''
 
 
+TOKEN = re.compile(r'<!--.*?-->|<(\S+?)(?:\s[^<>]*)?(?<!/)>[^<]*</\1>'
+                   r'|<[^<>]*>', re.DOTALL)
+
+
+def laid_out(text):
+    """As libvirt writes it: each element begins a line."""
+    lines, depth = [], 0
+    for found in TOKEN.finditer(text):
+        token, leaf = found.group(), found.group(1)
+        depth -= token.startswith('</')
+        lines.append('  ' * depth + (token.replace(f'></{leaf}>', '/>') if leaf
+                                     else token))
+        depth += not (leaf or token.startswith(('</', '<!--'))
+                      or token.endswith('/>'))
+    return '\n'.join(lines) + '\n'
+
+
 def domain(**words):
-    """A domain with some of its parts replaced."""
+    """A domain with some of its parts replaced, as virsh dumpxml writes it."""
     text = PLAIN
     for word, value in WORDS.items():
         text = text.replace(word, words.pop(word.lower(), value))
@@ -63,19 +82,21 @@ def domain(**words):
         assert old in text, old
         text = text.replace(old, new)
     assert not words, words
-    return text
+    if '<qemu:' in text:
+        text = text.replace('>', f" xmlns:qemu='{QEMU_NS}'>", 1)
+    return laid_out(text)
 
 
 def command(*args):
     """A <qemu:commandline>."""
-    return '<qemu:commandline>\n' + ''.join(
-        "    <qemu:arg value='%s'/>\n" % arg.replace("'", '&apos;')
-        for arg in args) + '  </qemu:commandline>'
+    return '<qemu:commandline>' + ''.join(
+        "<qemu:arg value='%s'/>" % arg.replace('"', '&quot;')
+        for arg in args) + '</qemu:commandline>'
 
 
 def backing(text):
-    """A <memoryBacking>, with the indentation of libvirt."""
-    return f'<memoryBacking>\n    {text}\n  </memoryBacking>'
+    """A <memoryBacking>."""
+    return f'<memoryBacking>{text}</memoryBacking>'
 
 
 def memory(kib, unit=None):
@@ -93,8 +114,15 @@ HUGE = "<hugepages><page size='2048' unit='KiB'/></hugepages>"
 IOMMUFD = ('-object', 'iommufd,id=iommufd0', '-device',
            'vfio-pci,host=01:00.0,iommufd=iommufd0')
 
-# Name, domain, options, what is in the output (or, with !, is not), and what
-# is said on standard error (nothing else is)
+EMPTY_TAGS = domain(change=(('</name>', '</name><metadata  />'),),
+                    command='<qemu:commandline/>')
+BY_HAND = domain(tune=backing(HUGE), cells=CELL)
+TITLES = domain(tune='<title>TITLE</title><description>TEXT</description>'
+                     '<!-- <memory> -->').replace('TITLE', 'a&lt;memory&gt;b')
+
+# Name, domain, options, what is in the output (or, with !, is not), what is
+# said on standard error (nothing else is), and what there is after "remove",
+# if that is not the domain as it was
 DONE = (
     ('nothing but the memory', domain(), [],
      ["value='memory-backend-guest-memfd,id=gmem0,size=1G'",
@@ -112,7 +140,7 @@ DONE = (
     ('the emulator, firmware and room for DIMMs', domain(),
      ['--emulator', "/opt/a&b'<c>/qemu", '--firmware-dirs', '/a,b:/c',
       '--slots', '4', '--max-memory', '8G'],
-     ["<emulator>/opt/a&amp;b'&lt;c&gt;/qemu</emulator>", "value='/a,b'",
+     ["<emulator>/opt/a&amp;b&apos;&lt;c&gt;/qemu</emulator>", "value='/a,b'",
       "value='-L'", "value='/c'", "value='slots=4,maxmem=8G'"], []),
     ('the emulator of a domain without', domain(change=(
         ('    <emulator>/usr/bin/qemu-system-x86_64</emulator>\n', ''),)),
@@ -198,22 +226,19 @@ DONE = (
                         '{"qom-type":"rng-random","id":"r"}')), [],
      ["value='q35,,memory-backend=x'"], []),
     ('metadata that is there stays', domain(
-        tune="<metadata><x:y xmlns:x='urn:x'>z</x:y></metadata>"), [],
-     ["<x:y xmlns:x='urn:x'>z</x:y>"], []),
-    ('empty tags', domain(tune='<metadata  />', command='<qemu:commandline/>'),
-     [], ['size=1G'], []),
+        tune='<metadata><x:y xmlns:x="urn:x">z</x:y></metadata>'), [],
+     ['<x:y xmlns:x="urn:x">z</x:y>'], []),
+    ('empty tags', EMPTY_TAGS, [], ['size=1G'], [], domain()),
     ('another prefix', domain(
         command=f"<q:commandline xmlns:q='{QEMU_NS}'><q:env name='A'/>"
                 '</q:commandline>'), [], ["<q:arg value='-machine'/>"], []),
     ('CRLF, tabs and a byte order mark', '\ufeff<?xml version="1.0"?>\r\n' +
-     domain(tune=backing(HUGE)).replace('\n', '\r\n').replace('  ', '\t'), [],
-     ['hugetlbsize=2M', '!>\n'], []),
-    ('all on one line', ' '.join(domain(tune=backing(HUGE), cells=CELL)
-                                 .split()), ['--emulator', '/q'],
-     ['hugetlbsize=2M'], ['the only cell']),
-    ('what looks like tags', domain(
-        tune="<title>a&lt;memory>b</title><description><![CDATA[<memory>]]>"
-             '</description><!-- <memory> -->'), [], ['size=1G'], []),
+     BY_HAND.replace('\n', '\r\n').replace('  ', '\t'), [],
+     ['hugetlbsize=2M'], ['the only cell'], BY_HAND),
+    ('all on one line', ' '.join(BY_HAND.split()) + '\n',
+     ['--emulator', '/q'], ['hugetlbsize=2M'], ['the only cell'], BY_HAND),
+    ('what looks like tags', TITLES.replace('TEXT', '<![CDATA[<memory>]]>'),
+     [], ['size=1G'], [], TITLES.replace('TEXT', '&lt;memory&gt;')),
 )
 
 BOMB = ('<!DOCTYPE d [<!ENTITY a "aaaaaaaaaa"><!ENTITY b "&a;&a;&a;&a;&a;">]>'
@@ -221,9 +246,9 @@ BOMB = ('<!DOCTYPE d [<!ENTITY a "aaaaaaaaaa"><!ENTITY b "&a;&a;&a;&a;&a;">]>'
 # Name, domain, options, words of the refusal
 REFUSED = (
     ('an entity bomb', BOMB, [], ['DOCTYPE']),
-    ('no XML', 'memory', [], ['no XML']),
-    ('half of it', domain()[:300], [], ['no XML']),
-    ('nothing', '', [], ['no XML']),
+    ('no XML', 'memory', [], ['not XML']),
+    ('half of it', domain()[:300], [], ['not XML']),
+    ('nothing', '', [], ['not XML']),
     ('five megabytes', domain() + '\n' * 5000000, [], ['larger than 4 MiB']),
     ('another document', '<domainsnapshot/>', [], ['<domainsnapshot>']),
     ('a domain of another namespace', "<domain xmlns='urn:x'/>", [],
@@ -241,7 +266,7 @@ REFUSED = (
     ('memory in another unit', domain(change=memory(1, 'pages')), [],
      ["unit='pages'"]),
     ('memory beyond all measure', domain(change=memory(999, 'E')), [],
-     ['no size of memory']),
+     ['not a size of memory']),
     ('two cells', domain(cells=CELLS), [], ['<cpu><numa>', '2 cells',
                                             'leave one cell']),
     ('a cell of another size', domain(cells=CELL.replace('1048576', '2048')),
@@ -344,12 +369,12 @@ def ok(text, *args):
     return out
 
 
-def check_done(text, args, words, warnings):
+def check_done(text, args, words, warnings, back=None):
     """It is done; done again, and taken back, nothing is left."""
     code, out, err = gmem_xml(text, 'add', *args)
     assert code == 0, err
     for word in words:
-        found = word.lstrip('!') in out.partition(f"xmlns:gmem='{MARK}'")[0] \
+        found = word.lstrip('!') in out.partition(f'xmlns:gmem="{MARK}"')[0] \
             + out.partition('</gmem:memory>')[2]
         assert found != word.startswith('!'), f'{word}: {out}'
     lines = err.splitlines()
@@ -357,8 +382,8 @@ def check_done(text, args, words, warnings):
     for line, word in zip(lines, warnings):
         assert word in line and 'warning: ' in line, err
     assert ok(out, 'add', *args) == out
-    assert ok(ok(out, 'add', '--init', 'shared'), 'remove') == text
-    assert ok(out, 'remove') == text
+    assert ok(ok(out, 'add', '--init', 'shared'), 'remove') == (back or text)
+    assert ok(out, 'remove') == (back or text)
 
 
 def check_valid(directory, text, args):
@@ -423,14 +448,13 @@ def arguments_that_were_changed_are_refused(_directory):
 
 def a_forged_mark_is_refused(_directory):
     """What it keeps goes to no other place."""
-    out = ok(domain(tune=backing(HUGE)), 'add').replace(
-        "parent='memoryBacking'", "parent='devices'")
-    code, out, err = gmem_xml(out, 'remove')
-    assert code == 1 and not out and '<devices>' in err, err
-    out = ok(domain(tune=backing(HUGE)), 'add').replace(
-        '&lt;hugepages&gt;', '&lt;hugepages')
-    code, out, err = gmem_xml(out, 'remove')
-    assert code == 1 and not out and 'no XML' in err, err
+    for old, new in (('from="memoryBacking"', 'from="devices"'),
+                     ('at="0"', 'at="-1"'), ('at="0"', ''),
+                     ('<hugepages>', '<hugepages/><hugepages>')):
+        out = ok(domain(tune=backing(HUGE)), 'add')
+        assert out.count(old) == 1, out
+        code, out, err = gmem_xml(out.replace(old, new), 'remove')
+        assert code == 1 and not out and 'by hand' in err, err
 
 
 def nothing_to_remove_is_said(_directory):
@@ -479,11 +503,82 @@ def output_that_nobody_takes_is_no_success(_directory):
     os.close(writer)
 
 
-def ten_thousand_levels_are_no_problem(_directory):
-    """Nothing recurses."""
-    deep = '<d>' * 10000 + '</d>' * 10000
+def many_levels_are_refused(_directory):
+    """As by libvirt."""
+    deep = '<d>' * 200 + '</d>' * 200
     text = domain(tune=f'<metadata>{deep}</metadata>')
     assert ok(ok(text, 'add'), 'remove') == text
+    for levels in (255, 100000):
+        deep = '<d>' * levels + '</d>' * levels
+        text = domain(tune='<metadata>x</metadata>').replace('>x<',
+                                                             f'>{deep}<')
+        code, out, err = gmem_xml(text, 'add')
+        assert code == 1 and not out and 'more than 256 levels' in err, err
+
+
+def what_virsh_prints_stays(_directory):
+    """Byte for byte: quotes, escapes and blanks of libvirt and of libxml2."""
+    text = f"""\
+<domain type='kvm' id='3' xmlns:qemu='{QEMU_NS}'>
+  <name>a&quot;&apos;&gt;b</name>
+  <title> </title>
+  <metadata>
+    <libosinfo:libosinfo xmlns:libosinfo="http://libosinfo.org/xmlns/1.0">
+      <libosinfo:os id="http://debian.org/debian/12"/>
+    </libosinfo:libosinfo>
+    <a:a xmlns:a="urn:a" b="'&quot;&amp;&#9;">"' and <b>more</b> &lt;text&gt;
+  </a:a>
+  </metadata>
+  <memory unit='KiB'>1048576</memory>
+  <features>
+    <acpi/>
+  </features>
+  <devices>
+    <emulator>/usr/bin/qemu-system-x86_64</emulator>
+  </devices>
+  <qemu:commandline>
+    <qemu:arg value='{{&quot;driver&quot;:&quot;x&quot;}}'/>
+    <qemu:env name='A' value='&apos;'/>
+  </qemu:commandline>
+</domain>
+
+"""
+    out = ok(text, 'add', '--emulator', '/q')
+    assert set(text.splitlines()) - set(out.splitlines()) == {
+        '    <emulator>/usr/bin/qemu-system-x86_64</emulator>'}
+    assert ok(out, 'remove') == text
+
+
+def namespaces_keep_their_meaning(_directory):
+    """Prefixes that hide others, and none at all."""
+    text = domain(tune='<metadata><x xmlns="u1" xmlns:p="u1" p:k="v" k="w">'
+                       '<y xmlns:p="u2" p:k="1"><z/></y><w xmlns="" '
+                       'xml:lang="en"><v/></w></x></metadata>')
+    out = ok(ok(text, 'add'), 'remove')
+    assert canonicalize(out) == canonicalize(text), out
+
+
+def comments_around_the_domain_stay(_directory):
+    """As in a file that somebody keeps."""
+    text = f'<!-- ours -->\n{domain()}<!-- the end -->\n'
+    assert ok(ok(text, 'add'), 'remove') == text
+
+
+def nothing_is_left_of_the_namespace(_directory):
+    """Unless others need it; a prefix that means something else stays."""
+    declaration = f" xmlns:qemu='{QEMU_NS}'"
+    assert declaration in ok(domain(), 'add').splitlines()[0]
+    assert declaration not in ok(ok(domain(), 'add'), 'remove')
+    by_hand = domain().replace("<domain type='qemu'",
+                               f"<domain type='qemu'{declaration}")
+    assert ok(ok(by_hand, 'add'), 'remove') == domain()
+    others = domain(command=command('-S'))
+    assert ok(ok(others, 'add'), 'remove') == others
+    taken = domain().replace("<domain type='qemu'",
+                             "<domain type='qemu' xmlns:qemu='urn:x'")
+    out = ok(taken, 'add')
+    assert f'<qemu:commandline{declaration}>' in out, out
+    assert ok(out, 'remove') == taken
 
 
 def named(name, function, *args, directory=False):
@@ -504,7 +599,9 @@ TESTS = [named(name, check_done, *rest) for name, *rest in DONE] + \
          nothing_to_remove_is_said, a_file_is_edited_in_place,
          a_file_without_end_is_refused,
          output_that_nobody_takes_is_no_success,
-         ten_thousand_levels_are_no_problem]
+         many_levels_are_refused, what_virsh_prints_stays,
+         namespaces_keep_their_meaning, comments_around_the_domain_stay,
+         nothing_is_left_of_the_namespace]
 
 if __name__ == '__main__':
     tap.main(TESTS)

@@ -6,9 +6,8 @@ import re
 
 from gmem.size import exact
 
-from .document import QEMU_NS
-
 MIB = 1 << 20
+QEMU_NS = '{http://libvirt.org/schemas/domain/qemu/1.0}'
 NUMA_POLICIES = {'strict': 'bind', 'preferred': 'preferred',
                  'interleave': 'interleave'}
 # Objects of libvirt's own
@@ -45,7 +44,7 @@ def scaled(number, unit, default='KiB'):
 
 
 def node_set(text):
-    """'0,2-5,^3' as a sorted list; ValueError if it is no set."""
+    """'0,2-5,^3' as a sorted list; ValueError if it is not one."""
     nodes = set()
     for word in text.split(','):
         match = re.fullmatch(r'(\^?)(\d{1,4})(?:-(\d{1,4}))?', word.strip(),
@@ -86,7 +85,7 @@ class Arguments:
 
     def __init__(self, root):
         values = [arg.get('value', '') for arg in
-                  root.all((f'{{{QEMU_NS}}}commandline', f'{{{QEMU_NS}}}arg'))]
+                  root.findall(f'{QEMU_NS}commandline/{QEMU_NS}arg')]
         self.pairs = []
         for value, following in zip(values, values[1:] + ['']):
             flag = re.fullmatch(r'--?([A-Za-z][\w-]*)', value)
@@ -112,53 +111,54 @@ def check_kind(report, root):
     """The domain itself."""
     kind = root.get('type')
     if kind not in ('kvm', 'qemu'):
-        report.refuse(f"<domain type='{kind}'>", 'this is no QEMU',
+        report.refuse(f"<domain type='{kind}'>", 'this is not QEMU',
                       'use kvm or qemu')
-    arch = root.find('os', 'type')
-    if arch and arch.get('arch', 'x86_64') != 'x86_64':
-        report.refuse(f"<os><type arch='{arch.get('arch')}'>",
-                      'guest_memfd memory is for x86-64 guests', 'use x86_64')
-    if not root.find('features', 'acpi'):
+    for arch in root.findall('os/type'):
+        if arch.get('arch', 'x86_64') != 'x86_64':
+            report.refuse(f"<os><type arch='{arch.get('arch')}'>",
+                          'guest_memfd memory is for x86-64 guests',
+                          'use x86_64')
+    if root.find('features/acpi') is None:
         report.warn('<features>', 'without <acpi/>, libvirt 9.0 passes '
                     '-no-acpi, which this QEMU does not have; add it')
-    if root.find('launchSecurity'):
+    if root.find('launchSecurity') is not None:
         report.warn('<launchSecurity>', 'guest_memfd memory was never run '
                     'with the hardware of confidential machines')
 
 
 def memory_size(report, root):
     """Bytes of the memory that libvirt will give to -m."""
-    found = root.all(('memory',))
+    found = root.findall('memory')
     if len(found) != 1:
         report.refuse('<memory>', f'there are {len(found)}' if found else
                       'it is missing', 'have one')
         return None
-    size = scaled(found[0].text, found[0].get('unit'))
+    text, unit = ''.join(found[0].itertext()).strip(), found[0].get('unit')
+    size = scaled(text, unit)
     if not size or size >= 1 << 60:
-        unit = found[0].get('unit')
         unit = f" unit='{unit}'" if unit else ''
-        report.refuse(f'<memory{unit}>{found[0].text.strip()[:40]}</memory>',
-                      'this is no size of memory',
+        report.refuse(f'<memory{unit}>{text[:40]}</memory>',
+                      'this is not a size of memory',
                       "write a number and one of the units of libvirt (KiB)")
         return None
     return -(-size // MIB) * MIB        # as libvirt rounds it
 
 
 def check_numa(report, root, size):
-    """Cells; returns the one that has to go."""
-    cells = root.all(('cpu', 'numa', 'cell'))
+    """Cells; returns the elements that have to go, as paths."""
+    cells = root.findall('cpu/numa/cell')
     if len(cells) > 1:
         report.refuse('<cpu><numa>', f'there are {len(cells)} cells, and each '
                       'has a memory object of libvirt\'s own; QEMU refuses '
                       '-numa memdev= beside -machine memory-backend=, which '
                       'libvirt passes where there are no cells',
                       'leave one cell, or start QEMU without libvirt')
-        return None
-    if root.all(('numatune', 'memnode')):
+        return []
+    if root.find('numatune/memnode') is not None:
         report.refuse('<numatune><memnode>', 'it needs NUMA cells, which '
                       'cannot stay', 'use <numatune><memory>')
     if not cells:
-        return None
+        return []
     cell = scaled(cells[0].get('memory'), cells[0].get('unit'))
     if size is not None and (not cell or -(-cell // MIB) * MIB != size):
         report.refuse('<cpu><numa><cell>', f'its memory is not that of '
@@ -166,7 +166,7 @@ def check_numa(report, root, size):
     report.warn('<cpu><numa>', 'the only cell is taken out, since guest_memfd '
                 'memory cannot be memory of a cell; the guest has one node as '
                 'before, without distances and caches')
-    return cells[0].parent
+    return ['cpu/numa']
 
 
 def check_backing(report, root):
@@ -174,18 +174,14 @@ def check_backing(report, root):
     elements that have to go: libvirt would allocate its own memory by them.
     """
     wanted, gone = {}, []
-    backing = root.find('memoryBacking')
-    if not backing:
-        return wanted, gone
-    if backing.find('locked'):
+    if root.find('memoryBacking/locked') is not None:
         report.refuse('<memoryBacking><locked>', 'libvirt has memory of its '
                       'own beside this, which the guest never sees, and all '
                       'of it would be locked too', 'take it out (for devices '
                       'that are passed through, <memtune><hard_limit> does)')
-    huge = backing.find('hugepages')
-    if huge:
-        gone.append(huge)
-        pages = huge.all(('page',))
+    if root.find('memoryBacking/hugepages') is not None:
+        gone.append('memoryBacking/hugepages')
+        pages = root.findall('memoryBacking/hugepages/page')
         sizes = {scaled(page.get('size'), page.get('unit')) for page in pages}
         if len(sizes) > 1 or None in sizes:
             report.refuse('<memoryBacking><hugepages>', 'guest_memfd memory '
@@ -194,20 +190,19 @@ def check_backing(report, root):
             wanted['hugetlb'] = 'off'
         else:
             wanted['hugetlb'] = sizes.pop() if sizes else 'on'
-    allocation = backing.find('allocation')
-    if allocation:
-        if allocation.get('mode') == 'immediate':
-            gone.append(allocation)
-            wanted['prealloc'] = 'on'
-            if allocation.get('threads'):
-                wanted['prealloc_threads'] = allocation.get('threads')
+    allocation = root.find('memoryBacking/allocation')
+    if allocation is not None and allocation.get('mode') == 'immediate':
+        gone.append('memoryBacking/allocation')
+        wanted['prealloc'] = 'on'
+        if allocation.get('threads'):
+            wanted['prealloc_threads'] = allocation.get('threads')
     return wanted, gone
 
 
 def check_numatune(report, root):
     """The policy that libvirt gives to its own memory: (nodes, policy)."""
-    memory = root.find('numatune', 'memory')
-    if not memory:
+    memory = root.find('numatune/memory')
+    if memory is None:
         return None
     mode = memory.get('mode', 'strict')
     if memory.get('placement') == 'auto':
@@ -218,19 +213,19 @@ def check_numatune(report, root):
             return node_set(memory.get('nodeset')), NUMA_POLICIES[mode]
         except ValueError:
             report.refuse(f"<numatune><memory nodeset='"
-                          f"{memory.get('nodeset')}'>", 'this is no set of '
-                          'nodes', 'write it like 0,2-3')
+                          f"{memory.get('nodeset')}'>", 'this is not a '
+                          'set of nodes', 'write it like 0,2-3')
     return None
 
 
 def check_hotplug(report, root):
     """Memory that libvirt would plug."""
-    if root.find('maxMemory'):
+    if root.find('maxMemory') is not None:
         report.refuse('<maxMemory>', 'libvirt would plug DIMMs of its own '
                       'memory, never of guest_memfd', 'take it out and give '
                       '--slots and --max-memory, then plug DIMMs with object_'
                       'add and device_add of virsh qemu-monitor-command')
-    for device in root.all(('devices', 'memory')):
+    for device in root.findall('devices/memory'):
         report.refuse(f"<devices><memory model='{device.get('model')}'>",
                       'libvirt makes it of its own memory, never of '
                       'guest_memfd', 'take it out')
@@ -239,10 +234,11 @@ def check_hotplug(report, root):
 def check_devices(report, root, args):
     """Devices that exclude this memory, or that it disappoints."""
     for path, name, value, what in (
-            (('devices', 'interface'), 'type', 'vdpa', 'vhost-vdpa'),
-            (('devices', 'disk'), 'type', 'nvme', 'a userspace NVMe disk')):
-        if any(each.get(name) == value for each in root.all(path)):
-            report.refuse(f"<devices><{path[1]} {name}='{value}'>",
+            ('interface', 'type', 'vdpa', 'vhost-vdpa'),
+            ('disk', 'type', 'nvme', 'a userspace NVMe disk')):
+        if any(each.get(name) == value
+               for each in root.findall(f'devices/{path}')):
+            report.refuse(f"<devices><{path} {name}='{value}'>",
                           f'{what} needs all memory mapped, always',
                           'take it out')
     for driver in ('virtio-mem', 'vhost-vdpa'):
@@ -250,7 +246,7 @@ def check_devices(report, root, args):
             report.refuse(f"<qemu:arg value='{driver}...'>", 'it and '
                           'guest_memfd memory exclude each other',
                           'take it out')
-    for balloon in root.all(('devices', 'memballoon')):
+    for balloon in root.findall('devices/memballoon'):
         if balloon.get('freePageReporting') == 'on':
             report.warn("<memballoon freePageReporting='on'>", 'a guest that '
                         'reports private pages can lose the device where '
@@ -259,17 +255,18 @@ def check_devices(report, root, args):
 
 def check_passthrough(report, root, args, size, split):
     """VFIO: locked memory, iommufd, virtual IOMMUs."""
-    hostdevs = [each for each in root.all(('devices', 'hostdev'))
+    hostdevs = [each for each in root.findall('devices/hostdev')
                 if each.get('type') in ('pci', 'mdev')]
     by_hand = args.devices('vfio-pci')
     iommufd = any('iommufd' in (each.get('qom-type'), each.get(''))
                   for each in args.of('object')) or \
         any(driver.get('iommufd') == 'yes' for device in hostdevs
-            for driver in device.all(('driver',)))
+            for driver in device.findall('driver'))
     if not hostdevs and not by_hand:
         return
-    limit = root.find('memtune', 'hard_limit')
-    limit = scaled(limit.text, limit.get('unit')) if limit else None
+    limit = root.find('memtune/hard_limit')
+    if limit is not None:
+        limit = scaled(limit.text, limit.get('unit'))
     if size is not None:
         enough = (size + (1 << 30)) >> 10
         advice = f"<memtune><hard_limit unit='KiB'>{enough}</hard_limit>" \
@@ -290,7 +287,7 @@ def check_passthrough(report, root, args, size, split):
         report.refuse('--x-dma-split cut', 'a device is passed through by '
                       'type1, and this needs iommufd', 'use auto, or pass the '
                       'device through by <qemu:arg>s with iommufd=')
-    if root.find('devices', 'iommu'):
+    if root.find('devices/iommu') is not None:
         report.warn('<devices><iommu>', 'where memory can become private, '
                     'QEMU refuses a device that is passed through behind it; '
                     'take it out')
@@ -329,6 +326,6 @@ def check_arguments(report, args, name, slots):
 
 def confidential(root, args):
     """Whether the machine has private memory."""
-    return bool(root.find('launchSecurity')) or any(
+    return root.find('launchSecurity') is not None or any(
         'confidential-guest-support' in each
         for each in args.of('machine', 'M'))

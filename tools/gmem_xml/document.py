@@ -1,221 +1,142 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Edit a domain XML in place: every byte that is not edited stays as it is.
-
-expat says where the elements are; an edit splices bytes and parses again.
-Only UTF-8 (which is what libvirt writes) without a DTD.
-"""
+"""The XML of a domain as an ElementTree, and back in libvirt's own layout."""
 
 import re
-import xml.parsers.expat
+from xml.etree import ElementTree as ET
 
-QEMU_NS = 'http://libvirt.org/schemas/domain/qemu/1.0'
-BLANKS = b' \t\r\n'
-LARGEST = 4 << 20          # of what libvirt takes
+from gmem.command import GmemError
+
+LARGEST = 4 << 20           # of what libvirt takes
+DEEPEST = 256
+XML_NS = 'http://www.w3.org/XML/1998/namespace'
+# What libvirt escapes, and what libxml2 does, which writes <metadata>
+LIBVIRT = str.maketrans({'&': '&amp;', '<': '&lt;', '>': '&gt;',
+                         '"': '&quot;', "'": '&apos;', '\r': '&#13;',
+                         '\n': '&#10;', '\t': '&#9;'})
+LIBXML = {char: text for char, text in LIBVIRT.items() if char != ord("'")}
+WHITE = {char: chr(char) for char in b'\n\t'}
 
 
-class XmlError(Exception):
+class XmlError(GmemError):
     """A document that cannot be edited, and why."""
 
 
-class Element:
-    """A tag and where it is; start:end is all of it, inner:inner_end between.
+class _Builder(ET.TreeBuilder):
+    """Keeps comments, and declarations of namespaces as attributes."""
 
-    Names are local ones, or {namespace}local as in ElementTree.
-    """
-
-    def __init__(self, name, tag, attrs, parent, start, inner):
-        self.name, self.tag, self.attrs = name, tag, attrs
-        self.parent, self.children, self.pieces = parent, [], []
-        self.start, self.inner = start, inner
-        self.inner_end = self.end = inner
-        self.empty_tag = False          # <like this/>
-
-    @property
-    def text(self):
-        """Its own text, without that of the elements in it."""
-        return ''.join(self.pieces)
-
-    def all(self, path):
-        """All elements at a path of names below this one."""
-        found = [self]
-        for name in path:
-            found = [child for element in found for child in element.children
-                     if child.name == name]
-        return found
-
-    def find(self, *path):
-        """The first of them, or None."""
-        return next(iter(self.all(path)), None)
-
-    def get(self, name, default=None):
-        """An attribute."""
-        return self.attrs.get(name, default)
-
-
-class _Builder:
-    """Makes Elements of what expat reports."""
-
-    def __init__(self, data):
-        self.data, self.root, self.open = data, None, None
-        self.parser = xml.parsers.expat.ParserCreate(namespace_separator=' ')
-        self.parser.namespace_prefixes = True
-        self.parser.XmlDeclHandler = self.declaration
-        self.parser.StartDoctypeDeclHandler = self.doctype
-        self.parser.StartElementHandler = self.begin
-        self.parser.EndElementHandler = self.finish
-        self.parser.CharacterDataHandler = self.characters
-
-    def declaration(self, _version, encoding, _standalone):
-        """<?xml ...?>"""
-        if encoding and encoding.lower() not in ('utf-8', 'us-ascii'):
-            raise XmlError(f'the encoding is {encoding}; write it as UTF-8')
+    def __init__(self):
+        super().__init__(insert_comments=True, insert_pis=True)
+        self.depth, self.root, self.spaces = 0, None, {}
+        self.before, self.after = [], []        # comments around the root
 
     def doctype(self, *_args):
         """<!DOCTYPE ...>: entities could grow without bound."""
         raise XmlError('it has a DOCTYPE, which no domain needs; take it out')
 
-    def begin(self, name, attrs):
-        """A start tag; expat says where, but not where it ends."""
-        start = self.parser.CurrentByteIndex
-        tag = re.compile(rb'<([^\s/>]+)(?:[^\'">]|\'[^\']*\'|"[^"]*")*>')
-        match = tag.match(self.data, start)
-        words = name.split(' ')
-        name = words[0] if len(words) == 1 else f'{{{words[0]}}}{words[1]}'
-        element = Element(name, match.group(1).decode(), attrs, self.open,
-                          start, match.end())
-        element.empty_tag = match.group().endswith(b'/>')
-        if self.open:
-            self.open.children.append(element)
-        else:
+    def start_ns(self, prefix, uri):
+        """A declaration of the element that starts next."""
+        self.spaces['xmlns:' + prefix if prefix else 'xmlns'] = uri
+
+    def start(self, tag, attrs):
+        """Where libvirt and libxml2 write these declarations."""
+        attrs = {**self.spaces, **attrs} if self.depth else \
+            {**attrs, **self.spaces}
+        self.spaces = {}
+        self.depth += 1
+        if self.depth > DEEPEST:
+            raise XmlError(f'it has more than {DEEPEST} levels, which '
+                           'libvirt does not read')
+        element = super().start(tag, attrs)
+        if self.root is None:
             self.root = element
-        self.open = element
+        return element
 
-    def finish(self, _name):
-        """An end tag."""
-        element = self.open
-        if not element.empty_tag:
-            element.inner_end = self.parser.CurrentByteIndex
-            element.end = self.data.index(b'>', element.inner_end) + 1
-        self.open = element.parent
+    def end(self, tag):
+        """The end of the innermost element."""
+        self.depth -= 1
+        return super().end(tag)
 
-    def characters(self, text):
-        """Text of the innermost open element."""
-        self.open.pieces.append(text)
-
-
-def attribute(text):
-    """As it is written between single quotes."""
-    for char, name in (('&', '&amp;'), ('<', '&lt;'), ("'", '&apos;'),
-                       ('\t', '&#9;'), ('\n', '&#10;'), ('\r', '&#13;')):
-        text = text.replace(char, name)
-    return text
+    def comment(self, text):
+        """Of the element, or around the root, where ElementTree has none."""
+        if not self.depth:
+            (self.after if self.root is not None else self.before).append(
+                ET.Comment(text))
+        return super().comment(text)
 
 
-def content(text):
-    """As it is written between tags."""
-    for char, name in (('&', '&amp;'), ('<', '&lt;'), ('>', '&gt;'),
-                       ('\r', '&#13;')):
-        text = text.replace(char, name)
-    return text
-
-
-class DomainXml:
-    """A document and its edits."""
+class Document:
+    """A document: its root, and what is around it."""
 
     def __init__(self, data):
-        self.data = data
-        self.root = None
-        self._parse()
-
-    def _parse(self):
-        if len(self.data) > LARGEST:
+        if len(data) > LARGEST:
             raise XmlError(f'it is larger than {LARGEST >> 20} MiB')
-        builder = _Builder(self.data)
         try:
-            self.data.decode('utf-8')
-            builder.parser.Parse(self.data, True)
+            text = data.decode('utf-8-sig')
         except UnicodeDecodeError as err:
             raise XmlError(f'it is not UTF-8 at byte {err.start}') from err
-        except xml.parsers.expat.ExpatError as err:
-            raise XmlError(f'it is no XML: {err}') from err
-        self.root = builder.root
+        said = re.match(r'<\?xml[^>]*?\sencoding\s*=\s*["\']([^"\']*)', text)
+        if said and said.group(1).lower() not in ('utf-8', 'us-ascii'):
+            raise XmlError(f'the encoding is {said.group(1)}; write it as '
+                           'UTF-8')
+        self._around = _Builder()
+        parser = ET.XMLParser(target=self._around)
+        try:
+            parser.feed(text)
+            self.root = parser.close()
+        except ET.ParseError as err:
+            raise XmlError(f'it is not XML: {err}') from err
+        self._end = text[len(text.rstrip()):].replace('\r', '') or '\n'
 
-    def _splice(self, start, end, text):
-        if isinstance(text, str):
-            text = text.encode()
-        self.data = self.data[:start] + text + self.data[end:]
-        self._parse()
+    def __bytes__(self):
+        parts = [*self._around.before, self.root, *self._around.after]
+        lines = [_written(part, '', {'xml': XML_NS}) for part in parts]
+        return ('\n'.join(lines) + self._end).encode()
 
-    def _indent(self, element):
-        """The blanks before an element, if it is the first of its line."""
-        line = self.data.rfind(b'\n', 0, element.start) + 1
-        before = self.data[line:element.start].decode()
-        return '' if before.strip() else before
 
-    def insert(self, parent, lines, after=None):
-        """Add lines of XML at the end of an element, or after a child."""
-        eol = '\r\n' if b'\r\n' in self.data else '\n'
-        outer = self._indent(parent)
-        inner = self._indent(parent.children[0]) if parent.children else ''
-        inner = inner or outer + '  '
-        text = ''.join(eol + inner + line for line in lines)
-        if parent.empty_tag:
-            self._splice(parent.end - 2, parent.end,
-                         f'>{text}{eol}{outer}</{parent.tag}>')
-            return
-        if after is None and parent.children:
-            after = parent.children[-1]
-        where = after.end if after else parent.inner
-        self._splice(where, where, text)
+def _name(tag, spaces):
+    """{namespace}local with the innermost prefix that has this namespace."""
+    if not tag.startswith('{'):
+        return tag
+    uri, _, local = tag[1:].partition('}')
+    prefix = next(prefix for prefix in reversed(spaces)
+                  if spaces[prefix] == uri)
+    return f'{prefix}:{local}' if prefix else local
 
-    def remove(self, element):
-        """Take out an element and the blanks before it."""
-        start = element.start
-        while start > element.parent.inner and \
-                self.data[start - 1] in BLANKS:
-            start -= 1
-        self._splice(start, element.end, b'')
 
-    def collapse(self, element):
-        """Write an element that holds only blanks as <an empty tag/>."""
-        if not self.data[element.inner:element.inner_end].strip(BLANKS):
-            self._splice(element.inner - 1, element.end, b'/>')
+def _start(element, spaces, metadata):
+    """Name and attributes of a tag."""
+    prefixes = {prefix: uri for prefix, uri in spaces.items() if prefix}
+    escapes, quote = (LIBXML, '"') if metadata else (LIBVIRT, "'")
+    return ' '.join([_name(element.tag, spaces)] + [
+        f'{_name(key, prefixes)}={quote}{value.translate(escapes)}{quote}'
+        for key, value in element.items()])
 
-    def take_out(self, element):
-        """Take out an element and whatever is before it up to its sibling.
 
-        Returns the name of that sibling and what was taken out.
-        """
-        siblings = element.parent.children
-        index = siblings.index(element)
-        before = siblings[index - 1] if index else None
-        start = before.end if before else element.parent.inner
-        raw = self.data[start:element.end].decode()
-        self._splice(start, element.end, b'')
-        return before.name if before else '', raw
-
-    def put_back(self, parent, after, raw):
-        """The reverse of it; parent is a name below the root."""
-        element = self.root.find(parent)
-        if not element:
-            self.insert(self.root, [f'<{parent}/>'])
-            element = self.root.find(parent)
-        if element.empty_tag:
-            self._splice(element.end - 2, element.end,
-                         f'>{raw}</{element.tag}>')
-            return
-        sibling = element.find(after) if after else None
-        where = sibling.end if sibling else element.inner
-        self._splice(where, where, raw)
-
-    def inside(self, element):
-        """What is between the tags, as it is written."""
-        return self.data[element.inner:element.inner_end].decode()
-
-    def set_inside(self, element, raw):
-        """Replace it."""
-        if element.empty_tag:
-            self._splice(element.end - 2, element.end,
-                         f'>{raw}</{element.tag}>')
-        else:
-            self._splice(element.inner, element.inner_end, raw)
+def _written(element, indent, spaces, metadata=False):
+    """An element, and all in it, as text."""
+    if element.tag is ET.Comment:
+        return f'<!--{element.text}-->'
+    if element.tag is ET.PI:
+        return f'<?{element.text}?>'
+    new = {name[6:]: uri for name, uri in element.items()
+           if name == 'xmlns' or name.startswith('xmlns:')}
+    spaces = {**{prefix: uri for prefix, uri in spaces.items()
+                 if prefix not in new}, **new}
+    start = _start(element, spaces, metadata)
+    escapes = {**(LIBXML if metadata else LIBVIRT), **WHITE}
+    if metadata:
+        del escapes[ord('"')]
+    metadata = metadata or element.tag == 'metadata'
+    texts = [element.text or ''] + [child.tail or '' for child in element]
+    if len(element) and not any(map(str.strip, texts)):
+        deeper = indent + '  '
+        inside = ''.join('\n' + deeper +
+                         _written(child, deeper, spaces, metadata)
+                         for child in element) + '\n' + indent
+    else:                               # blanks may mean something here
+        inside = texts[0].translate(escapes) + ''.join(
+            _written(child, indent, spaces, metadata) + text.translate(escapes)
+            for child, text in zip(element, texts[1:]))
+    if not inside:
+        return f'<{start}/>'
+    return f"<{start}>{inside}</{start.partition(' ')[0]}>"

@@ -1,27 +1,27 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Give a libvirt domain guest_memfd memory, or take it back.
 
-libvirt knows no such memory, so it comes in <qemu:commandline>; an element in
-<metadata> says what was added, and keeps what had to go for it.  What was
-added is taken out before it is added again.  After "add" and "remove" every
-byte is as before.
+libvirt does not know this memory, so it comes in <qemu:commandline>; an
+element in <metadata> says what was added, and keeps what had to go for it.
+What was added is taken out before it is added again.
 """
 
 import sys
+from xml.etree import ElementTree as ET
 
 from gmem.command import complain, run
 from gmem.size import as_option, exact
 
 from . import checks
-from .document import LARGEST, QEMU_NS, DomainXml, XmlError, attribute, content
+from .document import LARGEST, Document, XmlError
 from .options import parse_args
 
-OUR_NS = 'urn:qemu-guest-memfd:gmem-xml'
-MARK = f'{{{OUR_NS}}}memory'
-COMMANDLINE = f'{{{QEMU_NS}}}commandline'
-ARG = f'{{{QEMU_NS}}}arg'
-REMOVABLE = (('memoryBacking', 'hugepages'), ('memoryBacking', 'allocation'),
-             ('cpu', 'numa'))
+QEMU = checks.QEMU_NS
+OURS = '{urn:qemu-guest-memfd:gmem-xml}'
+REMOVABLE = ('memoryBacking/hugepages', 'memoryBacking/allocation', 'cpu/numa')
+CHANGED = XmlError('it is not as gmem-xml left it; take the arguments of '
+                   'guest_memfd memory out of <qemu:commandline> and '
+                   '<gmem:memory> out of <metadata>, by hand')
 
 
 def check_options(report, opts, root, args, size):
@@ -65,7 +65,7 @@ def check_options(report, opts, root, args, size):
                     'a guest_memfd follows nodes from Linux 7.3 on; where '
                     'QEMU refuses them, give --host-nodes none')
     if isinstance(opts.hugetlb, int) and size and size % opts.hugetlb:
-        refuse('hugetlb', f'<memory> is {exact(size)}, which is no '
+        refuse('hugetlb', f'<memory> is {exact(size)}, which is not a '
                'multiple of it', 'round the memory up')
     if opts.prealloc == 'on' and opts.reserve == 'off':
         refuse('reserve', 'it excludes ' + opts.origin.get(
@@ -93,7 +93,7 @@ def choose_nodes(report, opts, tuned):
 
 
 def check(report, opts, root):
-    """All of it; the size, and the elements that have to go."""
+    """All of it; the size, and the elements that have to go, as paths."""
     opts.origin = {}        # of options that elements have set
     args = checks.Arguments(root)
     checks.check_kind(report, root)
@@ -111,7 +111,7 @@ def check(report, opts, root):
     checks.check_passthrough(report, root, args, size, opts.x_dma_split)
     checks.check_arguments(report, args, opts.id, opts.slots)
     check_options(report, opts, root, args, size)
-    return size, gone + ([numa] if numa else [])
+    return size, gone + numa
 
 
 def ranges(nodes):
@@ -155,131 +155,106 @@ def qemu_arguments(opts, size):
     return args
 
 
-def set_emulator(doc, path):
-    """Change <emulator>; returns a line for the mark."""
-    element = doc.root.find('devices', 'emulator')
-    if element:
-        old = doc.inside(element)
-        doc.set_inside(element, content(path))
-        return f'<gmem:emulator now={quoted(path)}>{content(old)}' \
-               '</gmem:emulator>'
-    if not doc.root.find('devices'):
-        doc.insert(doc.root, ['<devices>', '</devices>'])
-    doc.insert(doc.root.find('devices'),
-               [f'<emulator>{content(path)}</emulator>'])
-    return f'<gmem:emulator now={quoted(path)} made="yes"/>'
+def marked(root):
+    """<metadata> and the mark in it, or None twice."""
+    for metadata in root.findall('metadata'):
+        mark = metadata.find(f'{OURS}memory')
+        if mark is not None:
+            return metadata, mark
+    return None, None
 
 
-def quoted(text):
-    """An attribute's value."""
-    return f"'{attribute(text)}'"
+def take(parent, element):
+    """Take an element out; who has nothing else keeps no blanks."""
+    parent.remove(element)
+    if not len(parent) and not (parent.text or '').strip():
+        parent.text = None
 
 
-def insert_arguments(doc, args):
-    """Add to <qemu:commandline>; says whether it was there."""
-    element = doc.root.find(COMMANDLINE)
-    if not element:
-        lines = [f'  <qemu:arg value={quoted(arg)}/>' for arg in args]
-        doc.insert(doc.root, [
-            f'<qemu:commandline xmlns:qemu={quoted(QEMU_NS)}>', *lines,
-            '</qemu:commandline>'])
-        return 'made'
-    state = 'opened' if element.empty_tag else 'kept'
-    tag = element.tag.rpartition('commandline')[0] + 'arg'
-    doc.insert(element, [f'<{tag} value={quoted(arg)}/>' for arg in args])
-    return state
+def sub_element(parent, name, **attrs):
+    """The element of this name; made if there is none."""
+    found = parent.find(name)
+    return ET.SubElement(parent, name, attrs) if found is None else found
 
 
-def insert_mark(doc, lines, state):
-    """Say in <metadata> what was done."""
-    element = doc.root.find('metadata')
-    metadata = 'made' if not element else \
-        'opened' if element.empty_tag else 'kept'
-    mark = [f"<gmem:memory xmlns:gmem='{OUR_NS}' metadata='{metadata}' "
-            f"commandline='{state}'>"] + lines + ['</gmem:memory>']
-    if element:
-        doc.insert(element, mark)
-    else:
-        doc.insert(doc.root, ['<metadata>'] + ['  ' + line for line in mark]
-                   + ['</metadata>'], doc.root.find('name'))
-
-
-def add(doc, opts, report):
+def add(root, opts, report):
     """Give the domain guest_memfd memory."""
-    if doc.root.find('metadata', MARK):
-        remove(doc)
-    size, gone = check(report, opts, doc.root)
+    if marked(root)[1] is not None:
+        remove(root)
+    size, gone = check(report, opts, root)
     if report.problems:
         return
-    lines = []
-    for parent, name in [(each.parent.name, each.name) for each in gone]:
-        after, raw = doc.take_out(doc.root.find(parent, name))
-        lines.append(f'  <gmem:removed parent={quoted(parent)} '
-                     f'name={quoted(name)} after={quoted(after)}>'
-                     f'{content(raw)}</gmem:removed>')
+    mark = ET.Element(f'{OURS}memory', {'xmlns:gmem': OURS[1:-1]})
+    for path in gone:
+        parent, element = root.find(path.partition('/')[0]), root.find(path)
+        ET.SubElement(mark, f'{OURS}removed', {
+            'from': parent.tag, 'at': str(list(parent).index(element))
+        }).append(element)
+        take(parent, element)
     if opts.emulator:
-        lines.append('  ' + set_emulator(doc, opts.emulator))
-    args = qemu_arguments(opts, size)
-    state = insert_arguments(doc, args)
-    insert_mark(doc, lines + [f'  <gmem:arg value={quoted(arg)}/>'
-                              for arg in args], state)
+        emulator = sub_element(sub_element(root, 'devices'), 'emulator')
+        kept = ET.SubElement(mark, f'{OURS}emulator', now=opts.emulator)
+        kept.text, emulator.text = emulator.text, opts.emulator
+    commandline = root.find(f'{QEMU}commandline')
+    if commandline is None:
+        commandline = ET.SubElement(root, f'{QEMU}commandline')
+        # Where libvirt declares it, unless that means something else
+        where = root if root.get('xmlns:qemu') in (None, QEMU[1:-1]) \
+            else commandline
+        where.set('xmlns:qemu', QEMU[1:-1])
+    for arg in qemu_arguments(opts, size):
+        ET.SubElement(commandline, f'{QEMU}arg', value=arg)
+        ET.SubElement(mark, f'{OURS}arg', value=arg)
+    if root.find('metadata') is None:
+        names = [element.tag for element in root]
+        root.insert(names.index('name') + 1 if 'name' in names else 0,
+                    ET.Element('metadata'))
+    root.find('metadata').append(mark)
 
 
-def drop(doc, name, state):
-    """Take out an element that was made for us, if nothing is in it now."""
-    element = doc.root.find(name)
-    if element and not doc.inside(element).strip():
-        if state == 'made':
-            doc.remove(element)
-        elif state == 'opened':
-            doc.collapse(element)
-
-
-def remove_arguments(doc, args, state):
-    """Take them out of <qemu:commandline>."""
-    found = [arg.get('value') for arg in doc.root.all((COMMANDLINE, ARG))]
-    for first in range(len(found) - len(args) + 1):
-        if found[first:first + len(args)] == args:
-            break
-    else:
-        raise XmlError('<qemu:commandline> is not as gmem-xml left it; take '
-                       'the arguments of guest_memfd memory out of it and '
-                       '<gmem:memory> out of <metadata>, by hand')
-    for _ in args:
-        doc.remove(doc.root.all((COMMANDLINE, ARG))[first])
-    drop(doc, COMMANDLINE, state)
-
-
-def restore_emulator(doc, mark):
-    """Unless somebody has changed it since."""
-    done = mark.find(f'{{{OUR_NS}}}emulator')
-    element = doc.root.find('devices', 'emulator')
-    if done and element and element.text == done.get('now'):
-        if done.get('made'):
-            doc.remove(element)
-            drop(doc, 'devices', 'made')
-        else:
-            doc.set_inside(element, done.text)
-
-
-def remove(doc):
-    """Take out what was added, and put back what had to go."""
-    mark = doc.root.find('metadata', MARK)
-    if not mark:
-        raise XmlError('gmem-xml has added nothing to this domain')
-    doc.remove(mark)
-    drop(doc, 'metadata', mark.get('metadata'))
-    args = [arg.get('value') for arg in mark.all((f'{{{OUR_NS}}}arg',))]
+def remove_arguments(root, mark):
+    """Take them out of <qemu:commandline>, where they are in one piece."""
+    args = [arg.get('value') for arg in mark.findall(f'{OURS}arg')]
+    commandline = root.find(f'{QEMU}commandline')
+    there = [] if commandline is None else commandline.findall(f'{QEMU}arg')
+    for first in range(len(there) - len(args) + 1):
+        found = there[first:first + len(args)]
+        if [arg.get('value') for arg in found] == args:
+            for arg in found:
+                take(commandline, arg)
+            return
     if args:
-        remove_arguments(doc, args, mark.get('commandline'))
-    restore_emulator(doc, mark)
-    for piece in reversed(mark.all((f'{{{OUR_NS}}}removed',))):
-        parent, name = piece.get('parent'), piece.get('name')
-        if (parent, name) not in REMOVABLE:
-            raise XmlError(f'<gmem:memory> is not as gmem-xml left it: it '
-                           f'keeps a <{name}> of a <{parent}>')
-        if not doc.root.find(parent, name):     # nobody has put in another
-            doc.put_back(parent, piece.get('after'), piece.text)
+        raise CHANGED
+
+
+def remove(root):
+    """Take out what was added, and put back what had to go."""
+    metadata, mark = marked(root)
+    if mark is None:
+        raise XmlError('gmem-xml has added nothing to this domain')
+    take(metadata, mark)
+    remove_arguments(root, mark)
+    kept = mark.find(f'{OURS}emulator')
+    emulator = root.find('devices/emulator')
+    if kept is not None and emulator is not None and \
+            emulator.text == kept.get('now'):       # nobody has changed it
+        emulator.text = kept.text
+        if not kept.text:
+            take(root.find('devices'), emulator)
+    for piece in reversed(mark.findall(f'{OURS}removed')):
+        path = '/'.join([piece.get('from', '')] + [each.tag for each in piece])
+        if path not in REMOVABLE or not piece.get('at', '').isdecimal():
+            raise CHANGED
+        if root.find(path) is None:                 # nobody has put in another
+            parent = sub_element(root, piece.get('from'))
+            parent.insert(int(piece.get('at')), piece[0])
+    for element in (metadata, root.find(f'{QEMU}commandline')):
+        if element is not None and not len(element) and not element.text:
+            root.remove(element)
+    if not any(str(element.tag).startswith(QEMU) for element in root.iter()):
+        for name, value in list(root.items()):
+            if name.startswith('xmlns:') and value == QEMU[1:-1]:
+                del root.attrib[name]
 
 
 def edit(opts):
@@ -291,14 +266,15 @@ def edit(opts):
         else:
             with open(opts.file, 'rb') as file:
                 data = file.read(LARGEST + 1)
-        doc = DomainXml(data)
-        if doc.root.name != 'domain':
-            raise XmlError(f'it is a <{doc.root.tag}>; give the XML of a '
-                           '<domain>, as virsh dumpxml prints it')
+        document = Document(data)
+        if document.root.tag != 'domain':
+            name = document.root.tag.rpartition('}')[2]
+            raise XmlError(f'it is a <{name}>; give the XML of a <domain>, as '
+                           'virsh dumpxml prints it')
         if opts.command == 'add':
-            add(doc, opts, report)
+            add(document.root, opts, report)
         else:
-            remove(doc)
+            remove(document.root)
     except XmlError as err:
         report.problems.append(f'{opts.file}: {err}')
     except OSError as err:
@@ -311,9 +287,9 @@ def edit(opts):
         return 1
     if opts.in_place:
         with open(opts.file, 'wb') as file:
-            file.write(doc.data)
+            file.write(bytes(document))
     else:
-        sys.stdout.buffer.write(doc.data)
+        sys.stdout.buffer.write(bytes(document))
     return 0
 
 
