@@ -14,19 +14,30 @@ HUGE = 2 << 20
 GIANT = 1 << 30
 # Where a PC without VGA has no RAM before its firmware has run
 ROMS = (0xc0000, 0x100000)
-SIZES = {5: PAGE, 4: HUGE, 3: GIANT}    # of an entry, by numbers in its line
+SIZES = (PAGE, HUGE, GIANT)     # of an entry
+
+
+def dump(l1, kind, table, levels):
+    """[(iova, size)] of the entries in a page table."""
+    entries = []
+    for line in l1.run(f'/rig/iommu-dump {kind} {table:x} {levels}'):
+        iova, size, count = (int(word, 16) for word in line.split())
+        entries += [(iova + i * size, size) for i in range(count)]
+    return entries
 
 
 def read_intel(l1, device):
     """[(iova, size)] of the entries in the page table of a device."""
-    path = f'/sys/kernel/debug/iommu/intel/{device}/domain_translation_struct'
-    entries = []
+    path = '/sys/kernel/debug/iommu/intel/dmar_translation_struct'
     for line in l1.run(f'cat {path}'):
-        pfn, bar, rest = line.partition('|')
-        if bar:
-            # PML5E, PML4E, PDPE, and PDE and PTE if there are
-            entries.append((int(pfn, 16) * PAGE, SIZES[len(rest.split())]))
-    return entries
+        # B.D.F, root entry, context entry (upper and lower half), PASID, ...
+        words = line.split()
+        if words and device.endswith(f':{words[0]}'):
+            high, low = (int(half, 16) for half in words[2].split(':'))
+            # Translation Type: 2 lets all through; Address Width: levels - 2
+            return [] if low >> 2 & 3 == 2 else dump(l1, 'intel', low,
+                                                     (high & 7) + 2)
+    return []
 
 
 def read_amd(l1, device):
@@ -35,8 +46,8 @@ def read_amd(l1, device):
     l1.run(f'echo {device} >{debug}/devid')
     line = l1.run(f'cat {debug}/devtbl')[-1]
     # after the name of the device: quadwords 3 to 0
-    lines = l1.run(f'/rig/amd-iommu-dump {line.split()[4]}')
-    return [tuple(int(word, 16) for word in line.split()) for line in lines]
+    entry = int(line.split()[4], 16)
+    return dump(l1, 'amd', entry, entry >> 9 & 7)
 
 
 READ = {'intel': read_intel, 'amd': read_amd, 'in-place': read_intel}
@@ -104,7 +115,7 @@ class Extents:
         found = []
         for start, end in self.extents:
             while start < end:
-                size = max(size for size in SIZES.values()
+                size = max(size for size in SIZES
                            if size <= max(page_size, PAGE) and
                            start % size == 0 and start + size <= end)
                 found.append((start, size))

@@ -245,7 +245,7 @@ def shapes(l1, tap, row):
                 problems = iommu.compare_entries(
                     entries, model.entries(row.page_size), row.ram)
             sizes = [f'{sum(e[1] == s and e[0] < row.ram for e in entries)} '
-                     f'of {s >> 10}K' for s in sorted(set(iommu.SIZES.values()))]
+                     f'of {s >> 10}K' for s in iommu.SIZES]
             tap.result(f"{what}: {', '.join(sizes)}", problems)
 
 
