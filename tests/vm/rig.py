@@ -3,8 +3,10 @@
 """The rig: real KVM, VFIO, iommufd and IOMMU drivers under our QEMU.
 
 Boots Linux 7.3 (L1) under TCG with an emulated IOMMU, and in it runs QEMU (L2)
-under KVM with the edu device passed through. Prints TAP; the last line is
-"N passed, N failed, N skipped". Logs are build/vm/*.log.
+under KVM with the edu device passed through. Two L1s run side by side, as far as
+the machine has memory for both: each keeps one processor busy most of the time.
+Prints TAP; the last line is "N passed, N failed, N skipped". Logs are
+build/vm/*.log.
 
 Environment: CHECK_VM=skip (do nothing), CONVERSIONS (random ones, in place),
 KERNEL_SRC, QEMU_DL_DIR, JOBS.
@@ -12,10 +14,13 @@ KERNEL_SRC, QEMU_DL_DIR, JOBS.
 
 import argparse
 import contextlib
+import itertools
 import os
 import subprocess
 import sys
+import threading
 import time
+import traceback
 
 sys.dont_write_bytecode = True
 
@@ -36,7 +41,7 @@ import refusals
 import virtio
 from harness import (MIB, HarnessError, QmpError, all_shared, exit_on_signals,
                      find_firmware, query_map)
-from l1 import EDU, L1, L2, L1Error
+from l1 import EDU, L1, L1_MIB, L2, L1Error
 from machines import (EMULATED, IN_PLACE, PAGES_1G, PAGES_2M, PROTECTED,
                       SHARED, TWO_COPY, Row)
 
@@ -49,6 +54,8 @@ KERNEL = os.path.join(BUILD, 'kernel/arch/x86/boot/bzImage')
 # Against hangs, in seconds: these are no measure of anything
 BOOT_LIMIT = 300
 SCENARIO_LIMIT = 600
+# L1s that run side by side, each with one IOMMU after the other: about as long
+LANES = (('intel',), ('in-place', 'amd'))
 # For each IOMMU: so often L1 may show what cpus.py knows, or hang while it boots
 KNOWN_FAULTS = 2
 
@@ -113,36 +120,40 @@ STEPS = (
 
 
 class Tap:
-    """Numbered results, and what they sum up to."""
+    """Numbered results, and what they sum up to. For several threads."""
 
     def __init__(self):
         self.passed = self.failed = self.skipped = 0
         self._start = time.monotonic()
+        self._lock = threading.Lock()
 
-    def _line(self, word, name):
+    def _line(self, word, name, problems=()):
         number = self.passed + self.failed + self.skipped
-        print(f'{word} {number} - {name}', flush=True)
+        lines = [f'{word} {number} - {name}']
+        for problem in problems:
+            lines += [f'# {line}' for line in str(problem).splitlines() or ['']]
+        print('\n'.join(lines), flush=True)
 
     def result(self, name, problems=()):
         """One test; without problems it is ok."""
-        if problems:
-            self.failed += 1
-        else:
-            self.passed += 1
-        self._line('not ok' if problems else 'ok', name)
-        for problem in problems:
-            for line in str(problem).splitlines() or ['']:
-                print(f'# {line}', flush=True)
+        with self._lock:
+            if problems:
+                self.failed += 1
+            else:
+                self.passed += 1
+            self._line('not ok' if problems else 'ok', name, problems)
 
     def skip(self, name, reason):
         """One test that is not run."""
-        self.skipped += 1
-        self._line('ok', f'{name} # SKIP {reason}')
+        with self._lock:
+            self.skipped += 1
+            self._line('ok', f'{name} # SKIP {reason}')
 
     def note(self, text):
         """Progress."""
         seconds = int(time.monotonic() - self._start)
-        print(f'# {seconds // 60}:{seconds % 60:02} {text}', flush=True)
+        with self._lock:
+            print(f'# {seconds // 60}:{seconds % 60:02} {text}', flush=True)
 
     def end(self):
         """The last line; the exit code."""
@@ -297,7 +308,7 @@ class Named:
 
     def note(self, text):
         """Progress."""
-        self._tap.note(text)
+        self._tap.note(f'{self._prefix}: {text}')
 
 
 class Rig:
@@ -306,16 +317,45 @@ class Rig:
     def __init__(self, tap, firmware):
         self._tap = tap
         self._firmware = firmware
-        self._boots = 0
+        self._boots = itertools.count(1)
+        self._seconds = []      # (how long, name) of each scenario
         self.initramfs = os.path.join(VM, 'initramfs.cpio')
 
     def boot(self, config):
         """A machine that has not booted yet."""
-        self._boots += 1
-        log = os.path.join(VM, f'l1-{config}-{self._boots}.log')
+        log = os.path.join(VM, f'l1-{config}-{next(self._boots)}.log')
         self._tap.note(f'L1 boots with the {config} IOMMU '
                        f'({os.path.relpath(log)})')
         return L1(config, QEMU, self._firmware, KERNEL, self.initramfs, log)
+
+    def run_all(self, wanted):
+        """The lanes, each in a thread; one after the other without the memory."""
+        lanes = [threading.Thread(target=self._run_lane, args=(lane, wanted),
+                                  daemon=True) for lane in LANES]
+        together = available_mib() > len(LANES) * L1_MIB
+        if not together:
+            self._tap.note(f'less than {len(LANES) * L1_MIB} MiB of memory are '
+                           'available: one L1 after the other')
+        for lane in lanes:
+            lane.start()
+            if not together:
+                lane.join()
+        for lane in lanes:
+            lane.join()
+
+    def note_slowest(self):
+        """The ten that took longest."""
+        self._tap.note('the slowest:')
+        for seconds, name in sorted(self._seconds, reverse=True)[:10]:
+            self._tap.note(f'{seconds:4.0f} s {name}')
+
+    def _run_lane(self, configs, wanted):
+        for config in configs:
+            try:
+                self.run(config, wanted)
+            except Exception as err:    # pylint: disable=broad-except
+                self._tap.result(f'{config}: the rig can run',
+                                 traceback.format_exception(err))
 
     def run(self, config, wanted):
         """All scenarios with one IOMMU; a new L1 after one that died.
@@ -355,19 +395,21 @@ class Rig:
         except (L1Error, HarnessError, OSError) as err:
             problems = [str(err)] + l1.tail()
             if l1.expired and left:
-                self._tap.note('\n# '.join(['L1 hangs:'] + problems))
+                self._tap.note('\n# '.join([f'{l1.config}: L1 hangs:'] +
+                                            problems))
             else:
                 self._tap.result(f'{l1.config}: L1 boots', problems)
             return False
-        self._tap.note('L1 is up')
+        self._tap.note(f'{l1.config}: L1 is up')
         return True
 
     def _scenario(self, l1, name, function, row, left):
         """Run it; False if L1 is of no more use."""
         tap = Named(self._tap, f'{l1.config}: {name}')
         since = l1.position()
+        start = time.monotonic()
         survives = True
-        self._tap.note(name)
+        self._tap.note(f'{l1.config}: {name}')
         try:
             with l1.bounded(SCENARIO_LIMIT):
                 l1.mark(f'scenario {name}')
@@ -385,6 +427,7 @@ class Rig:
         except (L1Error, OSError) as err:
             tap.result('L1 survives', [str(err)] + l1.tail())
             survives = False
+        self._seconds.append((time.monotonic() - start, f'{l1.config}: {name}'))
         for what, problems in tap.failed:
             if l1.known_fault and left:
                 self._tap.note('\n# '.join(
@@ -393,6 +436,13 @@ class Rig:
             else:
                 self._tap.result(what, problems)
         return survives and not l1.known_fault
+
+
+def available_mib():
+    """Memory that programs can have (proc(5), MemAvailable)."""
+    with open('/proc/meminfo', encoding='ascii') as f:
+        return next(int(line.split()[1]) >> 10 for line in f
+                    if line.startswith('MemAvailable:'))
 
 
 def kernel_is_patched():
@@ -437,8 +487,8 @@ def main():
         prepare()
         rig = Rig(tap, find_firmware(QEMU))
         initramfs.build(rig.initramfs, TOP, QEMU, GUESTS_DIR)
-        for config in ('intel', 'in-place', 'amd'):
-            rig.run(config, args.words)
+        rig.run_all(args.words)
+        rig.note_slowest()
     except (HarnessError, OSError, subprocess.CalledProcessError) as err:
         tap.result('the rig can run', [str(err)])
     tap.note('done')
