@@ -6,7 +6,7 @@
 .DEFAULT_GOAL := help
 .PHONY: help build run check check-vm bench docs export clean distclean
 
-export QEMU_SRC QEMU_DL_DIR KERNEL_SRC ACCEL JOBS SUITE CHECK_VM CONVERSIONS REPEATS
+export QEMU_SRC QEMU_DL_DIR KERNEL_SRC ACCEL JOBS SUITE CHECK_VM CONVERSIONS REPEATS QUICK
 export AUTHOR
 # FULL and QEMU_CONFIGURE are not in this list: given as nothing is not the same
 # as not given, and what is given goes to the environment by itself.
@@ -18,7 +18,8 @@ help:
 	@echo "                qtest, vfio-user, guest, tools, libvirt, build, docs,"
 	@echo "                style or sanitizers: only these)"
 	@echo "make check-vm   run the tests on a kernel of their own (WORDS='amd guest':"
-	@echo "                only what has these words; CHECK_VM=skip: nothing)"
+	@echo "                only what has these words; QUICK=1: one row of each"
+	@echo "                kind; CHECK_VM=skip: nothing)"
 	@echo "make bench      measure side by side with QEMU's own code (WORDS='map"
 	@echo "                threads': only these groups; REPEATS=N: so often, 5;"
 	@echo "                CHECK_VM=skip: not in a second kernel)"

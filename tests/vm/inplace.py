@@ -24,7 +24,8 @@ HELD = 32 * MIB + 5 * PAGE
 PIECE = (32 * MIB, 16 * PAGE)
 # Random conversions of all MIXED; after each batch the guest checks all of its
 # data
-CONVERSIONS = int(os.environ.get('CONVERSIONS') or 100000)
+CONVERSIONS = int(os.environ.get('CONVERSIONS') or
+                  (10000 if os.environ.get('QUICK') else 100000))
 BATCHES = 5
 WINDOW = 46 * MIB
 MOST = 1.02

@@ -34,7 +34,7 @@ TOO_FEW = (1, 2)
 DIMMS = 64 // 8 + 1
 LISTENER = {'iommufd': 'vfio-iommu-iommufd', 'type1': 'vfio-iommu-legacy',
             'user': 'vfio-iommu-user'}
-MANY = 100000
+MANY = 10000 if os.environ.get('QUICK') else 100000
 PLUGS = 8
 # On a slow host more of the guest's requests fall into one coming and going
 ENOUGH = 2
