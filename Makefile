@@ -49,7 +49,7 @@ check: build
 	@/usr/bin/python3 scripts/run-checks.py $(if $(SUITE),--suite $(SUITE))
 
 check-vm: build
-	@/usr/bin/python3 tests/vm/rig.py $(WORDS)
+	@PYTHONPATH=tests PYTHONDONTWRITEBYTECODE=1 /usr/bin/python3 -m rig $(WORDS)
 
 bench: build
 	@/usr/bin/python3 scripts/bench.py $(WORDS)

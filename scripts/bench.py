@@ -108,10 +108,12 @@ def repeated(plan, groups):
 
 
 def rig():
-    """What tests/vm/bench.py has measured; it repeats by itself."""
+    """What tests/rig/bench has measured; it repeats by itself."""
     VM.unlink(missing_ok=True)
-    if subprocess.run([TOP / 'tests/vm/bench.py'], check=False).returncode:
-        raise BenchError('tests/vm/bench.py failed (CHECK_VM=skip leaves it '
+    command = ['/usr/bin/python3', '-m', 'rig.bench']
+    environ = dict(os.environ, PYTHONPATH=str(TOP / 'tests'))
+    if subprocess.run(command, env=environ, check=False).returncode:
+        raise BenchError('tests/rig/bench failed (CHECK_VM=skip leaves it '
                          'out).')
     return [record for record in json.loads(VM.read_text())
             if {'group', 'case', 'side', 'metric', 'value'} <= set(record)]

@@ -1,10 +1,10 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Fetch, unpack and patch the source of the kernel that tests/vm runs.
+"""Fetch, unpack and patch the source of the kernel that tests/rig runs.
 
 Debian's package linux-source-7.3, in whatever version the archive has, goes
 to build/dl (or QEMU_DL_DIR), is unpacked as build/kernel-src, and gets the
-patches of tests/vm/kernel. With KERNEL_SRC set, that tree is looked at and
+patches of tests/rig/kernel. With KERNEL_SRC set, that tree is looked at and
 nothing is fetched, nor patched.
 """
 
@@ -26,7 +26,7 @@ WANTED = kernel_package.KernelPackage(
     re.compile(r'7\.3\.'),
     'put %s_7.3.*_all.deb into %%s, or set KERNEL_SRC to an unpacked Linux '
     '7.3 tree' % PACKAGE)
-PATCHES = kernel_package.fetch_qemu.TOP / 'tests/vm/kernel'
+PATCHES = kernel_package.fetch_qemu.TOP / 'tests/rig/kernel'
 
 
 def unpack(deb, target):
@@ -100,7 +100,7 @@ def main():
             return 0
         build.mkdir(parents=True, exist_ok=True)
         cache.mkdir(parents=True, exist_ok=True)
-        # not build-kernel.sh's own, which that has while it calls this
+        # not kernel/build.sh's own, which that has while it calls this
         lock = open(build / '.kernel-src.lock', 'w')
         fcntl.flock(lock, fcntl.LOCK_EX)
         deb = WANTED.get(build, cache)

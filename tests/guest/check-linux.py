@@ -24,14 +24,13 @@ import sys
 import zlib
 
 sys.dont_write_bytecode = True
-sys.path.append(os.path.join(os.path.dirname(os.path.dirname(
-    os.path.abspath(__file__))), 'vm'))
+sys.path.append(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 # pylint: disable=wrong-import-position
 from harness import (EXIT_PASS, LEGACY, MIB, PAGE, TOP, HarnessError, Machine,
                      Paths, QmpError, cut, exit_on_signals, huge_pages, join,
                      key_values, query_map)
-from initramfs import Archive
+from rig.lib.initramfs import Archive
 
 KERNEL = os.path.join(TOP, 'build/cloud-kernel')
 SEED = int(os.environ.get('GUEST_SEED', '1'))

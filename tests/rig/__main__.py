@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The rig: real KVM, VFIO, iommufd and IOMMU drivers under our QEMU.
+
+Boots Linux 7.3 (L1) under TCG with an emulated IOMMU, and in it runs QEMU (L2)
+under KVM with the edu device passed through. Two L1s run side by side, as far as
+the machine has memory for both: each keeps one processor busy most of the time.
+Prints TAP; the last line is "N passed, N failed, N skipped". Logs are
+build/vm/*.log.
+
+Environment: CHECK_VM=skip (do nothing), QUICK=1 (the first row of each kind),
+CONVERSIONS (random ones, in place), KERNEL_SRC, QEMU_DL_DIR, JOBS.
+"""
+
+import argparse
+import contextlib
+import os
+import subprocess
+import sys
+
+from guest.harness import TOP, HarnessError, exit_on_signals, find_firmware
+from rig.lib import initramfs
+from rig.lib.prepare import GUESTS_DIR, QEMU, prepare
+from rig.lib.runner import Rig
+from rig.lib.tap import Tap
+
+
+def main():
+    """Build what is missing, run everything."""
+    parser = argparse.ArgumentParser(
+        prog='make check-vm', description=__doc__.split('\n', 1)[0])
+    parser.add_argument('words', nargs='*', help='run only scenarios whose '
+                        'name, like "intel: guest, 4K", has all of these')
+    args = parser.parse_args()
+    exit_on_signals()
+    tap = Tap()
+    if os.environ.get('CHECK_VM') == 'skip':
+        tap.skip('the rig', 'CHECK_VM=skip')
+        return tap.end()
+    with contextlib.suppress(BrokenPipeError):
+        sys.stdout.flush()
+    try:
+        prepare()
+        rig = Rig(tap, find_firmware(QEMU))
+        initramfs.build(rig.initramfs, TOP, QEMU, GUESTS_DIR)
+        rig.run_all(args.words)
+        rig.note_slowest()
+    except (HarnessError, OSError, subprocess.CalledProcessError) as err:
+        tap.result('the rig can run', [str(err)])
+    tap.note('done')
+    return tap.end()
+
+
+if __name__ == '__main__':
+    sys.exit(main())

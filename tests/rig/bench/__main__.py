@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What conversions cost on a real kernel, under emulation: read the ratios.
+
+Boots L1 as the rig does, with conversion in place switched off and on, and
+measures machines in it by turns (cases.py). A line for each step of a guest;
+build/bench-vm.json has a record for each figure. "qemu" is QEMU as it was released
+(baseline.py), which is built for this.
+"""
+
+import argparse
+import json
+import os
+import sys
+
+from guest.harness import TOP, HarnessError, exit_on_signals, find_firmware
+from rig.bench import baseline
+from rig.bench.cases import GROUPS, Report
+from rig.bench.summary import summary
+from rig.lib import initramfs
+from rig.lib.l1 import L1, L1Error
+from rig.lib.prepare import (BUILD, GUESTS_DIR, KERNEL, LOGS, QEMU,
+                             kernel_is_patched, prepare)
+from rig.lib.runner import BOOT_LIMIT
+
+# type1 has 65535 mappings unless told otherwise, too few for 'page'. A huge page
+# more or less of QEMU's heap would hide what mappings take.
+KERNEL_WORDS = 'vfio_iommu_type1.dma_entry_limit=1000000 ' \
+    'transparent_hugepage=never'
+LIMIT = 1200
+
+
+def boot_and_measure(config, archive, report):
+    """All groups with one switch of L1's kernel."""
+    with L1(config, QEMU, find_firmware(QEMU), KERNEL, archive,
+            os.path.join(LOGS, f'bench-{config}.log'),
+            KERNEL_WORDS) as l1:
+        with l1.bounded(BOOT_LIMIT):
+            l1.wait_ready()
+        for group in GROUPS[config]:
+            with l1.bounded(LIMIT):
+                group(l1, report)
+
+
+def main():
+    """Measure, print, write build/bench-vm.json."""
+    parser = argparse.ArgumentParser(
+        prog='rig.bench', description=__doc__.split('\n', 1)[0])
+    parser.add_argument('words', nargs='*', help='only machines that have all of '
+                        'these in group, device and side, like "dma type1 log"')
+    words = parser.parse_args().words
+    exit_on_signals()
+    report = Report(words, int(os.environ.get('REPEATS') or 3))
+    try:
+        prepare()
+        archive = os.path.join(LOGS, 'bench.cpio')
+        initramfs.build(archive, TOP, QEMU, GUESTS_DIR, baseline.build())
+        for config in GROUPS:
+            if config == 'in-place' and not kernel_is_patched():
+                print('no conversion in place: KERNEL_SRC has not the patches '
+                      'of tests/rig/kernel')
+            elif config == 'intel' or report.wanted(
+                    'request', 'iommufd no device', 'in-place'):
+                boot_and_measure(config, archive, report)
+        for line in summary(report.records):
+            print(f'== {line}')
+    except (HarnessError, L1Error) as err:
+        print(f'rig.bench: {err}', file=sys.stderr)
+        return 1
+    with open(os.path.join(BUILD, 'bench-vm.json'), 'w',
+              encoding='utf-8') as f:
+        json.dump(report.records, f, indent=1)
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())

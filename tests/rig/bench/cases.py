@@ -1,0 +1,232 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What rig.bench measures on the rig: machines, and what their guests do.
+
+A group is a function of a booted L1 and a Report. What is compared runs by turns:
+a, b, a, b, ... in one boot.
+"""
+
+import contextlib
+
+from guest.harness import MIB, HarnessError
+from rig.bench.measure import steps
+from rig.lib.checks import memory_used
+from rig.lib.machines import (EMULATED, IN_PLACE, PAGES_2M, PROTECTED, TWO_COPY,
+                              Row)
+
+BASE_MIB = 16
+GIB_MIB = 1024
+POLICIES = (('iommufd', 'auto'), ('iommufd', 'page'), ('iommufd', 'cut'),
+            ('type1', 'auto'), ('type1', 'page'))
+DMA_MIB = 64
+SIZES_MIB = (64, 128, 256, 512)
+STEADY_MIB, SWIOTLB_MIB, SINGLE_PAGES = 128, 32, 500
+# Of released QEMU: what guests of TDX and SEV-SNP would get
+BASELINE = 'memory-backend-memfd,share=on'
+# What a step is called in a case
+STEPS = {'private': 'to private', 'shared': 'to shared',
+         'out': '4 KiB out', 'back': '4 KiB back'}
+
+
+class Report:
+    """Records for build/bench-vm.json, and a line for each step."""
+
+    def __init__(self, words, repeats):
+        self._words = words
+        self.repeats = repeats
+        self.records = []
+
+    def wanted(self, *names):
+        """Not if a word of the command line is in none of these."""
+        return all(word in ' '.join(names) for word in self._words)
+
+    def add(self, where, figures):
+        """@figures by metric; @where is (group, case, side, repeat)."""
+        group, case, side, repeat = where
+        for metric, value in figures.items():
+            self.records.append({'group': group, 'case': case, 'side': side,
+                                 'metric': metric, 'value': value,
+                                 'repeat': repeat})
+
+    def step(self, where, step, mib, chunk, more=()):
+        """What @step has cost: requests for each @chunk KiB of so many MiB."""
+        if step.conversions != mib * 1024 // chunk:
+            raise HarnessError(f'{where}: {step.conversions} conversions were '
+                               f'seen, not {mib * 1024 // chunk}')
+        gibs = mib / GIB_MIB
+        maps, unmaps = step.calls['map'], step.calls['unmap']
+        figures = {
+            'seconds-per-gib': step.seconds / gibs,
+            'dma-seconds-per-gib': (maps[1] + unmaps[1]) / gibs,
+            'map-calls-per-gib': maps[0] / gibs,
+            'unmap-calls-per-gib': unmaps[0] / gibs,
+            'calls-per-gib': (maps[0] + unmaps[0]) / gibs,
+            'median-seconds-per-conversion': step.median,
+            'conversions': step.conversions,
+            'qemu-share': 1 - step.kernel_seconds / step.seconds,
+            'futex-share': step.calls['futex'][1] / step.seconds,
+            'wall-seconds-per-gib': step.wall / gibs, **dict(more)}
+        self.add(where, figures)
+        group, case, side, repeat = where
+        print(f'{group}: {case}, {side} #{repeat}: {step.conversions} in '
+              f'{step.seconds:.3f} s (wall {step.wall:.3f}), one in '
+              f'{step.median * 1e6:.0f} us, {maps[0]} maps {maps[1]:.3f} s, '
+              f'{unmaps[0]} unmaps {unmaps[1]:.3f} s, '
+              f"QEMU {figures['qemu-share']:.1%}", flush=True)
+
+    def note(self, where, figures):
+        """Figures that are no times."""
+        self.add(where, figures)
+        group, case, side, repeat = where
+        text = ', '.join(f'{metric} {value:.10g}'
+                         for metric, value in figures.items())
+        print(f'{group}: {case}, {side} #{repeat}: {text}', flush=True)
+
+
+def words_for(window, chunk, rounds, **more):
+    """The guest's command line."""
+    more.update(base=BASE_MIB, window=window, chunk=chunk, rounds=rounds)
+    return ' '.join(f'{key}={value}' for key, value in more.items())
+
+
+def split_figures(step, before, gibs):
+    """Memory of mappings since @before, and entries of the IOMMU."""
+    now = step.memory()
+    figures = {f'{what}-bytes-per-gib': (now[what] - before[what]) / gibs
+               for what in now}
+    for size, count in sorted(step.entries().items()):
+        figures[f'iommu-entries-{size >> 10}k'] = count
+    return figures
+
+
+def dma(l1, report):
+    """Nothing but mappings for DMA: the driver that does nothing else."""
+    gibs = DMA_MIB / GIB_MIB
+    for repeat in range(1, report.repeats + 1):
+        for vfio, split in POLICIES:
+            if not report.wanted('dma', vfio, split):
+                continue
+            row = Row(f'{vfio}, {split}', EMULATED + PAGES_2M, vfio,
+                      ram=(BASE_MIB + DMA_MIB + 16) * MIB, split=split)
+            before = None
+            for step in steps(l1, row, words_for(DMA_MIB, 2048, 2, piece=4)):
+                case = f'{vfio}, 2M pages, {STEPS[step.to]}'
+                where = ('dma', case, split, repeat)
+                if step.round == 2:
+                    report.step(where, step, DMA_MIB, 2048)
+                elif step.to == 'private':
+                    before = step.memory()
+                else:
+                    report.note(where, split_figures(step, before, gibs))
+                if step.to == 'out':
+                    report.note(where, split_figures(step, before, gibs))
+
+
+def conversion_row(side, vfio, pages, ram):
+    """A machine of ours (by its kind or policy) or of released QEMU."""
+    if side == 'qemu':
+        return Row(f'{vfio}, {side}', BASELINE + pages, vfio, ram=ram,
+                   qemu='baseline', **PROTECTED)
+    options = IN_PLACE if side == 'in-place' else TWO_COPY
+    split = side if side in ('auto', 'page') else None
+    return Row(f'{vfio}, {side}', options + pages, vfio, ram=ram, split=split,
+               **PROTECTED)
+
+
+def converted(l1, report, group, row, side, todo, repeat=0):
+    """Run one machine; a step of each round after the first is reported."""
+    window, chunk, rounds, touch = todo
+    pages = '2M' if PAGES_2M in row.memory else '4K'
+    for step in steps(l1, row, words_for(window, chunk, rounds + 1,
+                                         touch=touch)):
+        if step.round == 1:
+            continue
+        case = f"{row.vfio or 'no device'}, {pages} pages, {chunk} KiB " \
+            f'{STEPS[step.to]}'
+        more = {}
+        if row.qemu == 'qemu':
+            one = step.block()[f'to-{step.to}']
+            more = {'retries': one['retries'], 'failures': one['failures']}
+        report.step((group, case, side, repeat or step.round - 1), step,
+                    window, chunk, more)
+
+
+def huge(l1, report):
+    """Shared memory of 2 MiB pages and a device: ours and QEMU's way."""
+    for repeat in range(1, report.repeats + 1):
+        for vfio in ('iommufd', 'type1'):
+            for side in ('auto', 'page', 'qemu'):
+                if report.wanted('conversion', vfio, side):
+                    row = conversion_row(side, vfio, PAGES_2M, 64 * MIB)
+                    converted(l1, report, 'conversion', row, side,
+                              (32, 2048, 1, 0), repeat)
+
+
+def requests(l1, report):
+    """4 KiB pages, small and large requests; the guest uses the memory."""
+    sides = ('in-place',) if l1.config == 'in-place' else ('two-copy', 'qemu')
+    for chunk, window in ((4, 4), (2048, 32)):
+        for vfio in ('iommufd', None):
+            for side in sides:
+                if report.wanted('request', vfio or 'no device', side):
+                    row = conversion_row(side, vfio, '', 64 * MIB)
+                    converted(l1, report, 'request', row, side,
+                              (window, chunk, report.repeats, 1))
+
+
+def steady(l1, report):
+    """What a machine holds once its guest has settled."""
+    for pages in ('', PAGES_2M, PAGES_2M + ',prealloc=on'):
+        for side in ('ours', 'qemu'):
+            if report.wanted('steady memory', side):
+                row = conversion_row('qemu' if side == 'qemu' else 'two-copy',
+                                     None, pages, STEADY_MIB * MIB)
+                steady_of(l1, report, row, side)
+
+
+def steady_of(l1, report, row, side):
+    """All private but a window; single pages here and there; as at first."""
+    pages = '2M' if PAGES_2M in row.memory else '4K'
+    if 'prealloc' in row.memory:
+        pages += ', preallocated'
+    when = {(1, 'shared'): f'{SWIOTLB_MIB} MiB shared',
+            (1, 'any'): f'then {SINGLE_PAGES} single pages',
+            (2, 'shared'): f'then again {SWIOTLB_MIB} MiB shared'}
+    before, reserved = memory_used(l1), reserved_pages(l1)
+    words = words_for(STEADY_MIB - BASE_MIB - 2, 2048, 2, touch=1,
+                      share=SWIOTLB_MIB, mix=SINGLE_PAGES)
+    with contextlib.closing(steps(l1, row, words)) as run:
+        for step in run:
+            if (step.round, step.to) in when:
+                there = memory_used(l1) - before
+                kept = (reserved_pages(l1) - reserved) * 2 * MIB
+                report.note(('steady memory', f'{pages}, '
+                             f'{when.pop((step.round, step.to))}', side, 1),
+                            {'bytes': there, 'bytes-of-vm-size':
+                             there / row.ram, 'reserved-bytes': kept})
+            if not when:
+                break
+
+
+def reserved_pages(l1):
+    """Huge pages that are free, but for somebody who has not used them yet."""
+    return int(l1.run('cat /sys/kernel/mm/hugepages/hugepages-2048kB/'
+                      'resv_hugepages')[0])
+
+
+def sizes(l1, report):
+    """The same work in machines of several sizes."""
+    for repeat in range(1, report.repeats + 1):
+        for size in SIZES_MIB:
+            if not report.wanted('vm size', str(size)):
+                continue
+            row = conversion_row('two-copy', 'iommufd', '', size * MIB)
+            for step in steps(l1, row, words_for(16, 64, 2, piece=4)):
+                if step.round == 2:
+                    report.step(('vm size', f'iommufd, 4K pages, '
+                                 f'{STEPS[step.to]}', f'{size} MiB', repeat),
+                                step, 16, 64)
+
+
+# By the switch of L1's kernel
+GROUPS = {'intel': (dma, huge, sizes, steady, requests),
+          'in-place': (requests,)}

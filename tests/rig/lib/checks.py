@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What several scenarios ask, and compare."""
+
+from guest.harness import MIB, HarnessError, QmpError, query_map
+from rig.lib import iommu
+from rig.lib.l1 import EDU, L2
+
+LISTENER = {'iommufd': 'vfio-iommu-iommufd', 'type1': 'vfio-iommu-legacy',
+            'user': 'vfio-iommu-user'}
+
+
+class Machine:
+    """A running L2: the map of a block is compared with the IOMMU.
+
+    The block has @size bytes, and starts at guest physical address @base.
+    """
+
+    def __init__(self, l1, l2, row, block='m0', base=0, size=0):
+        self._l1 = l1
+        self._block = block
+        self.base = base
+        self._size = size or row.ram
+        self.l2 = l2
+        self.pid = l1.run('pidof qemu')[0]
+
+    def convert(self, offset, size, private):
+        """None, or what QEMU answered to a conversion that failed."""
+        try:
+            self.l2.qmp.command('x-guest-memfd-convert', id=self._block,
+                                offset=offset, size=size, private=private)
+        except QmpError as err:
+            return str(err)
+        return None
+
+    def runs(self):
+        """The map."""
+        return query_map(self.l2.qmp, self._block)
+
+    def problems(self):
+        """Not exactly the shared pages are in the IOMMU."""
+        # first, as this waits for a reset that was asked for
+        runs = self.runs()
+        return iommu.compare_pages(iommu.READ[self._l1.config](self._l1, EDU),
+                                   runs, self._size, self.base)
+
+    def attempt(self, offset, size, private):
+        """Convert: what QEMU answered, problems of either outcome."""
+        before = self.runs()
+        answer = self.convert(offset, size, private)
+        runs = self.runs()
+        problems = self.problems()
+        if answer and runs != before:
+            problems.append(f'refused, but the map has changed: {answer}')
+        elif not answer and not covers(runs, offset, size, private):
+            problems.append('granted, but the map does not say so')
+        return answer, problems
+
+    def said(self):
+        """The messages of QEMU up to now."""
+        return '\n'.join(self._l1.run('cat /tmp/l2.log'))
+
+
+def covers(runs, offset, size, private):
+    """A range is in one state."""
+    return any(run['private'] == private and run['offset'] <= offset and
+               offset + size <= run['offset'] + run['size'] for run in runs)
+
+
+def missing(text, words):
+    """Problems if words are not in a text."""
+    lost = [word for word in words if word not in (text or '')]
+    return [f'{lost} not in: {text}'] if lost else []
+
+
+def refused(l1, row, words):
+    """Problems if QEMU ends with other words than these; None if it starts."""
+    l2 = L2(l1, row)
+    try:
+        with l2:
+            return None
+    except HarnessError:
+        text = '\n'.join(l2.errors)
+    return [f'exit code {l2.exit_code}: {text}'] if l2.exit_code != 1 \
+        else missing(text, words)
+
+
+def failed_conversions(l2):
+    """The reasons that events gave."""
+    return [event['data']['error'] for event in l2.qmp.events
+            if event['event'] == 'GUEST_MEMFD_CONVERSION_FAILED']
+
+
+def not_possible(l1, tap, row_and_words):
+    """A machine that is refused at the start, with the reason."""
+    problems = refused(l1, *row_and_words)
+    tap.result('refused with the reason',
+               ['it was not refused'] if problems is None else problems)
+
+
+def listeners(machine):
+    """What QEMU says of each, by name."""
+    block = machine.l2.qmp.command('query-guest-memfd')[0]
+    return {listener['name']: listener for listener in block['listeners']}
+
+
+def del_device(machine, kind):
+    """Take "dev" away: it has gone when nothing of its kind is mapped."""
+    machine.l2.qmp.command('device_del', id='dev')
+    while any(name.startswith(LISTENER[kind]) for name in listeners(machine)):
+        pass
+
+
+def memory_used_by_nodes(l1):
+    """Bytes of files and huge pages: guests' memory is all of these."""
+    nodes = []
+    for node in range(2):
+        path = f'/sys/devices/system/node/node{node}'
+        info = dict(line.split(':', 1) for line in l1.run(
+            f'cut -d" " -f3- {path}/meminfo'))
+        total, free = (int(l1.run(
+            f'cat {path}/hugepages/hugepages-2048kB/{name}_hugepages')[0])
+            for name in ('nr', 'free'))
+        nodes.append(int(info['FilePages'].split()[0]) * 1024 +
+                     (total - free) * 2 * MIB)
+    return nodes
+
+
+def memory_used(l1):
+    """The same of all of L1."""
+    return sum(memory_used_by_nodes(l1))

@@ -1,0 +1,40 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What the rig needs: where it is, and how it gets there."""
+
+import os
+import subprocess
+
+from guest.harness import TOP, HarnessError
+from rig.lib import initramfs
+
+RIG = os.path.join(TOP, 'tests/rig')
+BUILD = os.path.join(TOP, 'build')
+LOGS = os.path.join(BUILD, 'vm')
+QEMU = os.path.join(BUILD, 'qemu-system-x86_64')
+GUESTS_DIR = os.path.join(BUILD, 'tests/guest')
+KERNEL = os.path.join(BUILD, 'kernel/arch/x86/boot/bzImage')
+
+
+def kernel_is_patched():
+    """Not if KERNEL_SRC is somebody's own."""
+    tree = os.environ.get('KERNEL_SRC') or os.path.join(BUILD, 'kernel-src')
+    with open(os.path.join(tree, 'virt/kvm/guest_memfd.c'),
+              encoding='utf-8') as f:
+        return 'gmem_in_place_conversion' in f.read()
+
+
+def prepare():
+    """Packages, the kernel, the initramfs; a HarnessError if it fails."""
+    for command in ('install-packages.sh', 'kernel/build.sh'):
+        done = subprocess.run([os.path.join(RIG, command)], check=False,
+                              stdin=subprocess.DEVNULL)
+        if done.returncode:
+            raise HarnessError(
+                f'the rig has no kernel: tests/rig/{command} failed, see above '
+                '(CHECK_VM=skip leaves the rig out)')
+    for path in [QEMU] + [os.path.join(GUESTS_DIR, name)
+                            for name in initramfs.GUESTS]:
+        if not os.path.isfile(path):
+            raise HarnessError(f'{os.path.relpath(path)} does not exist: run '
+                               '"make build" first')
+    os.makedirs(LOGS, exist_ok=True)

@@ -1,0 +1,24 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The vfio-user server of tests/vfio-user, in L1."""
+
+SERVER = '/tmp/edu'
+CONTROL = '/tmp/edu-control'
+
+
+class Server:
+    """The vfio-user server of tests/vfio-user, in L1."""
+
+    def __init__(self, l1):
+        self._l1 = l1
+        l1.run(f'rm -f {SERVER} {CONTROL}; /rig/edu-server --control {CONTROL} '
+               f'{SERVER} >/tmp/edu.log 2>&1 & '
+               f'until [ -S {SERVER} ] && [ -S {CONTROL} ]; do :; done')
+
+    def maps(self):
+        """[(iova, size)]"""
+        return [tuple(int(word, 16) for word in line.split()[:2])
+                for line in self._l1.run(f'/rig/ask {CONTROL} maps')]
+
+    def kill(self):
+        """At once."""
+        self._l1.run('kill -9 $(pidof edu-server)')

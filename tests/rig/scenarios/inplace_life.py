@@ -1,0 +1,197 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Memory that is converted in place: reboot, DIMMs, and a vfio-user server.
+
+For an L1 whose kernel does so (tests/rig/kernel).
+"""
+
+import json
+import time
+
+from guest.harness import MIB, PAGE, QmpError, query_map
+from rig.lib import iommu
+from rig.lib.checks import Machine, memory_used, missing
+from rig.lib.l1 import EDU, L2
+from rig.lib.machines import IN_PLACE, PROTECTED, Row
+from rig.lib.server import CONTROL, SERVER, Server
+
+REBOOT = Row('iommufd', IN_PLACE, 'iommufd', ram=64 * MIB,
+             machine=PROTECTED['machine'], conv=PROTECTED['conv'],
+             extra=PROTECTED['extra'] + ['-action', 'reboot=reset'])
+# Below what SeaBIOS uses: a VM that cannot reboot just stops
+REBOOT_WORDS = (f'conv={REBOOT.conv} base=16 window=30 rounds=1 mix=200 '
+                'touch=1 keep=1 reboot=1 hold=1')
+
+DIMMS = [Row(vfio, IN_PLACE, vfio, ram=64 * MIB, machine=PROTECTED['machine'],
+             extra=REBOOT.extra + ['-m', 'slots=2,maxmem=1G'])
+         for vfio in ('iommufd', 'type1')]
+DIMM_SIZE = 32 * MIB
+# (offset, size, private)
+DIMM_STEPS = (
+    (4 * MIB, 2 * MIB, True),
+    (5 * MIB, 3 * PAGE, False),
+    (DIMM_SIZE - 7 * PAGE, 7 * PAGE, True),
+    (0, 16 * MIB, False),
+    (0, DIMM_SIZE, True),
+    (PAGE, DIMM_SIZE - 2 * PAGE, False),
+)
+# A server that has no file of the memory does DMA by messages: then libvfio-user
+# takes no other request
+USERS = [(share, Row('in-place', IN_PLACE, None, ram=64 * MIB,
+                     machine=PROTECTED['machine'], conv=PROTECTED['conv'],
+                     extra=PROTECTED['extra'] + ['-device', json.dumps({
+                         'driver': 'vfio-user-pci', 'x-share-memory': share,
+                         'x-no-posted-writes': True,
+                         'socket': {'type': 'unix', 'path': SERVER}})]))
+         for share in (False, True)]
+# Ports of ACPI, by which a guest gives a DIMM back
+SLOT, FLAGS, EJECT = 0xa00, 0xa14, 8
+# Against hangs, in seconds
+PATIENCE = 60
+
+
+def private_runs(machine):
+    """Problems if not all is shared."""
+    return [f'private: {run}' for run in machine.runs() if run['private']]
+
+
+def guest_reboots(l1, tap, row):
+    """A guest that resets its machine finds it in its initial state."""
+    with L2(l1, row, REBOOT_WORDS) as l2:
+        machine = Machine(l1, l2, row)
+        for boot in (1, 2):
+            summary, problems = l2.run_until_hold()
+            if not problems and summary.get('boot') != boot:
+                problems = [f'this is no boot number {boot}: {summary}']
+            problems = problems or machine.problems() + private_runs(machine)
+            tap.result(f'boot {boot}: all is shared, and in the IOMMU',
+                       problems)
+            if problems:
+                return
+            l1.release()
+            _summary, problems = l2.run_until_hold()
+            if not problems and not private_runs(machine):
+                problems = ['nothing is private']
+            tap.result(f'boot {boot}: the guest converts',
+                       problems or machine.problems())
+            if problems:
+                return
+            l1.release()
+        tap.result('QEMU ended well', l2.bad_end())
+        # SeaBIOS does it once more, to get rid of its copy in RAM
+        reasons = {event['data']['reason'] for event in l2.qmp.events
+                   if event['event'] == 'RESET'}
+        tap.result('it was the guest that reset',
+                   [f'{reasons}'] if reasons != {'guest-reset'} else [])
+
+
+def deleted(l2, device):
+    """A device has gone."""
+    l2.qmp.command('query-status')
+    return any(event['event'] == 'DEVICE_DELETED' and
+               event['data'].get('device') == device
+               for event in l2.qmp.events)
+
+
+def delete_object(l2, name):
+    """None, or why it is not possible; RCU may keep it for a moment."""
+    end = time.monotonic() + PATIENCE
+    while True:
+        try:
+            l2.qmp.command('object-del', id=name)
+            return None
+        except QmpError as err:
+            if time.monotonic() > end:
+                return str(err)
+
+
+def plug(l1, l2, row, number):
+    """A DIMM of memory that is converted in place."""
+    kind, *options = IN_PLACE.split(',')
+    l2.qmp.command('object-add', id='d0', size=DIMM_SIZE, **{
+        'qom-type': kind, **dict(option.split('=') for option in options)})
+    l2.qmp.command('device_add', driver='pc-dimm', id=f'dimm{number}',
+                   memdev='d0')
+    base = next(dimm['data']['addr']
+                for dimm in l2.qmp.command('query-memory-devices')
+                if dimm['data']['id'] == f'dimm{number}')
+    return Machine(l1, l2, row, 'd0', base, DIMM_SIZE)
+
+
+def unplug(l2, number):
+    """Ask for it, and be the guest that agrees."""
+    l2.qmp.command('device_del', id=f'dimm{number}')
+    problems = ['it went at once'] if deleted(l2, f'dimm{number}') else []
+    for size, port, value in (('w', SLOT, 0), ('b', FLAGS, EJECT)):
+        l2.qmp.command('human-monitor-command', **{
+            'command-line': f'o /{size} {port:#x} {value}'})
+    return problems + ([] if deleted(l2, f'dimm{number}')
+                       else ['it has not gone'])
+
+
+def dimm(l1, tap, row):
+    """A DIMM is plugged in, converted, reset, taken away."""
+    with L2(l1, row) as l2:
+        other = Machine(l1, l2, row)
+        other.convert(16 * MIB, MIB, True)
+        for number in range(2):
+            before = memory_used(l1)
+            machine = plug(l1, l2, row, number)
+            tap.result(f'plugged in, {number}: all is in the IOMMU',
+                       machine.problems() + private_runs(machine))
+            for step in DIMM_STEPS:
+                answer, problems = machine.attempt(*step)
+                tap.result('{}: {:#x}+{:#x} private={}'.format(number, *step),
+                           problems + ([answer] if answer else []))
+            try:
+                answer = str(l2.qmp.command('object-del', id='d0'))
+            except QmpError as err:
+                answer = str(err)
+            tap.result(f'{number}: it is in use', missing(answer, ['in use']))
+            if number:
+                # the other one goes with private pages
+                l2.qmp.command('system_reset')
+                tap.result('a reset makes all shared',
+                           machine.problems() + private_runs(machine))
+            problems = unplug(l2, number)
+            left = [entry for entry in iommu.READ[l1.config](l1, EDU)
+                    if machine.base <= entry[0] < machine.base + DIMM_SIZE]
+            if left:
+                problems.append(f'in the IOMMU: {left[:5]}')
+            problems += filter(None, [delete_object(l2, 'd0')])
+            tap.result(f'unplugged, {number}', problems + other.problems())
+            left = memory_used(l1) - before
+            tap.result(f'no memory is left of it, {number}',
+                       [f'{left} bytes'] if left > MIB else [])
+
+
+def user(l1, tap, row):
+    """A vfio-user server does DMA, with and without the file of the memory."""
+    share, row = row
+    server = Server(l1)
+    with L2(l1, row, row.guest) as l2:
+        _summary, problems = l2.run_until_hold()
+        tap.result('the guest verified DMA', problems)
+        if not problems:
+            tap.result('the server has the shared pages', iommu.compare_pages(
+                server.maps(), query_map(l2.qmp, 'm0'), row.ram))
+            # above the firmware
+            files = {' fd' in line
+                     for line in l1.run(f'/rig/ask {CONTROL} maps')
+                     if MIB <= int(line.split()[0], 16) < row.ram}
+            tap.result('and their file' if share else 'and no file',
+                       [f'{files}'] if files != {share} else [])
+            l1.release()
+            tap.result('QEMU ended well', l2.bad_end())
+    server.kill()
+
+
+def scenarios(config):
+    """(name, function, row)"""
+    if config != 'in-place':
+        return
+    for share, row in USERS:
+        yield (f"vfio-user, {'a' if share else 'no'} file of the memory", user,
+               (share, row))
+    yield f'the guest reboots, {REBOOT.name}', guest_reboots, REBOOT
+    for row in DIMMS:
+        yield f'a DIMM, {row.name}', dimm, row

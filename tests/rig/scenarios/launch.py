@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Machines that start from private memory, firmware included.
+
+For an L1 whose kernel converts in place: what TDX and SEV-SNP machines do there,
+but for what the hardware does.
+"""
+
+from guest.harness import MIB, query_map
+from rig.lib import iommu
+from rig.lib.checks import missing, not_possible
+from rig.lib.l1 import EDU, L2
+from rig.lib.machines import IN_PLACE, PAGES_2M, Row
+
+FIRMWARE = 0xffff0000, 65536            # tests/guest/launch.S
+FIRST_WORD = '0x662efcfa'               # of it
+SHARED_PAGE = 0x1000000, 4096           # by it
+MACHINE = {
+    'machine': ['confidential-guest-support=p0'],
+    'extra': ['-object', 'x-sw-protected-guest,id=p0,private-launch=on',
+              '-bios', '/rig/launch.bin'],
+    'ram': 64 * MIB,
+}
+# init=auto is private here
+BACKEND = IN_PLACE.replace(',init=shared', '')
+FILE = 'memory-backend-file,share=on,mem-path=/tmp/memory'
+
+# memory-backend-guest-memfd, and what QEMU gives a guest_memfd itself
+LAUNCHES = (
+    Row('guest-memfd, iommufd', BACKEND, 'iommufd', **MACHINE),
+    Row('ram, type1', 'memory-backend-ram', 'type1', **MACHINE),
+    Row('memfd, iommufd', 'memory-backend-memfd', 'iommufd', **MACHINE),
+    Row('ram, preallocated', 'memory-backend-ram,prealloc=on', None, **MACHINE),
+)
+REFUSED = (
+    (Row('huge pages', 'memory-backend-memfd' + PAGES_2M, None, **MACHINE),
+     ("'m0' has huge pages", 'converted in place')),
+    (Row('file', FILE, None, **MACHINE),
+     ("'m0' is a file", 'use memory-backend-guest-memfd')),
+)
+TWO_COPY = (Row('two copies', 'memory-backend-ram', None, **MACHINE),
+            ('private-launch=on: ', 'KVM_SET_MEMORY_ATTRIBUTES2'))
+
+
+def only_shared(l2, row, wanted):
+    """Problems if another page than @wanted, in blocks by name, is shared."""
+    blocks = {block['id']: block
+              for block in l2.qmp.command('query-guest-memfd')}
+    problems = []
+    if not {'m0', 'pc.bios'} <= set(blocks):
+        problems.append(f'blocks: {sorted(blocks)}')
+    for name, block in blocks.items():
+        have = [block['conversion'], block['init']]
+        if have != ['in-place', 'private']:
+            problems.append(f'{name}: {have}')
+        shared = [(run['offset'], run['size'])
+                  for run in query_map(l2.qmp, name) if not run['private']]
+        if shared != wanted.get(name, []):
+            problems.append(f'{name}: shared is {shared}')
+    if blocks['m0']['size'] != row.ram:
+        problems.append(f"size of m0: {blocks['m0']['size']}")
+    return problems
+
+
+def show(l2, address):
+    """What QEMU can read there."""
+    return l2.qmp.command('human-monitor-command', **{
+        'command-line': f'xp /1xw {address:#x}'})
+
+
+def page_is_private(l1):
+    """Problems if somebody else can get hold of a page of QEMU's memory."""
+    code, lines = l1.shell('/rig/hold $(pidof qemu) 0 vmsplice </dev/null')
+    return missing('\n'.join(lines) if code else 'held', ['Bad address'])
+
+
+def launch(l1, tap, row):
+    """All is private; firmware, which was, runs, and shares a page of RAM.
+
+    KVM reads instructions that it emulates through the mapping, and SVM under
+    TCG leaves many to it, so the firmware itself has to be shared to run.
+    """
+    with L2(l1, row) as l2:
+        tap.result('all is private', only_shared(l2, row, {}) +
+                   missing(show(l2, FIRMWARE[0]), ['Cannot access memory']) +
+                   page_is_private(l1))
+        l2.qmp.command('x-guest-memfd-convert', id='pc.bios', offset=0,
+                       size=FIRMWARE[1], private=False)
+        tap.result('the firmware is there',
+                   missing(show(l2, FIRMWARE[0]), [FIRST_WORD]))
+        l2.qmp.command('cont')
+        _summary, problems = l2.run_until_hold()
+        tap.result('it runs, and shares a page', problems or
+                   only_shared(l2, row, {'pc.bios': [(0, FIRMWARE[1])],
+                                         'm0': [SHARED_PAGE]}) +
+                   missing(show(l2, SHARED_PAGE[0]), ['0x600dda7a']))
+        if problems:
+            return
+        if row.vfio:
+            tap.result('the IOMMU holds that page, no other of RAM',
+                       iommu.compare_pages(iommu.READ[l1.config](l1, EDU),
+                                           query_map(l2.qmp, 'm0'), row.ram))
+        l1.release()
+        tap.result('the firmware got its page back', l2.bad_end())
+
+
+def scenarios(config):
+    """(name, function, row) of all that runs with this kernel."""
+    if config == 'intel':
+        yield f'launch: refused, {TWO_COPY[0].name}', not_possible, TWO_COPY
+    if config == 'in-place':
+        for row in LAUNCHES:
+            yield f'launch: {row.name}', launch, row
+        for row, words in REFUSED:
+            yield f'launch: refused, {row.name}', not_possible, (row, words)

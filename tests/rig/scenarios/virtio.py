@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Emulated virtio devices, and one of the kernel's, over memory that converts.
+
+Where that is in place, a page that is private is gone for them. The guest says
+what became of its requests, and has looked at its data (tests/guest).
+"""
+
+from guest.harness import MIB
+from rig.lib.checks import missing
+from rig.lib.l1 import L2
+from rig.lib.machines import IN_PLACE, PROTECTED, SHARED, TWO_COPY, Row
+
+# What the guest gives to the balloon, of either state
+GIVEN = 8
+VHOST_ERROR = 'vhost vring error in virtqueue'
+
+
+def machine(name, memory, *devices):
+    """A row with virtio devices of version 1 only."""
+    extra = list(PROTECTED['extra'])
+    for device in devices:
+        extra += ['-device', f'{device},disable-legacy=on']
+    return Row(name, memory, None, ram=64 * MIB, machine=PROTECTED['machine'],
+               extra=extra, conv='hypercall')
+
+
+BALLOON = 'virtio-balloon-pci,free-page-reporting=on'
+BALLOONS = {
+    'in-place': machine('in place', IN_PLACE, BALLOON),
+    'intel': machine('two copies', TWO_COPY, BALLOON),
+}
+# How many pages are empty: of two copies, the shared one is gone already. A
+# report of what QEMU cannot map goes through a buffer, for which there is one
+# page.
+EMPTY = {
+    'in-place': ({'shared-empty': GIVEN, 'private-empty': GIVEN,
+                  'mixed-empty': 2 * GIVEN},
+                 {'shared-done': 1, 'shared-empty': GIVEN,
+                  'private-done': 1, 'private-empty': 0,
+                  'all-private-done': 0, 'all-private-empty': 0}),
+    'intel': ({'shared-empty': GIVEN, 'private-empty': 0,
+               'mixed-empty': GIVEN},
+              {'shared-done': 1, 'shared-empty': GIVEN,
+               'private-done': 1, 'private-empty': 0,
+               'all-private-done': 0, 'all-private-empty': 0}),
+}
+QUEUES = machine('queues', IN_PLACE, 'virtio-rng-pci', BALLOON)
+VSOCK = machine('vsock', IN_PLACE, 'vhost-vsock-pci,guest-cid=3')
+ORDINARY = Row('vsock', SHARED, None, ram=64 * MIB, conv='none',
+               extra=['-device', 'vhost-vsock-pci,guest-cid=3,'
+                                 'disable-legacy=on'])
+
+
+def differences(summary, wanted):
+    """Problems if the guest's figures are others."""
+    return [f'{key}: {summary.get(key)}, expected {value}'
+            for key, value in wanted.items() if summary.get(key) != value]
+
+
+def words(row, what):
+    """The guest's command line."""
+    return f'conv={row.conv} base=16 window=16 hold=1 virtio={what}'
+
+
+def no_failures(l2):
+    """Problems if a page was held longer than a conversion waits."""
+    block = l2.qmp.command('query-guest-memfd')[0]
+    return [f'{direction}: {block[direction]}'
+            for direction in ('to-private', 'to-shared')
+            if block[direction]['failures']]
+
+
+def end(l1, tap, l2):
+    """The guest was content to its end."""
+    tap.result('no conversion failed', no_failures(l2))
+    l1.release()
+    tap.result('QEMU ended well', l2.bad_end())
+
+
+def balloon(l1, tap, row):
+    """Pages that the guest gave away are empty, all others have their data."""
+    wanted = EMPTY[l1.config]
+    with L2(l1, row, words(row, 'balloon')) as l2:
+        for what, figures in zip(('the balloon', 'reports'), wanted):
+            summary, problems = l2.run_until_hold()
+            tap.result(f'{what}: only what was given is empty',
+                       problems or differences(summary, figures))
+            if problems:
+                return
+            if what == 'the balloon':
+                l1.release()
+        end(l1, tap, l2)
+
+
+def queues(l1, tap, row):
+    """QEMU works on the queues of two devices, or the kernel on two of one."""
+    with L2(l1, row, words(row, row.name)) as l2:
+        summary, problems = l2.run_until_hold()
+        wanted = {'queues' if row is VSOCK else 'devices': 2}
+        tap.result('private queues and buffers are not touched',
+                   problems or differences(summary, wanted))
+        if problems:
+            return
+        end(l1, tap, l2)
+        if row is VSOCK:
+            tap.result('the kernel had EFAULT',
+                       missing('\n'.join(l2.errors), [VHOST_ERROR]))
+
+
+def ordinary(l1, tap, row):
+    """The kernel works on queues in memory that nobody converts."""
+    with L2(l1, row, words(row, row.name)) as l2:
+        summary, problems = l2.run_until_hold()
+        tap.result('it has an answer',
+                   problems or differences(summary, {'queues': 2}))
+        if not problems:
+            l1.release()
+            tap.result('QEMU ended well', l2.bad_end())
+
+
+def scenarios(config):
+    """(name, function, row)"""
+    if config in BALLOONS:
+        row = BALLOONS[config]
+        yield f'virtio-balloon, {row.name}', balloon, row
+    if config == 'in-place':
+        yield 'virtio queues', queues, QUEUES
+        yield 'vhost-vsock', queues, VSOCK
+    if config == 'intel':
+        yield 'vhost-vsock, a mapped guest_memfd', ordinary, ORDINARY
