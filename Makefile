@@ -4,7 +4,7 @@
 
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
-.PHONY: help build run check check-vm bench docs export clean distclean
+.PHONY: help build run check check-vm rig-shell bench docs export clean distclean
 
 export QEMU_SRC QEMU_DL_DIR KERNEL_SRC ACCEL JOBS SUITE CHECK_VM CONVERSIONS REPEATS QUICK
 export AUTHOR
@@ -20,6 +20,8 @@ help:
 	@echo "make check-vm   run the tests on a kernel of their own (WORDS='amd guest':"
 	@echo "                only what has these words; QUICK=1: one row of each"
 	@echo "                kind; CHECK_VM=skip: nothing)"
+	@echo "make rig-shell  give a prompt in the kernel of check-vm (CONFIG=intel, amd or"
+	@echo "                in-place; GDB=1: it waits for gdb)"
 	@echo "make bench      measure side by side with QEMU's own code (WORDS='map"
 	@echo "                threads': only these groups; REPEATS=N: so often, 5;"
 	@echo "                CHECK_VM=skip: not in a second kernel)"
@@ -50,6 +52,10 @@ check: build
 
 check-vm: build
 	@PYTHONPATH=tests PYTHONDONTWRITEBYTECODE=1 /usr/bin/python3 -m rig $(WORDS)
+
+rig-shell: build
+	@PYTHONPATH=tests PYTHONDONTWRITEBYTECODE=1 /usr/bin/python3 -m rig.shell \
+		$(CONFIG) $(if $(GDB),--gdb)
 
 bench: build
 	@/usr/bin/python3 scripts/bench.py $(WORDS)

@@ -117,7 +117,7 @@ class L1:
     """A context manager that boots it, and ends it."""
 
     def __init__(self, config, qemu, firmware, kernel, initramfs, log,
-                 more_words=''):
+                 more_words='', options=()):
         self.config = config
         device, words = IOMMUS[config]
         self._command = [qemu]
@@ -130,7 +130,7 @@ class L1:
             '-m', str(L1_MIB), '-device', device, '-device', 'edu,addr=3',
             '-device', 'edu,addr=5',
             '-kernel', kernel, '-initrd', initramfs,
-            '-append', f'{APPEND} {words} {more_words}']
+            '-append', f'{APPEND} {words} {more_words}', *options]
         self._path = log
         self._log = []
         self._changed = threading.Condition()

@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A prompt in L1: the rig's kernel, with KVM, VFIO and an emulated IOMMU.
+
+Each line is run by busybox's shell in L1; cd and variables stay. /rig has our
+QEMU, its firmware, the guest and the programs of tests/rig/probes. End with
+"exit" or Ctrl-D.
+"""
+
+import argparse
+import contextlib
+import os
+import readline
+import sys
+
+from guest.harness import TOP, HarnessError, exit_on_signals, find_firmware
+from rig.lib import initramfs
+from rig.lib.l1 import IOMMUS, L1, L1Error
+from rig.lib.prepare import GUESTS_DIR, KERNEL, LOGS, QEMU, prepare
+
+
+def prompt(l1):
+    """Lines of the user, until there are no more."""
+    readline.set_auto_history(True)
+    while True:
+        try:
+            line = input(f'L1 ({l1.config})# ')
+        except EOFError:
+            print()
+            return
+        if line.strip() == 'exit':
+            return
+        code, lines = l1.shell(line)
+        for text in lines:
+            print(text)
+        if code:
+            print(f'[exit code {code}]')
+
+
+def main():
+    """Boot L1, and let the user have it."""
+    parser = argparse.ArgumentParser(
+        prog='make rig-shell', description=__doc__.split('\n', 1)[0])
+    parser.add_argument('config', nargs='?', default='intel',
+                        choices=sorted(IOMMUS), help='the IOMMU of L1')
+    parser.add_argument('--gdb', action='store_true',
+                        help="wait for gdb's \"target remote :1234\"")
+    args = parser.parse_args()
+    exit_on_signals()
+    try:
+        prepare()
+        archive = os.path.join(LOGS, 'shell.cpio')
+        initramfs.build(archive, TOP, QEMU, GUESTS_DIR)
+        log = os.path.join(LOGS, 'shell.log')
+        print(f'booting; the log of the kernel is {os.path.relpath(log)}',
+              flush=True)
+        with L1(args.config, QEMU, find_firmware(QEMU), KERNEL, archive, log,
+                options=['-s', '-S'] if args.gdb else []) as l1:
+            l1.wait_ready()
+            with contextlib.suppress(KeyboardInterrupt):
+                prompt(l1)
+    except (HarnessError, L1Error, OSError) as err:
+        print(f'rig-shell: {err}', file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())
