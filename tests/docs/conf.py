@@ -22,10 +22,15 @@ man_pages = [
     ('tools/gmem-xml', 'gmem-xml', 'give a libvirt domain guest_memfd memory',
      [], 1)]
 html_theme = 'alabaster'
-html_theme_options = {'page_width': '1200px', 'fixed_sidebar': True,
+html_theme_options = {'page_width': '1280px', 'body_max_width': '1000px',
+                      'sidebar_width': '260px', 'fixed_sidebar': True,
                       'description': 'Guest memory that is converted between '
                                      'shared and private'}
 html_sidebars = {'**': ['about.html', 'searchbox.html', 'navigation.html']}
+html_static_path = ['static']
+html_css_files = ['manual.css']
 html_copy_source = False
+html_show_copyright = False
+highlight_language = 'none'
 # Types of JSON that have no definition in the schema
 nitpick_ignore = [('qapi:type', name) for name in ('int', 'string', 'boolean')]
