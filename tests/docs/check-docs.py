@@ -39,6 +39,11 @@ MANUAL = [*sorted(TOP.glob('docs/system/guest-memfd/*.rst')),
           TOP / 'docs/specs/guest-memfd-testdev.rst']
 DEVEL = sorted(TOP.glob('docs/devel/guest-memfd/*.rst'))
 README_LINES = 160
+# What QEMU says of an option that is right, on a host that cannot do it
+HOST_LACKS = ('not enough free huge pages of ',
+              'is not a huge page size of this host',
+              "the host's kernel refuses a file of huge pages",
+              'cannot bind memory to host NUMA nodes')
 KINDS = {'vm': 'vm', 'qmp': 'talk', 'hmp': 'monitor', 'libvirt': 'libvirt',
          'host': 'host', 'event': 'event'}
 
@@ -89,26 +94,57 @@ def all_messages_are_in_the_sources(_directory):
     assert not strange, 'not in the sources:\n' + '\n'.join(strange)
 
 
+def options_of_the_manual():
+    """The sections of the page of options, by option."""
+    parts = re.split(r'^``([\w-]+)``\n-+\n', section(MANUAL, 'Options'),
+                     flags=re.MULTILINE)
+    return dict(zip(parts[1::2], parts[2::2]))
+
+
+def field(text, name):
+    """What a section says in a field; None if it has no such field."""
+    found = re.search(r'^:%s: (.*(?:\n +.*)*)' % name, text, re.MULTILINE)
+    return found and found.group(1)
+
+
 def all_options_are_those_of_the_object(_directory):
     done = subprocess.run([examples.QEMU, '-object', examples.BACKEND +
                            ',help'], check=True, stdout=subprocess.PIPE,
                           universal_newlines=True)
     there = set(re.findall(r'^  ([\w-]+)=', done.stdout, re.MULTILINE))
     there.remove('x-use-canonical-path-for-ramblock-id')    # of machines
-    options = section(MANUAL, 'Options')
-    terms = dict(term.split('=', 1) for term in pages.terms(options))
-    assert terms.keys() == there, terms.keys() ^ there
+    options = options_of_the_manual()
+    assert options.keys() == there, options.keys() ^ there
     schema = (TOP / 'qapi/guest-memfd-options.json').read_text()
     for name in ('Driver', 'Conversion', 'Init', 'DmaSplit'):
         values = re.search(r"'enum': 'GuestMemfd%s',\s*'data': \[(.*?)\]"
                            % name, schema, re.DOTALL).group(1)
         option = {'DmaSplit': 'x-dma-split'}.get(name, name.lower())
-        assert set(terms[option].split('|')) == \
+        assert set(pages.literals(field(options[option], 'Values'))) == \
             set(re.findall(r"'([\w-]+)'", values)), option
-    for name in terms:
-        text = re.split('^``(?:.*``)?%s=.*' % name, options, maxsplit=1,
-                        flags=re.MULTILINE)[1].split('\n``')[0]
-        assert re.search('[Dd]efault|Required', text), name + ': no default'
+    for name, text in options.items():
+        assert field(text, 'Values'), name + ': no values'
+        assert field(text, 'Default'), name + ': no default'
+
+
+def all_examples_of_options_are_accepted(_directory):
+    """Or refused for what this host lacks."""
+    seen = 0
+    for name, text in options_of_the_manual().items():
+        for shown in pages.literals(field(text, 'Example') or ''):
+            seen += 1
+            size = '' if name == 'size' else ',size=32M'
+            done = subprocess.run(
+                [examples.QEMU, '-accel', 'tcg', '-machine', 'none',
+                 '-nodefaults', '-display', 'none', '-qmp', 'stdio', '-object',
+                 '%s,id=m0%s,%s' % (examples.BACKEND, size, shown)],
+                check=False, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                universal_newlines=True,
+                input='{"execute": "qmp_capabilities"}{"execute": "quit"}')
+            assert not done.returncode or \
+                any(lack in done.stderr for lack in HOST_LACKS), \
+                '%s: %s' % (shown, done.stderr)
+    assert seen > 10, seen
 
 
 def all_qmp_is_in_the_schema(_directory):
@@ -215,7 +251,8 @@ if __name__ == '__main__':
              if block.kind in KINDS}
     tap.main([sphinx_has_no_warnings, qemu_has_the_pages_in_its_manuals,
               all_messages_are_in_the_sources,
-              all_options_are_those_of_the_object, all_qmp_is_in_the_schema,
+              all_options_are_those_of_the_object,
+              all_examples_of_options_are_accepted, all_qmp_is_in_the_schema,
               all_trace_events_exist, all_functions_exist, all_files_exist,
               all_tests_are_in_the_map, readme_is_one_page,
               all_blocks_are_known, *map(example, NAMES)])
