@@ -154,16 +154,14 @@ class Messages:
 
 
 def quoted(page):
-    """The messages that a page of the manual quotes: unmarked blocks, the terms
-    of "Troubleshooting", and what is long in the text and no command."""
+    """The messages that a page of the manual quotes: unmarked blocks, the first
+    column of "Troubleshooting", and what is long in the text and no command."""
     for block in pages.blocks(page):
         if not block.kind:
             for line in block.text.splitlines():
                 if line.strip():
                     yield PREFIX.sub('', line.strip(), count=1)
-    troubles = pages.section(page, 'Troubleshooting') or ''
-    for indent in (0, 2):
-        yield from pages.terms(troubles, indent)
+    yield from pages.first_cells(pages.section(page, 'Troubleshooting') or '')
     for text in pages.literals(pages.prose(page)):
         if len(text.split()) >= FEW_WORDS and \
                 not text.startswith(('-', 'EDITOR=')) and text != LIBVIRT_SAYS:

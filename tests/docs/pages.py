@@ -89,3 +89,10 @@ def terms(text, indent=0):
     found = re.findall(r'^ {%d}(``.*)\n {%d}\S' % (indent, indent + 2), text,
                        re.MULTILINE)
     return [name for term in found for name in literals(term)]
+
+
+def first_cells(text):
+    """The literals in the first cell of each row of list-tables."""
+    return [name for cell in re.findall(r'^   \* - (.*(?:\n {7}.*)*)', text,
+                                        re.MULTILINE)
+            for name in literals(cell)]
