@@ -10,7 +10,7 @@ Each literal block of the manual and of README.md is marked as one of
   libvirt NAME  commands of virsh and gmem-xml, and the QEMU they lead to
   host          commands that are not run
   event         an event
-  none          something else (README.md only)
+  none          a picture, or something else that is no command
 
 by "example: KIND NAME" in a comment before it, or else has one message of QEMU
 or of a script in each line, which the sources must have.
