@@ -216,6 +216,21 @@ def all_tests_are_in_the_map(_directory):
                    for each in named), name + ' is not in the map'
 
 
+def all_hooks_are_on_their_page(_directory):
+    """Patches from the first hook on, by the beginning of their names."""
+    terms = set(pages.terms(section(DEVEL, 'Hooks')))
+    names = [re.sub(r'^\d+-|\.patch$', '', path.name)
+             for path in sorted((TOP / 'patches').glob('*.patch'))]
+    first = [name.startswith('memory-let-a-RamDiscardListener-show')
+             for name in names].index(True)
+    missing = [name for name in names[first:]
+               if not any(name.startswith(term) for term in terms)]
+    assert not missing, missing
+    unknown = [term for term in terms
+               if not any(name.startswith(term) for name in names[first:])]
+    assert not unknown, unknown
+
+
 def readme_is_one_page(_directory):
     lines = len(README.read_text().splitlines())
     assert lines <= README_LINES, '%d lines' % lines
@@ -254,5 +269,6 @@ if __name__ == '__main__':
               all_options_are_those_of_the_object,
               all_examples_of_options_are_accepted, all_qmp_is_in_the_schema,
               all_trace_events_exist, all_functions_exist, all_files_exist,
-              all_tests_are_in_the_map, readme_is_one_page,
+              all_tests_are_in_the_map, all_hooks_are_on_their_page,
+              readme_is_one_page,
               all_blocks_are_known, *map(example, NAMES)])
