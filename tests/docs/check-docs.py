@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The documentation: it builds, its examples run, its names exist.
 
-Each literal block of the manual and of README.md is marked as one of
+Each literal block of the manual and of the Markdown files is marked as one of
 
   vm NAME       command lines, of which QEMU's is started
   qmp NAME      a dialogue with that QEMU, whose answers are as shown
@@ -35,10 +35,10 @@ import tap
 
 TREE = Path(os.environ.get('QEMU_TREE', TOP / 'build/src'))
 README = TOP / 'README.md'
+MARKDOWN = [README, TOP / 'CONTRIBUTING.md', TOP / 'SECURITY.md']
 MANUAL = [*sorted(TOP.glob('docs/system/guest-memfd/*.rst')),
           TOP / 'docs/specs/guest-memfd-testdev.rst']
 DEVEL = sorted(TOP.glob('docs/devel/guest-memfd/*.rst'))
-README_LINES = 160
 # What QEMU says of an option that is right, on a host that cannot do it
 HOST_LACKS = ('not enough free huge pages of ',
               'is not a huge page size of this host',
@@ -50,7 +50,7 @@ KINDS = {'vm': 'vm', 'qmp': 'talk', 'hmp': 'monitor', 'libvirt': 'libvirt',
 
 def all_blocks():
     """The blocks that must be something."""
-    return [block for page in (README, *MANUAL)
+    return [block for page in (*MARKDOWN, *MANUAL)
             for block in pages.blocks(page)]
 
 
@@ -152,7 +152,7 @@ def all_qmp_is_in_the_schema(_directory):
     there = set(re.findall(r"'(?:command|event)': '([\w-]+)'", schema))
     terms = set(pages.terms(section(MANUAL, 'QMP')))
     assert terms == there, terms ^ there
-    for page in (README, *MANUAL, *DEVEL):
+    for page in (*MARKDOWN, *MANUAL, *DEVEL):
         named = set(re.findall(r'\b(?:query|x)-guest-memfd[\w-]*'
                                r'|\bGUEST_MEMFD_[A-Z]+_[A-Z]+\b',
                                page.read_text()))
@@ -192,7 +192,7 @@ def all_functions_exist(_directory):
 
 
 def all_files_exist(_directory):
-    for page in (README, *MANUAL, *DEVEL):
+    for page in (*MARKDOWN, *MANUAL, *DEVEL):
         text = page.read_text().replace('\\*', '*')
         found = set(re.findall(
             r'(?<![\w/.$-])((?:tests|scripts|tools|system|backends|hw|accel|target|'
@@ -231,14 +231,30 @@ def all_hooks_are_on_their_page(_directory):
     assert not unknown, unknown
 
 
-def readme_is_one_page(_directory):
-    lines = len(README.read_text().splitlines())
-    assert lines <= README_LINES, '%d lines' % lines
+def all_bounds_are_those_of_the_sources(_directory):
+    """The table of SECURITY.md has the value of each constant."""
+    def value(text):
+        text = re.sub(r'(\d)u\b', r'\1', text.strip('()'))
+        found = re.fullmatch(r'(\d+)(?: \*)? ([KMG])iB', text)
+        if found:
+            return int(found.group(1)) * examples.UNITS[found.group(2)]
+        found = re.fullmatch(r'(\d+)(?: << (\d+))?', text)
+        assert found, text
+        return int(found.group(1)) << int(found.group(2) or 0)
+
+    rows = re.findall(r'^\| .* \| (.*) \| `(\w+)` \| `(.*)` \|$',
+                      MARKDOWN[2].read_text(), re.MULTILINE)
+    assert len(rows) > 10, rows
+    for bound, name, path in rows:
+        found = re.search(r'^#define %s +(.*)$' % name,
+                          (TREE / path).read_text(), re.MULTILINE)
+        assert found, '%s has no %s' % (path, name)
+        assert value(bound) == value(found.group(1)), (name, found.group(1))
 
 
 def all_blocks_are_known(_directory):
     for block in all_blocks():
-        assert block.kind or not block.where.startswith(README.name), \
+        assert block.kind or '.md:' not in block.where, \
             block.where + ' is not marked'
         assert block.kind in (None, 'none', *KINDS), block.where
 
@@ -270,5 +286,5 @@ if __name__ == '__main__':
               all_examples_of_options_are_accepted, all_qmp_is_in_the_schema,
               all_trace_events_exist, all_functions_exist, all_files_exist,
               all_tests_are_in_the_map, all_hooks_are_on_their_page,
-              readme_is_one_page,
+              all_bounds_are_those_of_the_sources,
               all_blocks_are_known, *map(example, NAMES)])
