@@ -1,7 +1,7 @@
 #!/bin/sh
 # SPDX-License-Identifier: GPL-2.0-or-later
 #
-# Print every test as "SUITE PATH", for meson.build.
+# Print every test as "SUITE PATH ARGUMENT...", for meson.build.
 
 set -eu
 
@@ -18,9 +18,18 @@ scripts/build-qemu.sh tests | while read -r name; do
     # ASan is several times slower than the time-outs of the one allow, and
     # has to be loaded before what the other one preloads.  The third has not been
     # run with it yet.
-    tests/qtest/guest-memfd-peer-test | tests/qtest/guest-memfd-kvm-test | \
-        tests/qtest/guest-memfd-config-test)
+    tests/qtest/guest-memfd-kvm-test | tests/qtest/guest-memfd-config-test)
         echo "qtest build/qemu/$name"
+        ;;
+    tests/qtest/guest-memfd-peer-test)
+        # Each of these waits half a minute for servers that say nothing.
+        others=
+        for case in late stall drop mute; do
+            case=/x86_64/guest-memfd-peer/$case
+            echo "qtest build/qemu/$name -p $case"
+            others="$others -s $case"
+        done
+        echo "qtest build/qemu/$name$others"
         ;;
     tests/qtest/*)
         echo "qtest build/qemu/$name"

@@ -21,6 +21,9 @@ MESON = [TOP / 'scripts/build-qemu.sh', 'env', 'meson']
 SHOWN_LINES = 200
 HUGE_PAGES = {2048: 64, 1048576: 2}     # size in KiB: how many
 
+# What GLib says of a test that scripts/list-tests.sh runs apart
+OTHER_PROGRAM = 'by request (-s option)'
+
 TAP_LINE = re.compile(
     r'(?P<not>not )?ok\b *(?P<number>\d+)?(?: - | )?(?P<name>[^#]*)'
     r'(?P<skip># *SKIP\S*\s*(?P<reason>.*))?', re.IGNORECASE)
@@ -37,6 +40,8 @@ def count(record):
             continue
         match = TAP_LINE.match(line)
         if not match:
+            continue
+        if match.group('reason') == OTHER_PROGRAM:
             continue
         if match.group('skip'):
             skips.append(('%s %s' % (record['name'],
