@@ -21,6 +21,7 @@ sys.dont_write_bytecode = True
 # pylint: disable=wrong-import-position
 import bench_count
 import bench_report
+import bench_trips
 import bench_vfio
 from bench_vfio import GIB, MIB, HarnessError
 
@@ -45,6 +46,7 @@ GROUPS = {
     'threads': 'the same from several threads at once',
     'instructions': 'map and convert, counted by valgrind',
     'vfio-user': 'a conversion with a DMA peer',
+    'round-trips': 'how often QEMU waits for such a peer, counted',
     'vm-size': 'the same in machines of 1 GiB to 1 TiB',
     'rig': 'conversions on a kernel of its own (CHECK_VM=skip: not)',
 }
@@ -66,6 +68,7 @@ class Plan:
         self.vm_sizes = [n * GIB for n in ((1,) if quick else (1, 64, 1024))]
         self.vm_count = 16 if quick else 256
         self.count = bench_count.QUICK if quick else bench_count.CASES
+        self.extents = bench_trips.QUICK if quick else bench_trips.EXTENTS
 
 
 def run_program(name, *args):
@@ -163,6 +166,9 @@ def measure(plan, groups, repeats):
             print('counting instructions', flush=True)
             records += [dict(record, repeat=0) for record in
                         bench_count.count_all(PROGRAMS, BOOKS, plan.count)]
+    if 'round-trips' in groups:
+        records += [dict(record, repeat=0)
+                    for record in bench_trips.count_all(plan.extents)]
     if 'rig' in groups:
         records += rig()
     return records

@@ -7,12 +7,16 @@ import statistics
 # What the others are compared with, where it is there
 BASELINES = ('qemu', 'page', 'two-copy')
 # The table leaves out other metrics, which are in the file.
-SHOWN = re.compile('ns|us|calls|bytes|instructions|(seconds|calls)-per-gib|'
+SHOWN = re.compile('ns|us|calls|bytes|instructions|requests|round-trips|'
+                   '(seconds|calls)-per-gib|'
                    '(median-seconds-per-conversion|qemu-share)|'
                    'kernel-bytes-per-gib|iommu-entries-.*')
+# These are the same each time.
+COUNTED = ('instructions', 'requests', 'round-trips')
 FLAT = 0.1
 CONVERSION = 1000               # instructions
 OWN_PART = 0.1
+EXTENTS_A_TRIP = 64             # of a reset
 REQUESTS = 512                  # of 2 MiB in a GiB
 
 
@@ -51,7 +55,7 @@ def number(value):
 def rows(figures):
     """The lines of the table, as lists of cells; first what has no noise"""
     for key, sides in sorted(figures.values.items(),
-                             key=lambda item: item[0][2] != 'instructions'):
+                             key=lambda item: item[0][2] not in COUNTED):
         if not SHOWN.fullmatch(key[2]):
             continue
         baseline = next((side for side in BASELINES if side in sides), None)
@@ -60,9 +64,9 @@ def rows(figures):
             ratio = None
             if baseline and side != baseline and key[2] != 'qemu-share':
                 ratio = figures.ratio(key, side, baseline)
-            yield cells + [side, number(statistics.median(values)),
-                           '%s..%s' % (number(min(values)),
-                                       number(max(values))),
+            spread = '' if key[2] in COUNTED else \
+                '%s..%s' % (number(min(values)), number(max(values)))
+            yield cells + [side, number(statistics.median(values)), spread,
                            '' if ratio is None else number(ratio)]
 
 
@@ -151,6 +155,22 @@ def conversion_goal(figures):
                 'missed by %.0f %%' % (100 * (value / CONVERSION - 1)))
 
 
+def trip_goals(figures):
+    """A split waits once, a reset once for many extents."""
+    for key in figures.values:
+        if key[2] != 'round-trips':
+            continue
+        trips = figures.median(key, 'ours')
+        extents = figures.median((*key[:2], 'requests'), 'ours')
+        wanted = {'split': 1, 'reset': extents / EXTENTS_A_TRIP} \
+            .get(key[1].split()[0])
+        if wanted:
+            yield 'round trips, %s: %s, wanted %s: %s' % (
+                key[1], number(trips), number(wanted),
+                'met' if trips <= wanted else
+                'missed by a factor of %.2g' % (trips / wanted))
+
+
 def slower(figures):
     """What takes longer than with QEMU as released"""
     for key, sides in figures.values.items():
@@ -167,6 +187,7 @@ def slower(figures):
 def goals(figures):
     """A line for each goal for which there are figures"""
     yield from conversion_goal(figures)
+    yield from trip_goals(figures)
     yield from slower(figures)
     yield from less(figures, 'the books, 4 KiB in 1 TiB, time',
                     ('map', '1 TiB uniform by 4 KiB', 'ns'),

@@ -19,14 +19,18 @@ import tap
 sys.path.append(str(tap.TOP / 'scripts'))
 import bench
 import bench_report
+import bench_trips
 
 KEYS = {'group', 'case', 'side', 'metric', 'value', 'repeat'}
 BOTH = {'ours', 'qemu'}
 POLICIES = {'auto', 'page'}
 SIDES = {'memory': BOTH, 'map': BOTH, 'convert': BOTH, 'vfio-user': POLICIES,
-         'vm-size': {'ours'}}
+         'vm-size': {'ours'}, 'round-trips': {'ours'}}
 # What takes time, and how much memory is taken, is never nothing.
-POSITIVE = {'ns', 'us', 'seconds-per-gib', 'bytes', 'instructions'}
+POSITIVE = {'ns', 'us', 'seconds-per-gib', 'bytes', 'instructions',
+            'requests', 'round-trips'}
+# Requests that are sent together
+BATCH = 128
 
 
 def run_bench(directory, *groups):
@@ -50,7 +54,7 @@ def check_records(records):
                     ('group', 'case', 'metric', 'side'))
         times.setdefault(key, []).append(record['repeat'])
     for key, repeats in times.items():
-        wanted = [0] if key[2] == 'instructions' else [0, 1]
+        wanted = [0] if key[2] in bench_report.COUNTED else [0, 1]
         assert repeats == wanted, '%s: %s' % (key, repeats)
 
 
@@ -66,7 +70,8 @@ def sides_of(records, group, metric=None):
 
 
 def every_group_has_its_sides(directory):
-    groups = ('map', 'convert', 'threads', 'vfio-user', 'vm-size')
+    groups = ('map', 'convert', 'threads', 'vfio-user', 'round-trips',
+              'vm-size')
     result, text = run_bench(directory, *groups)
     records = result['records']
     check_records(records)
@@ -79,6 +84,7 @@ def every_group_has_its_sides(directory):
         wanted = {'ours'} if case.startswith('one') else BOTH
         assert sides == wanted, '%s: %s' % (case, sides)
     check_page(records)
+    check_trips(records)
     check_table(records, text)
 
 
@@ -92,6 +98,21 @@ def check_page(records):
         assert values['auto'] == 2 ** 9, values
 
 
+def check_trips(records):
+    """A split needs the right pieces; what belongs together is sent so."""
+    values = {(record['case'], record['metric']): record['value']
+              for record in records if record['group'] == 'round-trips'}
+    n, = bench_trips.QUICK
+    for case, requests, trips in (
+            ('split of 2 MiB', 10, 1), ('split of 64 MiB', 15, 1),
+            ('split of 1 GiB', 19, 1), (f'reset of {n} extents', n, n / BATCH),
+            (f'plug beside {n} extents, apart', n, n),
+            (f'plug beside {n} extents, side by side', n, n / BATCH)):
+        assert values.pop((case, 'requests')) == requests, case
+        assert values.pop((case, 'round-trips')) == trips, case
+    assert not values, values
+
+
 def check_table(records, text):
     """Each case has a line, and goals are judged where there are figures."""
     for record in records:
@@ -103,6 +124,11 @@ def check_table(records, text):
     for line in judged:
         if 'calls' in line:
             assert line.endswith(': met'), line
+    judged = [line for line in text.splitlines()
+              if line.startswith('round trips, ')]
+    assert len(judged) == 4, text
+    for line in judged:
+        assert line.endswith(': met'), line
 
 
 def instructions_are_counted(directory):
@@ -149,6 +175,48 @@ def the_cost_is_constant_or_not(_directory):
     assert lines[-1].endswith('missed by 10 points')
 
 
+def round_trips_are_counted(_directory):
+    """Lines as of QEMU's trace; mappings of other memory do not count."""
+    here, rom = bench_trips.BASE, 0xc0000
+
+    def lines(*events):
+        for event in events:
+            yield 'vfio_user_recv_hdr  (edu) id 0x9 cmd 0x%x size 0x10 ' \
+                'flags 0x1' % -event if event < 0 else \
+                'vfio_user_dma_map  iova 0x%x size 0x1000 off 0x0 flags 0x3 ' \
+                'async_ops 1' % event if event % 2 == 0 else \
+                'vfio_user_dma_unmap  iova 0x%x size 0x1000 flags 0x0 ' \
+                'async_ops 1' % (event - 1)
+
+    def counted(*events):
+        return tuple(bench_trips.count(lines(*events)).values())
+
+    mapped, unmapped = -2, -3
+    assert counted() == (0, 0)
+    assert counted(here, here, here, mapped, mapped, mapped) == (3, 1)
+    assert counted(here, mapped, here + 1, unmapped, here, mapped) == (3, 3)
+    assert counted(here + 1, here, unmapped, here, mapped, mapped) == (3, 1)
+    # other messages, and other memory
+    assert counted(here, -9, here, mapped, mapped) == (2, 1)
+    assert counted(rom, here, mapped, here, mapped, mapped, rom) == (2, 1)
+    assert counted(rom, here, mapped, mapped, here, mapped) == (2, 2)
+
+
+def round_trips_are_judged(_directory):
+    def verdict(case, requests, trips):
+        records = [{'group': 'round-trips', 'case': case, 'side': 'ours',
+                    'metric': metric, 'value': value} for metric, value in
+                   (('requests', requests), ('round-trips', trips))]
+        return list(bench_report.goals(bench_report.Figures(records)))
+
+    assert verdict('split of 2 MiB', 10, 1)[0].endswith(': 1, wanted 1: met')
+    assert verdict('split of 2 MiB', 10, 10)[0].endswith('a factor of 10')
+    reset = 'reset of 640 extents'
+    assert verdict(reset, 640, 10)[0].endswith(': 10, wanted 10: met')
+    assert verdict(reset, 640, 20)[0].endswith('missed by a factor of 2')
+    assert not verdict('plug beside 640 extents, apart', 640, 640)
+
+
 def what_is_slower_is_named(_directory):
     def lines(case, ours, qemu):
         records = [dict(record, case=case) for record in made_up(ours, qemu)]
@@ -163,10 +231,12 @@ def what_is_slower_is_named(_directory):
 
 def what_has_no_noise_comes_first(_directory):
     records = [{'group': 'convert', 'case': 'a', 'metric': metric,
-                'side': 'ours', 'value': 1} for metric in ('ns', 'instructions')]
-    assert [row[2] for row in
-            bench_report.rows(bench_report.Figures(records))] == \
-        ['instructions', 'ns']
+                'side': 'ours', 'value': 1}
+               for metric in ('ns', 'instructions', 'calls', 'round-trips')]
+    rows = list(bench_report.rows(bench_report.Figures(records)))
+    assert [(row[2], row[5]) for row in rows] == [
+        ('instructions', ''), ('round-trips', ''), ('ns', '1..1'),
+        ('calls', '1..1')]
 
 
 def only_qemus_own_code_is_compared_with(directory):
@@ -190,6 +260,7 @@ def a_group_that_is_not_there_is_refused(directory):
 if __name__ == '__main__':
     tap.main([every_group_has_its_sides, instructions_are_counted,
               goals_are_met_and_missed, the_cost_is_constant_or_not,
+              round_trips_are_counted, round_trips_are_judged,
               what_is_slower_is_named, what_has_no_noise_comes_first,
               only_qemus_own_code_is_compared_with,
               a_group_that_is_not_there_is_refused])
