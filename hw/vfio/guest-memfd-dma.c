@@ -72,7 +72,11 @@ static void dma_query(RamDiscardListener *rdl, GuestMemfdListenerInfo *info)
 {
     VFIORamDiscard *v = container_of(rdl, VFIORamDiscard, listener);
 
-    vfio_ram_discard_query(v, info);
+    info->extents = qatomic_read(&v->nr_extents);
+    info->mapped_bytes = qatomic_read(&v->mapped_bytes);
+    info->map_calls = v->map_calls;
+    info->unmap_calls = v->unmap_calls;
+    info->splits = v->splits;
     info->name = g_strdup_printf("%s@0x%" HWADDR_PRIx,
                                  object_get_typename(OBJECT(v->bcontainer)),
                                  v->iova);
@@ -128,9 +132,8 @@ static void leave(VFIORamDiscard *v)
 {
     RamDiscardManager *rdm = memory_region_get_ram_discard_manager(v->mr);
 
-    if (v->gm) {
-        vfio_ram_discard_remember(v);
-    }
+    v->leaving = true;
+    section_range(v->listener.section, &v->gone_start, &v->gone_end);
     ram_discard_manager_unregister_listener(rdm, &v->listener);
     if (v->nr_extents) {
         error_report("cannot unmap all of '%s' at 0x%" HWADDR_PRIx " from DMA",
@@ -138,7 +141,7 @@ static void leave(VFIORamDiscard *v)
     }
     vfio_ram_discard_forget(v);
     QLIST_REMOVE(v, next);
-    g_free(v);
+    QLIST_INSERT_HEAD(&v->bcontainer->ram_discard_gone, v, next);
 }
 
 static VFIORamDiscard *find_section(VFIOContainer *bcontainer,

@@ -45,9 +45,8 @@
 /* Large initial ranges are cut so that a split never costs more than this. */
 #define MAX_EXTENT (1 * GiB)
 
-typedef struct Extent {
-    IntervalTreeNode node;      /* offsets in the memory region, inclusive */
-} Extent;
+/* Offsets in the memory region, inclusive */
+typedef IntervalTreeNode Extent;
 
 /* Bytes that all containers have mapped; atomic. */
 static size_t all_mapped;
@@ -65,55 +64,56 @@ static uint64_t since_cut(const VFIORamDiscard *v, uint64_t offset)
     return (offset + (v->granularity ? 0 : v->to_iova)) % extent_max(v);
 }
 
-static uint64_t extent_start(const Extent *e)
-{
-    return e->node.start;
-}
-
 static uint64_t extent_end(const Extent *e)
 {
-    return e->node.last + 1;
+    return e->last + 1;
 }
 
 static Extent *extent_first(VFIORamDiscard *v, uint64_t start, uint64_t end)
 {
-    IntervalTreeNode *node = interval_tree_iter_first(&v->extents, start,
-                                                      end - 1);
-
-    return node ? container_of(node, Extent, node) : NULL;
+    return start < end ? interval_tree_iter_first(&v->extents, start, end - 1) :
+           NULL;
 }
+
+/* None is partly beyond @end. */
+#define for_each_extent(e, v, start, end) \
+    for (Extent *e = extent_first(v, start, end); e; \
+         e = extent_first(v, extent_end(e), end))
 
 /* Where the next extent of a tree begins or ends, after @start; at most @end. */
 static uint64_t next_border(IntervalTreeRoot *extents, uint64_t start,
                             uint64_t end)
 {
-    IntervalTreeNode *node = interval_tree_iter_first(extents, start, end - 1);
+    Extent *e = interval_tree_iter_first(extents, start, end - 1);
 
-    return !node ? end : node->start > start ? node->start :
-           MIN(end, node->last + 1);
+    return !e ? end : e->start > start ? e->start : MIN(end, extent_end(e));
 }
 
 /* Not the edges of the section: nobody asked for these. */
-static uint64_t gone_border(VFIORamDiscardGone *gone, uint64_t start,
-                            uint64_t end)
+static uint64_t gone_border(VFIORamDiscard *gone, uint64_t start, uint64_t end)
 {
     do {
-        start = next_border(&gone->extents, start, end);
-    } while (start < end && (start == gone->start || start == gone->end));
+        start = next_border(&gone->gone, start, end);
+    } while (start < end &&
+             (start == gone->gone_start || start == gone->gone_end));
     return start;
 }
 
 /*
- * The end of the first extent of a range that becomes shared.  What was asked for
+ * The end of the first extent of a range that is to be mapped.  What was asked for
  * by one request, and is mapped again because its section has changed or another
  * device arrives, stays an extent of its own: its guest gives it back like that.
  */
 static uint64_t extent_stop(VFIORamDiscard *v, uint64_t start, uint64_t end)
 {
-    VFIORamDiscardGone *gone;
+    VFIORamDiscard *gone;
 
     end = start + MIN(end - start, extent_max(v) - since_cut(v, start));
-    if (v->arriving && !v->coarse && !v->granularity &&
+    if (v->pieces == VFIO_RAM_DISCARD_ALIGNED) {
+        return start + 1 + dma_aligned_pow2_mask(start + v->to_iova,
+                                                 end - 1 + v->to_iova, 64);
+    }
+    if (v->arriving && v->pieces == VFIO_RAM_DISCARD_ASKED && !v->granularity &&
         v->bcontainer->dma_split != GUEST_MEMFD_DMA_SPLIT_PAGE) {
         QLIST_FOREACH(gone, &v->bcontainer->ram_discard_gone, next) {
             if (gone->mr == v->mr) {
@@ -136,7 +136,12 @@ uint64_t vfio_ram_discard_extents(VFIORamDiscard *v, uint64_t start,
     return n;
 }
 
-uint64_t vfio_ram_discard_limit(const VFIORamDiscard *v)
+/*
+ * type1: dma_entry_limit; vfio-user: max_dma_maps; iommufd has no limit of its
+ * own, so there is one of ours, but not for virtio-mem, whose blocks have the size
+ * that the user wants.
+ */
+static uint64_t container_limit(const VFIORamDiscard *v)
 {
     return v->bcontainer->dma_max_mappings ?:
            v->granularity ? UINT_MAX : MAX_MAPPINGS;
@@ -149,7 +154,7 @@ uint64_t vfio_ram_discard_limit(const VFIORamDiscard *v)
 static bool reserve(VFIORamDiscard *v, uint64_t n)
 {
     VFIOContainer *bcontainer = v->bcontainer;
-    uint64_t limit = vfio_ram_discard_limit(v);
+    uint64_t limit = container_limit(v);
     uint64_t kept = v->arriving || v->granularity ? 0 :
                     MIN(MAPPINGS_FOR_OTHERS, limit / 8);
     unsigned used = qatomic_read(&bcontainer->dma_extents), seen;
@@ -170,15 +175,15 @@ static void release(VFIORamDiscard *v, uint64_t n)
     qatomic_sub(&v->bcontainer->dma_extents, n);
 }
 
-/* Reserve for a range that may be mapped again. */
-static bool reserve_again(VFIORamDiscard *v, uint64_t n)
+/* Have at least @n reserved. */
+static bool reserve_at_least(VFIORamDiscard *v, uint64_t n, uint64_t *reserved)
 {
-    uint64_t again = MIN(n, v->given_back);
+    uint64_t more = n - MIN(n, *reserved);
 
-    if (!reserve(v, n - again)) {
+    if (!reserve(v, more)) {
         return false;
     }
-    v->given_back -= again;
+    *reserved += more;
     return true;
 }
 
@@ -237,9 +242,9 @@ static void add_extent(VFIORamDiscard *v, uint64_t start, uint64_t end)
 {
     Extent *e = g_new0(Extent, 1);
 
-    e->node.start = start;
-    e->node.last = end - 1;
-    interval_tree_insert(&e->node, &v->extents);
+    e->start = start;
+    e->last = end - 1;
+    interval_tree_insert(e, &v->extents);
     v->nr_joints += is_joint(v, start) + is_joint(v, end);
     qatomic_set(&v->nr_extents, v->nr_extents + 1);
     qatomic_set(&v->mapped_bytes, v->mapped_bytes + end - start);
@@ -248,33 +253,18 @@ static void add_extent(VFIORamDiscard *v, uint64_t start, uint64_t end)
 
 static void remove_extent(VFIORamDiscard *v, Extent *e)
 {
-    uint64_t size = extent_end(e) - extent_start(e);
+    uint64_t size = extent_end(e) - e->start;
 
-    v->nr_joints -= is_joint(v, extent_start(e)) + is_joint(v, extent_end(e));
+    v->nr_joints -= is_joint(v, e->start) + is_joint(v, extent_end(e));
     qatomic_set(&v->nr_extents, v->nr_extents - 1);
     qatomic_set(&v->mapped_bytes, v->mapped_bytes - size);
     qatomic_sub(&all_mapped, size);
-    interval_tree_remove(&e->node, &v->extents);
-    g_free(e);
-}
-
-/* One more request for the container; there is room for it. */
-static void batch_add(VFIORamDiscard *v, uint64_t start, uint64_t end, bool map)
-{
-    VFIODmaRequest *r = &v->batch[v->nr_batch++];
-
-    assert(v->nr_batch <= ARRAY_SIZE(v->batch));
-    r->map = map;
-    r->readonly = v->readonly;
-    r->iova = start + v->to_iova;
-    r->size = end - start;
-    r->vaddr = memory_region_get_ram_ptr(v->mr) + start;
-    r->mr = v->mr;
-}
-
-static bool batch_is_full(const VFIORamDiscard *v)
-{
-    return v->nr_batch == ARRAY_SIZE(v->batch);
+    interval_tree_remove(e, &v->extents);
+    if (v->leaving) {
+        interval_tree_insert(e, &v->gone);
+    } else {
+        g_free(e);
+    }
 }
 
 static int container_call(VFIOContainer *bcontainer, const VFIODmaRequest *r)
@@ -336,6 +326,9 @@ static int batch_run(VFIORamDiscard *v, uint64_t *reserved)
     int first = 0;
     bool lost;
 
+    if (!v->nr_batch) {
+        return 0;
+    }
     container_batch(v);
     lost = vioc->lost && vioc->lost(v->bcontainer);
     for (unsigned i = 0; i < v->nr_batch; i++) {
@@ -343,6 +336,10 @@ static int batch_run(VFIORamDiscard *v, uint64_t *reserved)
         /* What a remote peer says may be any number. */
         int ret = lost ? 0 : r->ret > 0 || r->ret < -MAX_ERRNO ? -EIO : r->ret;
 
+        /* No room can be made for an unmap. */
+        if (!r->map && ret == -ENOSPC) {
+            ret = -EIO;
+        }
         if (r->map) {
             v->map_calls++;
             trace_vfio_guest_memfd_map(v->bcontainer, r->iova, r->size, ret);
@@ -363,223 +360,165 @@ static int batch_run(VFIORamDiscard *v, uint64_t *reserved)
     return first;
 }
 
-static int map_extent(VFIORamDiscard *v, uint64_t start, uint64_t end,
+/* One more request for the container, which may have to be asked for others. */
+static int batch_add(VFIORamDiscard *v, uint64_t start, uint64_t end, bool map,
+                     uint64_t *reserved)
+{
+    if (v->nr_batch == ARRAY_SIZE(v->batch)) {
+        int ret = batch_run(v, reserved);
+
+        if (ret) {
+            return ret;
+        }
+    }
+    v->batch[v->nr_batch++] = (VFIODmaRequest) {
+        .map = map,
+        .readonly = v->readonly,
+        .iova = start + v->to_iova,
+        .size = end - start,
+        .vaddr = memory_region_get_ram_ptr(v->mr) + start,
+        .mr = v->mr,
+    };
+    return 0;
+}
+
+static int add_unmaps(VFIORamDiscard *v, uint64_t start, uint64_t end,
                       uint64_t *reserved)
 {
-    batch_add(v, start, end, true);
-    return batch_run(v, reserved);
+    int ret;
+
+    for_each_extent(e, v, start, end) {
+        ret = batch_add(v, e->start, extent_end(e), false, reserved);
+        if (ret) {
+            return ret;
+        }
+    }
+    return 0;
 }
 
-static int unmap_extent(VFIORamDiscard *v, Extent *e, uint64_t *reserved)
+static int add_maps(VFIORamDiscard *v, uint64_t start, uint64_t end,
+                    uint64_t *reserved)
 {
-    batch_add(v, extent_start(e), extent_end(e), false);
-    return batch_run(v, reserved);
-}
-
-/* All in a range; none of them is partly outside. */
-static int unmap_extents(VFIORamDiscard *v, uint64_t start, uint64_t end,
-                         uint64_t *reserved)
-{
-    Extent *e = extent_first(v, start, end);
     int ret = 0;
 
-    while (!ret && e) {
-        batch_add(v, extent_start(e), extent_end(e), false);
-        start = extent_end(e);
-        e = start < end ? extent_first(v, start, end) : NULL;
-        if (!e || batch_is_full(v)) {
-            ret = batch_run(v, reserved);
-        }
+    for (uint64_t stop; !ret && start < end; start = stop) {
+        stop = extent_stop(v, start, end);
+        ret = batch_add(v, start, stop, true, reserved);
     }
     return ret;
 }
 
-/* A range of which nothing is mapped. */
-static int map_range(VFIORamDiscard *v, uint64_t start, uint64_t end,
-                     uint64_t *reserved)
+/* What is mapped between two borders of extents, and not to be mapped any more. */
+typedef struct Change {
+    uint64_t start, end;
+    uint64_t hole, hole_end;    /* inside; empty, and at the end, if all stays */
+} Change;
+
+static Change change_of(const Extent *e, uint64_t start, uint64_t end)
 {
-    int ret = 0;
+    return (Change) {
+        .start = e->start,
+        .end = extent_end(e),
+        .hole = MAX(start, e->start),
+        .hole_end = MIN(end, extent_end(e)),
+    };
+}
 
-    while (!ret && start < end) {
-        uint64_t stop = extent_stop(v, start, end);
+/*
+ * Map anew what a change leaves.  What cannot be mapped is stale.
+ *
+ * @pieces: in which
+ * @reserved: mappings that may be used; more are reserved, and what is left stays so
+ *
+ * Returns: -ENOSPC also if there is no room; then nothing has happened.
+ */
+static int replace(VFIORamDiscard *v, const Change *c,
+                   VFIORamDiscardPieces pieces, uint64_t *reserved)
+{
+    uint64_t needs;
+    int ret = -ENOSPC;
 
-        batch_add(v, start, stop, true);
-        start = stop;
-        if (start == end || batch_is_full(v)) {
-            ret = batch_run(v, reserved);
+    v->pieces = pieces;
+    needs = vfio_ram_discard_extents(v, c->start, c->hole) +
+            vfio_ram_discard_extents(v, c->hole_end, c->end);
+    for_each_extent(e, v, c->start, c->end) {
+        needs -= !!needs;       /* it gives its own */
+    }
+    if (reserve_at_least(v, needs, reserved)) {
+        ret = add_unmaps(v, c->start, c->end, reserved) ?:
+              add_maps(v, c->start, c->hole, reserved) ?:
+              add_maps(v, c->hole_end, c->end, reserved) ?:
+              batch_run(v, reserved);
+        if (ret) {
+            guest_memfd_listener_stale(v->gm, &v->listener, c->start, c->end);
         }
     }
+    v->pieces = VFIO_RAM_DISCARD_ASKED;
     return ret;
 }
 
-/* The same where some is mapped; it begins and ends where extents do. */
-static int map_again(VFIORamDiscard *v, uint64_t start, uint64_t end,
-                     uint64_t *reserved)
+/* One extent of those of a range, which touch. */
+static int join(VFIORamDiscard *v, uint64_t start, uint64_t end,
+                uint64_t *reserved)
 {
-    int ret = unmap_extents(v, start, end, reserved) ?:
-              map_range(v, start, end, reserved);
+    const Change c = { start, end, end, end };
+    int ret = replace(v, &c, VFIO_RAM_DISCARD_FEW, reserved);
 
     trace_vfio_guest_memfd_join(v->bcontainer, start + v->to_iova, end - start,
                                 ret);
-    if (ret) {
-        guest_memfd_listener_stale(v->gm, &v->listener, start, end);
-    }
     return ret;
 }
 
 /*
- * Join extents, for so many mappings and some more, so that a guest that lives
- * at the limit does not pay for it with each request.  A device that works there
- * can lose a transfer; the request would be refused else.
+ * Join extents, for a mapping and some more, so that a guest that lives at the
+ * limit does not pay for it with each request.  A device that works there can
+ * lose a transfer; the request would be refused else.
  *
  * Returns: the mappings that are free, and stay reserved.
  */
-static uint64_t make_room(VFIORamDiscard *v, uint64_t n)
+static uint64_t make_room(VFIORamDiscard *v)
 {
-    uint64_t freed = 0, end;
+    uint64_t enough = 1 + container_limit(v) / 16, freed = 0, end;
 
-    n += vfio_ram_discard_limit(v) / 16;
     for (Extent *e = extent_first(v, 0, UINT64_MAX);
-         e && v->nr_joints && freed < n; e = extent_first(v, end, UINT64_MAX)) {
-        uint64_t start = extent_start(e);
+         e && v->nr_joints && freed < enough;
+         e = extent_first(v, end, UINT64_MAX)) {
+        uint64_t start = e->start;
 
         for (end = extent_end(e); is_joint(v, end); end = extent_end(e)) {
             e = extent_first(v, end, end + 1);
         }
-        if (start != extent_start(e) && map_again(v, start, end, &freed)) {
+        if (start != e->start && join(v, start, end, &freed)) {
             break;
         }
     }
     return freed;
 }
 
-/*
- * Replacing an extent: what goes, and what stays on each side.  There is always
- * something that goes, and something that stays.
- */
-typedef struct Split {
-    bool coarse;                /* the rest on each side is one piece */
-    uint64_t old_start, old_end;
-    uint64_t start, end;        /* to be dropped, inside */
-} Split;
-
-static Split split_of(Extent *e, uint64_t start, uint64_t end)
-{
-    return (Split) {
-        .old_start = extent_start(e),
-        .old_end = extent_end(e),
-        .start = MAX(start, extent_start(e)),
-        .end = MIN(end, extent_end(e)),
-    };
-}
-
-static void count_split(VFIORamDiscard *v, const Split *s)
+static void count_split(VFIORamDiscard *v, const Change *c)
 {
     v->splits++;
-    trace_vfio_guest_memfd_split(v->bcontainer, s->old_start + v->to_iova,
-                                 s->old_end - s->old_start,
-                                 s->start + v->to_iova, s->end - s->start);
-}
-
-/* How much of the rest on one side, from @iova to @end, is a mapping. */
-static uint64_t piece_size(const Split *s, uint64_t iova, uint64_t end)
-{
-    return s->coarse ? end - iova : dma_aligned_pow2_mask(iova, end - 1, 64) + 1;
-}
-
-static uint64_t count_pieces(const Split *s, uint64_t iova, uint64_t end)
-{
-    uint64_t n = 0;
-
-    while (iova != end) {
-        iova += piece_size(s, iova, end);
-        n++;
-    }
-    return n;
-}
-
-/* The mappings that a split needs. */
-static uint64_t split_needs(VFIORamDiscard *v, const Split *s)
-{
-    return count_pieces(s, s->old_start + v->to_iova, s->start + v->to_iova) +
-           count_pieces(s, s->end + v->to_iova, s->old_end + v->to_iova);
-}
-
-/* The rest of an extent, on one side of what goes. */
-static void add_pieces(VFIORamDiscard *v, const Split *s, uint64_t start,
-                       uint64_t end)
-{
-    while (start < end) {
-        uint64_t stop = start + piece_size(s, start + v->to_iova,
-                                           end + v->to_iova);
-
-        batch_add(v, start, stop, true);
-        start = stop;
-    }
-}
-
-/* They fit a batch: on each side there are two of each size at most. */
-static void add_rest(VFIORamDiscard *v, const Split *s)
-{
-    add_pieces(v, s, s->old_start, s->start);
-    add_pieces(v, s, s->end, s->old_end);
+    trace_vfio_guest_memfd_split(v->bcontainer, c->start + v->to_iova,
+                                 c->end - c->start, c->hole + v->to_iova,
+                                 c->hole_end - c->hole);
 }
 
 /*
- * Reserve what a split adds, or what a coarse one does.  Returns: the mappings
- * that it needs, 0 if there is no room.
- */
-static uint64_t reserve_split(VFIORamDiscard *v, Split *s)
-{
-    uint64_t needs = split_needs(v, s);
-
-    if (!reserve(v, needs - 1)) {
-        s->coarse = true;
-        needs = split_needs(v, s);
-        if (!reserve(v, needs - 1)) {
-            return 0;
-        }
-    }
-    return needs;
-}
-
-/*
- * Replace @e by what it has outside of [@start, @end).  Where the container has
- * no room even for the largest pieces, nothing happens.
+ * Replace @e by what it has outside of [@start, @end), in one round trip.  Where
+ * the container has no room for that, or less than it said, each side is one piece.
  */
 static int split_extent(VFIORamDiscard *v, Extent *e, uint64_t start,
                         uint64_t end)
 {
-    Split s = split_of(e, start, end);
-    uint64_t reserved = reserve_split(v, &s);
-    int ret;
+    const Change c = change_of(e, start, end);
+    uint64_t reserved = 0;
+    int ret = replace(v, &c, VFIO_RAM_DISCARD_ALIGNED, &reserved);
 
-    if (!reserved) {
-        return -ENOSPC;
+    if (ret == -ENOSPC) {
+        ret = replace(v, &c, VFIO_RAM_DISCARD_FEW, &reserved);
     }
-    reserved--;
-    batch_add(v, s.old_start, s.old_end, false);
-    add_rest(v, &s);
-    ret = batch_run(v, &reserved);
-    if (ret && extent_first(v, s.start, s.end)) {
-        release(v, reserved);
-        return ret;
-    }
-    count_split(v, &s);
-
-    if (ret == -ENOSPC && !s.coarse &&
-        !unmap_extents(v, s.old_start, s.old_end, &reserved)) {
-        /* The container itself has less room than it said. */
-        s.coarse = true;
-        add_rest(v, &s);
-        ret = batch_run(v, &reserved);
-    }
-    /* Back to one extent, which needs fewer mappings than any split. */
-    if (ret &&
-        (unmap_extents(v, s.old_start, s.old_end, &reserved) ||
-         map_extent(v, s.old_start, s.old_end, &reserved))) {
-        guest_memfd_listener_stale(v->gm, &v->listener, s.old_start,
-                                   s.old_end);
+    if (!extent_first(v, c.hole, c.hole_end)) {
+        count_split(v, &c);
     }
     release(v, reserved);
     return ret;
@@ -592,24 +531,24 @@ static int split_extent(VFIORamDiscard *v, Extent *e, uint64_t start,
 static int break_extent(VFIORamDiscard *v, Extent *e, uint64_t start,
                         uint64_t end)
 {
-    Split s = split_of(e, start, end);
-    bool left = s.start - s.old_start > s.old_end - s.end;
+    Change c = change_of(e, start, end);
     uint64_t reserved = 0;
-    int ret = unmap_extent(v, e, &reserved);
+    int ret;
 
-    if (ret) {
+    if (c.hole - c.start > c.end - c.hole_end) {
+        c.hole_end = c.end;
+    } else {
+        c.hole = c.start;
+    }
+    ret = replace(v, &c, VFIO_RAM_DISCARD_FEW, &reserved);
+    release(v, reserved);
+    if (extent_first(v, c.hole, c.hole_end)) {
         return ret;
     }
-    count_split(v, &s);
+    count_split(v, &c);
     error_report_once("a device has no DMA mapping left, and cannot reach all "
                       "of '%s' that is shared", v->name);
-    if (left) {
-        map_extent(v, s.old_start, s.start, &reserved);
-    } else {
-        map_extent(v, s.end, s.old_end, &reserved);
-    }
-    release(v, reserved);
-    guest_memfd_listener_stale(v->gm, &v->listener, s.old_start, s.old_end);
+    guest_memfd_listener_stale(v->gm, &v->listener, c.start, c.end);
     return 0;
 }
 
@@ -618,28 +557,29 @@ static int cut_extent(VFIORamDiscard *v, Extent *e, uint64_t start,
                       uint64_t end)
 {
     VFIOIOMMUClass *vioc = VFIO_IOMMU_GET_CLASS(v->bcontainer);
-    Split s = split_of(e, start, end);
-    bool hole = s.old_start < s.start && s.end < s.old_end;
+    const Change c = change_of(e, start, end);
+    bool hole = c.start < c.hole && c.hole_end < c.end;
     int ret;
 
     if (!reserve(v, hole)) {
         return -ENOSPC;
     }
     v->unmap_calls++;
-    ret = vioc->dma_cut(v->bcontainer, s.start + v->to_iova, s.end - s.start);
-    trace_vfio_guest_memfd_unmap(v->bcontainer, s.start + v->to_iova,
-                                 s.end - s.start, ret);
+    ret = vioc->dma_cut(v->bcontainer, c.hole + v->to_iova,
+                        c.hole_end - c.hole);
+    trace_vfio_guest_memfd_unmap(v->bcontainer, c.hole + v->to_iova,
+                                 c.hole_end - c.hole, ret);
     if (ret) {
         release(v, hole);
         return ret;
     }
-    count_split(v, &s);
+    count_split(v, &c);
     remove_extent(v, e);
-    if (s.old_start < s.start) {
-        add_extent(v, s.old_start, s.start);
+    if (c.start < c.hole) {
+        add_extent(v, c.start, c.hole);
     }
-    if (s.end < s.old_end) {
-        add_extent(v, s.end, s.old_end);
+    if (c.hole_end < c.end) {
+        add_extent(v, c.hole_end, c.end);
     }
     return 0;
 }
@@ -649,7 +589,7 @@ static Extent *extent_across(VFIORamDiscard *v, uint64_t start, uint64_t end)
 {
     Extent *e = extent_first(v, start, start + 1);
 
-    if (e && extent_start(e) < start) {
+    if (e && e->start < start) {
         return e;
     }
     e = extent_first(v, end - 1, end);
@@ -668,19 +608,20 @@ int vfio_ram_discard_discard(VFIORamDiscard *v, uint64_t start, uint64_t end)
             ret = split_extent(v, e, start, end);
         }
         if (ret == -ENOSPC) {
-            uint64_t freed = make_room(v, 1);
+            uint64_t freed = make_room(v);
 
             release(v, freed);
-            if (!freed) {
-                e = extent_across(v, start, end);
-                ret = e ? break_extent(v, e, start, end) : 0;
+            e = freed ? NULL : extent_across(v, start, end);
+            if (e) {
+                ret = break_extent(v, e, start, end);
             }
         }
         if (ret && ret != -ENOSPC) {
             return ret;
         }
     }
-    ret = unmap_extents(v, start, end, &v->given_back);
+    ret = add_unmaps(v, start, end, &v->given_back) ?:
+          batch_run(v, &v->given_back);
     if (v->granularity) {
         vfio_ram_discard_settled(v);    /* nobody else says when */
     }
@@ -694,19 +635,15 @@ static int map_gaps(VFIORamDiscard *v, uint64_t start, uint64_t end)
 
     while (!ret && start < end) {
         Extent *e = extent_first(v, start, end);
-        uint64_t stop = e ? MAX(start, extent_start(e)) : end;
-        uint64_t next = e ? extent_end(e) : end;
-        uint64_t reserved;
+        uint64_t stop = e ? MAX(start, e->start) : end;
 
-        if (stop > start) {
-            reserved = vfio_ram_discard_extents(v, start, stop);
-            if (!reserve_again(v, reserved)) {
-                return -ENOSPC;
-            }
-            ret = map_range(v, start, stop, &reserved);
-            release(v, reserved);
+        if (!reserve_at_least(v, vfio_ram_discard_extents(v, start, stop),
+                              &v->given_back)) {
+            return -ENOSPC;
         }
-        start = next;
+        ret = add_maps(v, start, stop, &v->given_back) ?:
+              batch_run(v, &v->given_back);
+        start = e ? extent_end(e) : end;
     }
     return ret;
 }
@@ -714,34 +651,16 @@ static int map_gaps(VFIORamDiscard *v, uint64_t start, uint64_t end)
 /* All of a range, and what is mapped beside it, in as few extents as can be. */
 static int map_whole(VFIORamDiscard *v, uint64_t start, uint64_t end)
 {
-    uint64_t needs, reserved;
     Extent *left = start ? extent_first(v, start - 1, start) : NULL;
     Extent *right = extent_first(v, end, end + 1);
-    int ret;
 
     if (left && (extent_end(left) > start || since_cut(v, start))) {
-        start = extent_start(left);
+        start = left->start;
     }
-    if (right && (extent_start(right) < end || since_cut(v, end))) {
+    if (right && (right->start < end || since_cut(v, end))) {
         end = extent_end(right);
     }
-    v->coarse = true;
-    needs = vfio_ram_discard_extents(v, start, end);
-    for (Extent *e = extent_first(v, start, end); e && needs;
-         e = extent_first(v, extent_end(e), end)) {
-        needs--;
-        if (extent_end(e) >= end) {
-            break;
-        }
-    }
-    reserved = needs;
-    ret = -ENOSPC;
-    if (reserve_again(v, reserved)) {
-        ret = map_again(v, start, end, &reserved);
-        release(v, reserved);
-    }
-    v->coarse = false;
-    return ret;
+    return join(v, start, end, &v->given_back);
 }
 
 int vfio_ram_discard_populate(VFIORamDiscard *v, uint64_t start, uint64_t end)
@@ -749,18 +668,17 @@ int vfio_ram_discard_populate(VFIORamDiscard *v, uint64_t start, uint64_t end)
     uint64_t before = v->given_back, freed;
     int ret = map_gaps(v, start, end);
 
-    if (v->granularity || ret != -ENOSPC) {
-        return ret;
-    }
-    freed = make_room(v, 1);
-    if (freed) {
+    if (ret == -ENOSPC && !v->granularity) {
+        freed = make_room(v);
         v->given_back += freed;
-        ret = map_gaps(v, start, end);
+        if (freed) {
+            ret = map_gaps(v, start, end);
+        }
+        if (ret == -ENOSPC) {
+            ret = map_whole(v, start, end);
+        }
     }
-    if (ret == -ENOSPC) {
-        ret = map_whole(v, start, end);
-    }
-    /* What joining has freed for this, and this has not needed */
+    /* What is reserved for this, and this has not needed */
     if (v->given_back > before) {
         release(v, v->given_back - before);
         v->given_back = before;
@@ -775,40 +693,20 @@ uint64_t vfio_ram_discard_next_mapped(VFIORamDiscard *v, uint64_t *start)
     if (!e) {
         return 0;
     }
-    *start = MAX(*start, extent_start(e));
+    *start = MAX(*start, e->start);
     return extent_end(e);
-}
-
-void vfio_ram_discard_remember(VFIORamDiscard *v)
-{
-    VFIORamDiscardGone *gone = g_new0(VFIORamDiscardGone, 1);
-    IntervalTreeNode *node = interval_tree_iter_first(&v->extents, 0,
-                                                      UINT64_MAX);
-
-    gone->mr = v->mr;
-    gone->start = v->listener.section->offset_within_region;
-    gone->end = gone->start + int128_get64(v->listener.section->size);
-    for (; node; node = interval_tree_iter_next(node, 0, UINT64_MAX)) {
-        Extent *e = g_new0(Extent, 1);
-
-        e->node.start = node->start;
-        e->node.last = node->last;
-        interval_tree_insert(&e->node, &gone->extents);
-    }
-    QLIST_INSERT_HEAD(&v->bcontainer->ram_discard_gone, gone, next);
 }
 
 void vfio_ram_discard_commit(VFIOContainer *bcontainer)
 {
-    VFIORamDiscardGone *gone;
-    IntervalTreeNode *node;
+    VFIORamDiscard *gone;
+    Extent *e;
 
     while ((gone = QLIST_FIRST(&bcontainer->ram_discard_gone))) {
         QLIST_REMOVE(gone, next);
-        while ((node = interval_tree_iter_first(&gone->extents, 0,
-                                                UINT64_MAX))) {
-            interval_tree_remove(node, &gone->extents);
-            g_free(container_of(node, Extent, node));
+        while ((e = interval_tree_iter_first(&gone->gone, 0, UINT64_MAX))) {
+            interval_tree_remove(e, &gone->gone);
+            g_free(e);
         }
         g_free(gone);
     }
@@ -823,13 +721,4 @@ void vfio_ram_discard_forget(VFIORamDiscard *v)
         release(v, 1);
     }
     vfio_ram_discard_settled(v);
-}
-
-void vfio_ram_discard_query(VFIORamDiscard *v, GuestMemfdListenerInfo *info)
-{
-    info->extents = qatomic_read(&v->nr_extents);
-    info->mapped_bytes = qatomic_read(&v->mapped_bytes);
-    info->map_calls = v->map_calls;
-    info->unmap_calls = v->unmap_calls;
-    info->splits = v->splits;
 }

@@ -12,6 +12,13 @@
 #include "hw/vfio/guest-memfd-dma.h"
 #include "system/guest-memfd.h"
 
+/** enum VFIORamDiscardPieces - which mappings a range is made of */
+typedef enum VFIORamDiscardPieces {
+    VFIO_RAM_DISCARD_ASKED,     /* those that it was asked for in */
+    VFIO_RAM_DISCARD_ALIGNED,   /* naturally aligned powers of two */
+    VFIO_RAM_DISCARD_FEW,       /* as few as possible, for lack of mappings */
+} VFIORamDiscardPieces;
+
 /**
  * struct VFIORamDiscard - a section of a container's address space
  *
@@ -21,8 +28,11 @@
  * @to_iova: add to an offset in the memory region, modulo 2^64
  * @readonly: devices may not write
  * @arriving: it is being registered, and may take mappings that are kept
- * @coarse: it is mapped in as few extents as possible, for lack of mappings
+ * @leaving: it is being removed
  * @extents: what is mapped of it, by offsets in the memory region, inclusive
+ * @gone: what was, when it left.  Kept until the memory transaction ends: a part of
+ *        it may come back in another section, and is mapped in the same extents
+ * @gone_start, @gone_end: the offsets at which the section itself began and ended
  * @given_back: mappings that are reserved until what unmapped them is settled
  * @batch: what the container is about to be asked for
  *
@@ -40,8 +50,11 @@ typedef struct VFIORamDiscard {
     uint64_t to_iova;
     bool readonly;
     bool arriving;
-    bool coarse;
+    bool leaving;
+    VFIORamDiscardPieces pieces;
     IntervalTreeRoot extents;
+    IntervalTreeRoot gone;
+    uint64_t gone_start, gone_end;
     uint64_t given_back;
     VFIODmaRequest batch[128];  /* a split of MAX_EXTENT needs 69 at most */
     unsigned nr_batch;
@@ -55,37 +68,12 @@ typedef struct VFIORamDiscard {
 } VFIORamDiscard;
 
 /**
- * vfio_ram_discard_limit - how many mappings the container of @v may have
- *
- * type1: dma_entry_limit; vfio-user: max_dma_maps; iommufd has no limit of its
- * own, so there is one of ours, but not for virtio-mem, whose blocks have the size
- * that the user wants.
- */
-uint64_t vfio_ram_discard_limit(const VFIORamDiscard *v);
-
-/**
  * vfio_ram_discard_extents - how many mappings a range takes that becomes shared
  *
  * @start, @end: offsets in the memory region, in bytes, page aligned
  */
 uint64_t vfio_ram_discard_extents(VFIORamDiscard *v, uint64_t start,
                                   uint64_t end);
-
-/**
- * struct VFIORamDiscardGone - what a section had mapped that has gone
- *
- * Kept until the memory transaction ends: a part of it may come back in another
- * section, and is to be mapped in the same extents.
- */
-typedef struct VFIORamDiscardGone {
-    MemoryRegion *mr;
-    uint64_t start, end;        /* of the section, as offsets */
-    IntervalTreeRoot extents;
-    QLIST_ENTRY(VFIORamDiscardGone) next;
-} VFIORamDiscardGone;
-
-/** vfio_ram_discard_remember - @v goes; called with the BQL held */
-void vfio_ram_discard_remember(VFIORamDiscard *v);
 
 /**
  * vfio_ram_discard_advice - what to do about an error, beyond what it says
@@ -134,8 +122,5 @@ uint64_t vfio_ram_discard_next_mapped(VFIORamDiscard *v, uint64_t *start);
  * The container is going, or refused.
  */
 void vfio_ram_discard_forget(VFIORamDiscard *v);
-
-/** vfio_ram_discard_query - as query() of a listener, without its name */
-void vfio_ram_discard_query(VFIORamDiscard *v, GuestMemfdListenerInfo *info);
 
 #endif

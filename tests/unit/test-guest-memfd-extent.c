@@ -26,6 +26,8 @@ static struct {
     unsigned nr;
     unsigned limit;             /* of the fake itself */
     unsigned fail;              /* this call fails, and those after it; 0: none */
+    int unmap_error;            /* with that; 0: EIO */
+    unsigned refusals;          /* of unmaps */
     bool refused;               /* an unmap of this batch */
     unsigned batches;
     uint64_t touched, touched_end;      /* by unmaps, as offsets */
@@ -98,7 +100,8 @@ int vfio_container_dma_unmap(VFIOContainer *bcontainer, hwaddr iova,
     g_assert_cmpuint(t.end_of[offset / PAGE], ==, offset + size);
     if (t.fail && !--t.fail) {
         t.fail = 1;
-        return -EIO;
+        g_assert_cmpuint(++t.refusals, <, 1000000);
+        return t.unmap_error ?: -EIO;
     }
     t.end_of[offset / PAGE] = 0;
     t.nr--;
@@ -212,7 +215,7 @@ static void refuse(unsigned first, unsigned nr)
     g_assert_cmpuint(find_next_bit(t.shared, e, first), <, e);
 
     /* Meanwhile another section of the container takes all that it can. */
-    room = vfio_ram_discard_limit(&t.v);
+    room = t.container->dma_max_mappings;
     room -= MIN(512, room / 8);
     others = room - MIN(room, t.container->dma_extents);
     t.container->dma_extents += others;
@@ -372,6 +375,7 @@ static void test_refused(void)
 static void test_coarse(void)
 {
     uint64_t start = 1;
+    unsigned others;
 
     setup(16, GUEST_MEMFD_DMA_SPLIT_AUTO);
     g_assert_true(convert(0, 128, true));
@@ -389,8 +393,16 @@ static void test_coarse(void)
     g_assert_cmpuint(vfio_ram_discard_next_mapped(&t.v, &start), ==,
                      128 * PAGE);
     g_assert_cmpuint(start, ==, 6 * PAGE);
+
+    /* A container without a limit has 2^20, of which 512 are for others. */
     t.container->dma_max_mappings = 0;
-    g_assert_cmpuint(vfio_ram_discard_limit(&t.v), ==, 1 << 20);
+    others = (1 << 20) - 512 - t.nr - 1;
+    t.container->dma_extents += others;
+    g_assert_cmpint(vfio_ram_discard_populate(&t.v, 400 * PAGE, 401 * PAGE),
+                    ==, 0);
+    g_assert_cmpint(vfio_ram_discard_populate(&t.v, 402 * PAGE, 403 * PAGE),
+                    ==, -ENOSPC);
+    t.container->dma_extents -= others;
     teardown();
 }
 
@@ -433,6 +445,23 @@ static void test_failures(void)
         convert(0, 1, true);                /* mends */
         convert(0, 1, false);
     }
+    teardown();
+}
+
+/* No room is made for an unmap, which needs none, whatever a peer says. */
+static void test_refused_unmap(void)
+{
+    setup(16, GUEST_MEMFD_DMA_SPLIT_AUTO);
+    g_assert_true(convert(0, 16, true));
+    t.unmap_error = -ENOSPC;
+    t.fail = 1;
+    g_assert_cmpint(vfio_ram_discard_discard(&t.v, 4 * PAGE, 5 * PAGE), ==,
+                    -EIO);
+    g_assert_cmpint(vfio_ram_discard_discard(&t.v, 0, PAGES * PAGE), ==, -EIO);
+    g_assert_cmpuint(t.refusals, ==, 2);
+    t.fail = 0;
+    vfio_ram_discard_settled(&t.v);
+    check();
     teardown();
 }
 
@@ -541,9 +570,18 @@ static void test_granularity_limit(void)
     g_assert_cmpint(vfio_ram_discard_populate(&t.v, block, 2 * block), ==, 0);
     check_blocks(0, 2);
 
-    /* The container has less room than it said. */
+    /* The container has no limit: then there is none. */
     t.container->dma_max_mappings = 0;
-    g_assert_cmpuint(vfio_ram_discard_limit(&t.v), >, 1 << 20);
+    t.container->dma_extents += 1 << 20;
+    t.limit = 3;
+    g_assert_cmpint(vfio_ram_discard_populate(&t.v, 2 * block, 3 * block), ==,
+                    0);
+    g_assert_cmpint(vfio_ram_discard_discard(&t.v, 2 * block, 3 * block), ==,
+                    0);
+    t.container->dma_extents -= 1 << 20;
+    t.limit = 2;
+
+    /* It has less room than it said. */
     g_assert_cmpint(vfio_ram_discard_populate(&t.v, 2 * block, 3 * block), ==,
                     -ENOSPC);
     check_blocks(0, 2);
@@ -586,6 +624,7 @@ static const struct {
     { "refused", test_refused },
     { "coarse", test_coarse },
     { "failures", test_failures },
+    { "refused-unmap", test_refused_unmap },
     { "toggle", test_toggle },
     { "page", test_page },
     { "granularity", test_granularity },
