@@ -38,7 +38,7 @@ typedef struct GuestMemfdOps {
     GuestMemfdConversion conversion;
 
     /**
-     * @convert: change the state of a range
+     * @convert: change the state of a range; optional, nothing is to do if not
      *
      * Pages that are in that state already stay as they are.
      *
@@ -60,14 +60,24 @@ typedef struct GuestMemfdOps {
                       bool to_private);
 } GuestMemfdOps;
 
-/** guest_memfd_emulated_ops - the software driver: bookkeeping only */
+/**
+ * guest_memfd_emulated_ops - the software driver: bookkeeping only
+ *
+ * Shared and private are states of the same page, as with a kernel that converts
+ * in place, but nobody enforces them: the host can read everything.  That is what
+ * TCG, qtest and the development of devices need.
+ */
 extern const GuestMemfdOps guest_memfd_emulated_ops;
 
-/** guest_memfd_is_mapped - is the guest_memfd mapped, and holds all pages? */
+/**
+ * guest_memfd_is_mapped - is the guest_memfd mapped, and holds all pages?
+ *
+ * @ops: NULL for memory that nothing converts (conversion=none)
+ */
 static inline bool guest_memfd_is_mapped(const GuestMemfdOps *ops)
 {
-    return ops->driver == GUEST_MEMFD_DRIVER_KVM &&
-           ops->conversion == GUEST_MEMFD_CONVERSION_IN_PLACE;
+    return !ops || (ops->driver == GUEST_MEMFD_DRIVER_KVM &&
+                    ops->conversion == GUEST_MEMFD_CONVERSION_IN_PLACE);
 }
 
 /**

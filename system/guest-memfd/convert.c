@@ -75,6 +75,11 @@ static void settle(GuestMemfd *gm, uint64_t start, uint64_t end, bool private)
     }
 }
 
+const GuestMemfdOps guest_memfd_emulated_ops = {
+    .driver = GUEST_MEMFD_DRIVER_EMULATED,
+    .conversion = GUEST_MEMFD_CONVERSION_IN_PLACE,
+};
+
 static int drive_again(GuestMemfd *gm, uint64_t end, bool to_private,
                        GuestMemfdStop *stop)
     TSA_REQUIRES(guest_memfd_convert_lock)
@@ -101,10 +106,12 @@ static int drive_again(GuestMemfd *gm, uint64_t end, bool to_private,
 int guest_memfd_drive(GuestMemfd *gm, uint64_t start, uint64_t end,
                       bool to_private, bool retry, GuestMemfdStop *stop)
 {
-    int ret;
+    int ret = 0;
 
     *stop = (GuestMemfdStop) { .done = start, .held = start };
-    ret = gm->ops->convert(gm, start, end - start, to_private, stop);
+    if (gm->ops->convert) {
+        ret = gm->ops->convert(gm, start, end - start, to_private, stop);
+    }
     if (ret == -EAGAIN && retry) {
         ret = drive_again(gm, end, to_private, stop);
     }
