@@ -86,12 +86,6 @@ static bool check_size(HostMemoryBackend *backend, uint64_t page_size,
     return true;
 }
 
-/* Is the memory a guest_memfd that is mapped? */
-static bool is_mapped(const GuestMemfdOps *ops)
-{
-    return !ops || guest_memfd_is_mapped(ops);
-}
-
 static bool choose_emulated(HostMemoryBackendGuestMemfd *m,
                             const GuestMemfdOps **ops, Error **errp)
 {
@@ -163,7 +157,7 @@ static bool choose_kvm(HostMemoryBackendGuestMemfd *m,
                !check_ordinary(m, errp)) {
         return false;
     }
-    if (!is_mapped(*ops)) {
+    if (!guest_memfd_is_mapped(*ops)) {
         return true;
     }
     if (m->hugetlb) {
@@ -222,7 +216,7 @@ static int create_file(HostMemoryBackendGuestMemfd *m, const GuestMemfdOps *ops,
 {
     uint64_t size = MEMORY_BACKEND(m)->size;
 
-    if (is_mapped(ops)) {
+    if (guest_memfd_is_mapped(ops)) {
         return guest_memfd_kvm_create(ops, size, private, errp);
     }
     return qemu_memfd_create(TYPE_MEMORY_BACKEND_GUEST_MEMFD, size, m->hugetlb,
@@ -384,7 +378,7 @@ static bool guest_memfd_backend_alloc(HostMemoryBackend *backend, Error **errp)
         close(fd);
         return false;
     }
-    backend->mr.ram_block->fd_is_guest_memfd = is_mapped(ops);
+    backend->mr.ram_block->fd_is_guest_memfd = guest_memfd_is_mapped(ops);
     if (!ops) {
         if (!inherited) {
             cpr_save_fd(name, 0, fd);

@@ -452,7 +452,7 @@ GuestMemfd *guest_memfd_new_kvm(RAMBlock *rb, Error **errp)
 
 void guest_memfd_kvm_free_source(RAMBlock *rb)
 {
-    if (!guest_memfd_map_by_address(rb)) {
+    if (!rb->fd_is_guest_memfd) {
         ram_block_discard_range(rb, 0, rb->max_length);
     }
 }
@@ -476,30 +476,25 @@ bool guest_memfd_kvm_may_bind(const KVMMemoryListener *kml,
     return true;
 }
 
-typedef struct SlotRequest {
-    uint64_t offset;
-    hwaddr gpa;
-} SlotRequest;
-
 /*
  * Attributes outlive memory slots, so shared runs are told too: a private page
  * may have been here before.
  */
 static int slot_run(uint64_t offset, uint64_t size, bool private, void *opaque)
 {
-    const SlotRequest *slot = opaque;
+    const hwaddr *to_gpa = opaque;
 
-    return set_attributes(slot->gpa + offset - slot->offset, size, private);
+    return set_attributes(*to_gpa + offset, size, private);
 }
 
 int guest_memfd_kvm_slot_added(MemoryRegion *mr, uint64_t offset, hwaddr gpa,
                                uint64_t size)
 {
-    SlotRequest slot = { .offset = offset, .gpa = gpa };
+    hwaddr to_gpa = gpa - offset;
     RAMBlock *rb = mr->ram_block;
 
-    if (guest_memfd_map_by_address(rb)) {
+    if (rb->fd_is_guest_memfd) {
         return 0;               /* the file knows the state of its pages */
     }
-    return guest_memfd_foreach_run(rb->gmem, offset, size, slot_run, &slot);
+    return guest_memfd_foreach_run(rb->gmem, offset, size, slot_run, &to_gpa);
 }

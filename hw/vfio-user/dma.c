@@ -19,6 +19,7 @@
 #include "hw/vfio/pci.h"
 #include "system/guest-memfd.h"
 #include "system/memory.h"
+#include "system/ramblock.h"
 
 /* What the message of a request is made of. */
 typedef struct Sent {
@@ -38,7 +39,7 @@ typedef struct Sent {
 static bool may_have_file(VFIOUserProxy *proxy, MemoryRegion *mr)
 {
     return proxy->flags & VFIO_PROXY_SHARE_MEMORY ||
-           !guest_memfd_map_by_address(mr->ram_block);
+           !mr->ram_block->fd_is_guest_memfd;
 }
 
 static void prepare_map(VFIOUserProxy *proxy, Sent *sent,

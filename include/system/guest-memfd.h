@@ -41,9 +41,6 @@ OBJECT_DECLARE_SIMPLE_TYPE(GuestMemfd, GUEST_MEMFD)
 /** guest_memfd_from_mr - the block of @mr, or NULL */
 GuestMemfd *guest_memfd_from_mr(const MemoryRegion *mr);
 
-/** guest_memfd_find - the block with that QMP name, or NULL; BQL held */
-GuestMemfd *guest_memfd_find(const char *id);
-
 /** guest_memfd_next - iterate over all blocks, NULL to start; BQL held */
 GuestMemfd *guest_memfd_next(GuestMemfd *gm);
 
@@ -129,30 +126,7 @@ int guest_memfd_foreach_run(GuestMemfd *gm, uint64_t offset, uint64_t size,
                                       bool private, void *opaque),
                             void *opaque);
 
-/** guest_memfd_query - what query-guest-memfd shows of @gm; BQL held */
-GuestMemfdInfo *guest_memfd_query(GuestMemfd *gm);
-
-/**
- * guest_memfd_query_map - up to @limit runs of equal pages from @offset on
- *
- * @next: out: where the next call goes on; the size of the block at the end
- */
-GuestMemfdRunList *guest_memfd_query_map(GuestMemfd *gm, uint64_t offset,
-                                         uint32_t limit, uint64_t *next);
-
-/** guest_memfd_size - size of the block in bytes */
-uint64_t guest_memfd_size(const GuestMemfd *gm);
-
 /** guest_memfd_all_private - is a range wholly private? */
 bool guest_memfd_all_private(GuestMemfd *gm, uint64_t offset, uint64_t size);
-
-/**
- * guest_memfd_map_by_address - must DMA to @rb be mapped by address?
- *
- * The kernel does not map a guest_memfd by its file descriptor
- * (IOMMU_IOAS_MAP_FILE: EINVAL).  True also for a guest_memfd that is ordinary
- * RAM, and so no block.
- */
-bool guest_memfd_map_by_address(const RAMBlock *rb);
 
 #endif

@@ -221,7 +221,7 @@ GuestMemfd *guest_memfd_new(RAMBlock *rb, const char *id,
     if (!block_others(gm, errp)) {
         goto unref;
     }
-    if (guest_memfd_unmaps_private(gm) && !guest_memfd_watch(gm)) {
+    if (!guest_memfd_watch(gm)) {
         error_setg(errp, "'%s': there are too many blocks of memory that is "
                    "converted in place; use fewer, larger ones", id);
         goto unblock;
@@ -235,7 +235,7 @@ GuestMemfd *guest_memfd_new(RAMBlock *rb, const char *id,
     gm->launching = private && guest_memfd_starts_shared(ops);
     rb->gmem = gm;
     QTAILQ_INSERT_TAIL(&blocks, gm, next);
-    trace_guest_memfd_new(gm->id, guest_memfd_size(gm),
+    trace_guest_memfd_new(gm->id, gm->size,
                           GuestMemfdDriver_str(ops->driver),
                           GuestMemfdConversion_str(ops->conversion), private);
     return gm;
@@ -256,9 +256,7 @@ void guest_memfd_free(GuestMemfd *gm)
     trace_guest_memfd_free(gm->id);
     /* A vCPU may convert it, or have found it and wait. */
     convert_lock(gm);
-    if (guest_memfd_unmaps_private(gm)) {
-        guest_memfd_unwatch(gm);
-    }
+    guest_memfd_unwatch(gm);
     gm->rb = NULL;
     convert_unlock(gm);
     QTAILQ_REMOVE(&blocks, gm, next);
@@ -269,19 +267,6 @@ void guest_memfd_free(GuestMemfd *gm)
 GuestMemfd *guest_memfd_from_mr(const MemoryRegion *mr)
 {
     return mr->ram_block ? mr->ram_block->gmem : NULL;
-}
-
-GuestMemfd *guest_memfd_find(const char *id)
-{
-    GuestMemfd *gm;
-
-    /* A deleted object can be gone before the last reference to its memory. */
-    QTAILQ_FOREACH_REVERSE(gm, &blocks, next) {
-        if (!strcmp(gm->id, id)) {
-            return gm;
-        }
-    }
-    return NULL;
 }
 
 GuestMemfd *guest_memfd_next(GuestMemfd *gm)
@@ -297,11 +282,6 @@ const char *guest_memfd_id(const GuestMemfd *gm)
 MemoryRegion *guest_memfd_mr(const GuestMemfd *gm)
 {
     return gm->mr;
-}
-
-uint64_t guest_memfd_size(const GuestMemfd *gm)
-{
-    return gm->size;
 }
 
 int guest_memfd_foreach_run(GuestMemfd *gm, uint64_t offset, uint64_t size,
@@ -322,9 +302,4 @@ int guest_memfd_foreach_run(GuestMemfd *gm, uint64_t offset, uint64_t size,
     }
     convert_unlock(gm);
     return ret;
-}
-
-bool guest_memfd_map_by_address(const RAMBlock *rb)
-{
-    return rb->fd_is_guest_memfd;
 }

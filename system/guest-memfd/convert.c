@@ -45,11 +45,10 @@ typedef struct Transaction {
     GuestMemfdRequest *req;
     /* How far the driver has come: */
     const Piece *at;            /* all pieces before this one */
-    uint64_t driven;            /* and of this one what is before this offset */
+    GuestMemfdStop stop;        /* and in this one */
     /* On failure: */
     const Piece *refused;
     const char *refused_by;
-    uint64_t held;              /* with EAGAIN: the page that is in use */
 } Transaction;
 
 /*
@@ -115,6 +114,9 @@ int guest_memfd_drive(GuestMemfd *gm, uint64_t start, uint64_t end,
     if (ret == -EAGAIN && retry) {
         ret = drive_again(gm, end, to_private, stop);
     }
+    if (!ret) {
+        stop->done = end;
+    }
     trace_guest_memfd_drive(gm->id, start, end - start, to_private, ret);
     return ret;
 }
@@ -179,19 +181,17 @@ static int drivers_convert(Transaction *t)
         uint64_t s = p->todo, e = p->todo_end;
 
         t->at = p;
-        t->driven = s;
+        t->stop.done = s;
         while (s < e) {
-            GuestMemfdStop stop;
-            int ret = guest_memfd_drive(p->gm, s, e, to_private, true, &stop);
+            int ret = guest_memfd_drive(p->gm, s, e, to_private, true,
+                                        &t->stop);
 
             if (ret) {
-                t->driven = stop.done;
-                t->held = stop.held;
                 t->refused = p;
                 t->refused_by = DRIVER_REFUSED;
                 return ret;
             }
-            t->driven = s = e;
+            s = e;
             e = s < p->end ?
                 guest_memfd_map_next(map_of(p->gm), !to_private, &s, p->end) :
                 0;
@@ -236,7 +236,7 @@ static void undo(Transaction *t)
 
     for_each_piece(p, t->req) {
         if (p <= t->at) {
-            undo_piece(p, to_private, p == t->at ? t->driven : p->end);
+            undo_piece(p, to_private, p == t->at ? t->stop.done : p->end);
         }
     }
     for_each_piece(p, t->req) {
@@ -365,7 +365,7 @@ static char *explain(const Transaction *t, int ret)
     if (ret == -EAGAIN && t->refused_by == DRIVER_REFUSED) {
         return g_strdup_printf("%s: the page at offset 0x%" PRIx64 " is in use "
                                "by I/O or by a device that QEMU does not know "
-                               "of", t->refused_by, t->held);
+                               "of", t->refused_by, t->stop.held);
     }
     return g_strdup_printf("%s: %s%s", t->refused_by, strerror(-ret),
                            ret == -ENOSPC && t->refused_by == LISTENER_REFUSED
@@ -422,12 +422,10 @@ static int reset_locked(GuestMemfd *gm)
     while (!ret && (e = guest_memfd_map_next(map_of(gm), !private, &s,
                                              gm->size))) {
         GuestMemfdStop stop;
-        uint64_t done;
 
         ret = guest_memfd_drive(gm, s, e, private, true, &stop);
-        done = ret ? stop.done : e;
-        if (done > s) {
-            settle(gm, s, done, private);
+        if (stop.done > s) {
+            settle(gm, s, stop.done, private);
         }
         s = e;
     }

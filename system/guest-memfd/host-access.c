@@ -27,26 +27,19 @@ bool guest_memfd_gives_back(const GuestMemfd *gm)
            (gm->rb->flags & flags) == flags;
 }
 
-bool guest_memfd_unmaps_private(const GuestMemfd *gm)
-{
-    return gm->ops->driver == GUEST_MEMFD_DRIVER_KVM &&
-           (gm->ops->conversion == GUEST_MEMFD_CONVERSION_IN_PLACE ||
-            guest_memfd_gives_back(gm));
-}
-
 bool guest_memfd_host_access(GuestMemfd *gm, uint64_t offset, uint64_t *len)
 {
     uint64_t page = qemu_real_host_page_size();
-    uint64_t size = guest_memfd_size(gm), end;
+    uint64_t end;
     bool private;
 
     if (gm->ops->driver != GUEST_MEMFD_DRIVER_KVM || !*len) {
         return true;
     }
-    if (offset >= size) {
+    if (offset >= gm->size) {
         return false;
     }
-    end = offset + MIN(*len, size - offset);
+    end = offset + MIN(*len, gm->size - offset);
     end = guest_memfd_run_at(gm, QEMU_ALIGN_DOWN(offset, page),
                              ROUND_UP(end, page), &private);
     *len = MIN(*len, end - offset);

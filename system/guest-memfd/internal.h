@@ -135,13 +135,6 @@ uint64_t guest_memfd_run_at(GuestMemfd *gm, uint64_t offset, uint64_t end,
     TSA_EXCLUDES(guest_memfd_state_lock);
 
 /**
- * guest_memfd_unmaps_private - do private pages vanish from the mapping?
- *
- * They do in place, and with two copies whose huge pages are given back.
- */
-bool guest_memfd_unmaps_private(const GuestMemfd *gm);
-
-/**
  * guest_memfd_before_launch - is QEMU still to fill private memory?
  *
  * So in machines that launch from private memory, until
@@ -151,6 +144,9 @@ bool guest_memfd_before_launch(void);
 
 /**
  * guest_memfd_watch - survive accesses to private pages of @gm
+ *
+ * That is where they vanish from the mapping: in place, and with two copies whose
+ * huge pages are given back.
  *
  * Called in the main thread, with the BQL held, as is its opposite.
  *
@@ -213,11 +209,8 @@ typedef struct GuestMemfdRequest {
     GuestMemfdPiece few[GUEST_MEMFD_FEW_PIECES];
 } GuestMemfdRequest;
 
-/** guest_memfd_request_init - an empty request */
-void guest_memfd_request_init(GuestMemfdRequest *req, bool to_private);
-
 /**
- * guest_memfd_request_find - add the pieces of a guest physical range
+ * guest_memfd_request_find - begin a request for a guest physical range
  *
  * @gpa, @size: bytes, anything
  *
@@ -226,19 +219,17 @@ void guest_memfd_request_init(GuestMemfdRequest *req, bool to_private);
  *
  * Returns: 0; -EINVAL if not all of it can become what is asked.
  */
-int guest_memfd_request_find(GuestMemfdRequest *req, hwaddr gpa,
-                             uint64_t size);
+int guest_memfd_request_find(GuestMemfdRequest *req, hwaddr gpa, uint64_t size,
+                             bool to_private);
 
-/**
- * guest_memfd_request_end - drop what guest_memfd_request_find() has taken
- */
+/** guest_memfd_request_end - drop what find() has taken, failed or not */
 void guest_memfd_request_end(GuestMemfdRequest *req);
 
 /**
  * guest_memfd_drive - let the driver convert a run
  *
  * @retry: repeat it for some milliseconds as long as the driver says EAGAIN
- * @stop: out: on failure, how much of it was converted
+ * @stop: out: how much of it was converted
  *
  * Returns: 0 or the errno of the driver.
  */

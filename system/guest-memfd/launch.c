@@ -43,7 +43,7 @@ static bool is_guest_memory(const uint8_t *addr)
          gm = guest_memfd_next(gm)) {
         const uint8_t *host = gm->rb->host;
 
-        if (addr >= host && addr < host + guest_memfd_size(gm)) {
+        if (addr >= host && addr < host + gm->size) {
             return true;
         }
     }
@@ -90,8 +90,7 @@ int guest_memfd_launch(hwaddr gpa, uint64_t size, void **source, Error **errp)
     int ret;
 
     assert(bql_locked() && !launched);
-    guest_memfd_request_init(&req, true);
-    ret = guest_memfd_request_find(&req, gpa, size);
+    ret = guest_memfd_request_find(&req, gpa, size, true);
     if (ret) {
         error_setg(errp, "guest physical address 0x%" HWADDR_PRIx " size 0x%"
                    PRIx64 " is not all memory that can be private", gpa, size);
@@ -105,14 +104,21 @@ int guest_memfd_launch(hwaddr gpa, uint64_t size, void **source, Error **errp)
     return ret;
 }
 
-/* Called with the convert_lock, see guest_memfd_foreach_run(). */
-static int TSA_NO_TSA launch_rest(uint64_t offset, uint64_t size, bool private,
-                                  void *opaque)
+/* All that the map calls private. */
+static int launch_rest(GuestMemfd *gm)
 {
+    uint64_t s = 0, e;
     GuestMemfdStop stop;
+    int ret = 0;
 
-    return private ? guest_memfd_drive(opaque, offset, offset + size, true,
-                                       true, &stop) : 0;
+    convert_lock(gm);
+    for (; !ret && (e = guest_memfd_map_next(map_of(gm), true, &s, gm->size));
+         s = e) {
+        ret = guest_memfd_drive(gm, s, e, true, true, &stop);
+    }
+    convert_unlock(gm);
+    trace_guest_memfd_launch(gm->id, ret);
+    return ret;
 }
 
 bool guest_memfd_finish_launch(Error **errp)
@@ -120,14 +126,8 @@ bool guest_memfd_finish_launch(Error **errp)
     assert(bql_locked());
     for (GuestMemfd *gm = guest_memfd_next(NULL); gm;
          gm = guest_memfd_next(gm)) {
-        int ret;
+        int ret = gm->launching ? launch_rest(gm) : 0;
 
-        if (!gm->launching) {
-            continue;
-        }
-        ret = guest_memfd_foreach_run(gm, 0, guest_memfd_size(gm), launch_rest,
-                                      gm);
-        trace_guest_memfd_launch(gm->id, ret);
         if (ret) {
             error_setg_errno(errp, -ret, "cannot make the memory of '%s' "
                              "private for the launch", gm->id);

@@ -83,11 +83,10 @@ static void TSA_NO_TSA query_listeners(GuestMemfd *gm, GuestMemfdInfo *info)
     }
 }
 
-GuestMemfdInfo *guest_memfd_query(GuestMemfd *gm)
+static GuestMemfdInfo *query_block(GuestMemfd *gm)
 {
     GuestMemfdInfo *info = g_new0(GuestMemfdInfo, 1);
 
-    assert(bql_locked());
     query_listeners(gm, info);
     info->id = g_strdup(gm->id);
     info->size = gm->size;
@@ -107,10 +106,11 @@ GuestMemfdInfo *guest_memfd_query(GuestMemfd *gm)
     return info;
 }
 
-GuestMemfdRunList *guest_memfd_query_map(GuestMemfd *gm, uint64_t offset,
-                                         uint32_t limit, uint64_t *next)
+static GuestMemfdMapInfo *query_map(GuestMemfd *gm, uint64_t offset,
+                                    uint32_t limit)
 {
-    GuestMemfdRunList *list = NULL, **tail = &list;
+    GuestMemfdMapInfo *info = g_new0(GuestMemfdMapInfo, 1);
+    GuestMemfdRunList **tail = &info->runs;
 
     state_lock(gm);
     for (; offset < gm->size && limit; limit--) {
@@ -123,17 +123,23 @@ GuestMemfdRunList *guest_memfd_query_map(GuestMemfd *gm, uint64_t offset,
         QAPI_LIST_APPEND(tail, run);
     }
     state_unlock(gm);
-    *next = offset;
-    return list;
+    info->id = g_strdup(gm->id);
+    info->has_next_offset = offset < gm->size;
+    info->next_offset = offset;
+    return info;
 }
 
 static GuestMemfd *find_block(const char *id, Error **errp)
 {
-    GuestMemfd *gm = guest_memfd_find(id);
+    GuestMemfd *gm = NULL, *found = NULL;
     Object *obj;
 
-    if (gm) {
-        return gm;
+    /* A deleted object can be gone before the last reference to its memory. */
+    while ((gm = guest_memfd_next(gm))) {
+        found = strcmp(gm->id, id) ? found : gm;
+    }
+    if (found) {
+        return found;
     }
     obj = object_resolve_path_component(object_get_objects_root(), id);
     if (obj && object_dynamic_cast(obj, TYPE_MEMORY_BACKEND)) {
@@ -154,8 +160,9 @@ GuestMemfdInfoList *qmp_query_guest_memfd(Error **errp)
     GuestMemfdInfoList *list = NULL, **tail = &list;
     GuestMemfd *gm = NULL;
 
+    assert(bql_locked());
     while ((gm = guest_memfd_next(gm))) {
-        QAPI_LIST_APPEND(tail, guest_memfd_query(gm));
+        QAPI_LIST_APPEND(tail, query_block(gm));
     }
     return list;
 }
@@ -165,18 +172,16 @@ GuestMemfdMapInfo *qmp_query_guest_memfd_map(const char *id, bool has_offset,
                                              uint32_t limit, Error **errp)
 {
     GuestMemfd *gm = find_block(id, errp);
-    GuestMemfdMapInfo *info;
-    uint64_t next;
 
     if (!gm) {
         return NULL;
     }
     limit = has_limit ? limit : DEFAULT_RUNS;
     if (!QEMU_IS_ALIGNED(offset, qemu_real_host_page_size()) ||
-        offset >= guest_memfd_size(gm)) {
+        offset >= gm->size) {
         error_setg(errp, "offset 0x%" PRIx64 " must be a multiple of 0x%"
                    PRIxPTR " below the size of '%s', 0x%" PRIx64, offset,
-                   qemu_real_host_page_size(), id, guest_memfd_size(gm));
+                   qemu_real_host_page_size(), id, gm->size);
         return NULL;
     }
     if (!limit || limit > MAX_RUNS) {
@@ -184,13 +189,7 @@ GuestMemfdMapInfo *qmp_query_guest_memfd_map(const char *id, bool has_offset,
                    MAX_RUNS);
         return NULL;
     }
-
-    info = g_new0(GuestMemfdMapInfo, 1);
-    info->id = g_strdup(id);
-    info->runs = guest_memfd_query_map(gm, offset, limit, &next);
-    info->has_next_offset = next < guest_memfd_size(gm);
-    info->next_offset = next;
-    return info;
+    return query_map(gm, offset, limit);
 }
 
 void qmp_x_guest_memfd_convert(const char *id, uint64_t offset, uint64_t size,

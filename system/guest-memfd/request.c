@@ -16,14 +16,6 @@
 #include "internal.h"
 #include "trace.h"
 
-void guest_memfd_request_init(GuestMemfdRequest *req, bool to_private)
-{
-    req->to_private = to_private;
-    req->nr = 0;
-    req->room = GUEST_MEMFD_FEW_PIECES;
-    req->piece = req->few;
-}
-
 static void add_piece(GuestMemfdRequest *req, GuestMemfd *gm, uint64_t start,
                       uint64_t end)
 {
@@ -63,10 +55,15 @@ static int add_section(GuestMemfdRequest *req, const MemoryRegionSection *s)
     return -EINVAL;
 }
 
-int guest_memfd_request_find(GuestMemfdRequest *req, hwaddr gpa, uint64_t size)
+int guest_memfd_request_find(GuestMemfdRequest *req, hwaddr gpa, uint64_t size,
+                             bool to_private)
 {
     hwaddr last = gpa + size - 1;
 
+    req->to_private = to_private;
+    req->nr = 0;
+    req->room = GUEST_MEMFD_FEW_PIECES;
+    req->piece = req->few;
     if (!size || last < gpa ||
         !QEMU_IS_ALIGNED(gpa | size, qemu_real_host_page_size())) {
         return -EINVAL;
@@ -83,10 +80,10 @@ int guest_memfd_request_find(GuestMemfdRequest *req, hwaddr gpa, uint64_t size)
         int ret;
 
         if (!s.mr) {
-            return req->to_private ? -EINVAL : 0;
+            return to_private ? -EINVAL : 0;
         }
         stop = s.offset_within_address_space + int128_get64(s.size) - 1;
-        ret = s.offset_within_address_space > gpa && req->to_private ?
+        ret = s.offset_within_address_space > gpa && to_private ?
               -EINVAL : add_section(req, &s);
         memory_region_unref(s.mr);
         if (ret || stop >= last) {
@@ -109,10 +106,8 @@ void guest_memfd_request_end(GuestMemfdRequest *req)
 int guest_memfd_convert(hwaddr gpa, uint64_t size, bool to_private)
 {
     GuestMemfdRequest req QEMU_UNINITIALIZED;
-    int ret;
+    int ret = guest_memfd_request_find(&req, gpa, size, to_private);
 
-    guest_memfd_request_init(&req, to_private);
-    ret = guest_memfd_request_find(&req, gpa, size);
     /* Not what QEMU does by itself, as a reset: that is never refused. */
     if (!ret && to_private && guest_memfd_many_stand_ins()) {
         qapi_event_send_guest_memfd_conversion_failed(
@@ -132,7 +127,6 @@ int guest_memfd_convert_block(GuestMemfd *gm, uint64_t offset, uint64_t size,
                               bool to_private, Error **errp)
 {
     uint64_t page = qemu_real_host_page_size();
-    GuestMemfdPiece piece;
     GuestMemfdRequest req QEMU_UNINITIALIZED;
 
     if (!QEMU_IS_ALIGNED(offset | size, page)) {
@@ -151,11 +145,11 @@ int guest_memfd_convert_block(GuestMemfd *gm, uint64_t offset, uint64_t size,
                    gm->id, gm->size);
         return -EINVAL;
     }
-    piece.gm = gm;
-    piece.start = offset;
-    piece.end = offset + size;
     req.to_private = to_private;
     req.nr = 1;
-    req.piece = &piece;
+    req.piece = req.few;
+    req.few[0].gm = gm;
+    req.few[0].start = offset;
+    req.few[0].end = offset + size;
     return guest_memfd_transact(&req, errp);
 }

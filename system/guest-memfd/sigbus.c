@@ -94,11 +94,14 @@ static Watched *find_host(const uint8_t *addr)
 bool guest_memfd_watch(GuestMemfd *gm)
 {
     assert(bql_locked());
+    if (!guest_memfd_is_mapped(gm->ops) && !guest_memfd_gives_back(gm)) {
+        return true;
+    }
     for (int i = 0; i < MAX_WATCHED; i++) {
         Watched *w = &watched[i];
 
         if (!w->host) {
-            w->size = guest_memfd_size(gm);
+            w->size = gm->size;
             w->page = gm->page_size;
             w->standing = bitmap_new(w->size / w->page);
             w->freed = guest_memfd_gives_back(gm) ?

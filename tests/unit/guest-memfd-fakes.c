@@ -379,14 +379,17 @@ int convert_gpa(hwaddr gpa, uint64_t size, bool to_private)
 
 void read_map(Block *b, unsigned long *bits)
 {
-    uint64_t next = 0;
+    bool more = true;
 
     bitmap_zero(bits, PAGES);
-    while (next < PAGES * PAGE) {
-        g_autoptr(GuestMemfdRunList) list =
-            guest_memfd_query_map(b->gm, next, 7, &next);
+    for (uint64_t next = 0; more; ) {
+        g_autoptr(GuestMemfdMapInfo) info =
+            qmp_query_guest_memfd_map(guest_memfd_id(b->gm), true, next, true,
+                                      7, &error_abort);
 
-        for (GuestMemfdRunList *r = list; r; r = r->next) {
+        more = info->has_next_offset;
+        next = info->next_offset;
+        for (GuestMemfdRunList *r = info->runs; r; r = r->next) {
             if (r->value->q_private) {
                 bitmap_set(bits, r->value->offset / PAGE,
                            r->value->size / PAGE);

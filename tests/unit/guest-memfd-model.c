@@ -5,6 +5,7 @@
  */
 
 #include "qemu/osdep.h"
+#include "qapi/error.h"
 #include "guest-memfd-model.h"
 
 typedef struct Follower {
@@ -130,15 +131,17 @@ bool model_is_private(const Model *m, unsigned page)
 /* The map as QMP shows it: runs that touch, alternate, and end with the block */
 static void check_map(const Model *m)
 {
-    const uint64_t page_size = guest_memfd_size(m->gm) / m->pages;
-    uint64_t next = 0, at = 0;
-    bool last = false;
+    const uint64_t page_size = qemu_real_host_page_size();
+    uint64_t at = 0;
+    bool last = false, more = true;
 
-    while (next < guest_memfd_size(m->gm)) {
-        GuestMemfdRunList *list = guest_memfd_query_map(m->gm, next, 5, &next);
+    while (more) {
+        g_autoptr(GuestMemfdMapInfo) info =
+            qmp_query_guest_memfd_map(guest_memfd_id(m->gm), true, at, true, 5,
+                                      &error_abort);
 
-        g_assert_nonnull(list);
-        for (GuestMemfdRunList *r = list; r; r = r->next) {
+        g_assert_nonnull(info->runs);
+        for (GuestMemfdRunList *r = info->runs; r; r = r->next) {
             bool private = r->value->q_private;
 
             g_assert_cmpuint(r->value->offset, ==, at);
@@ -152,8 +155,8 @@ static void check_map(const Model *m)
                 at += page_size;
             }
         }
-        g_assert_cmpuint(next, ==, at);
-        qapi_free_GuestMemfdRunList(list);
+        g_assert_cmpuint(info->next_offset, ==, at);
+        more = info->has_next_offset;
     }
     g_assert_cmpuint(at, ==, m->pages * page_size);
 }

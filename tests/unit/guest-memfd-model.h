@@ -11,6 +11,7 @@
 #ifndef GUEST_MEMFD_MODEL_H
 #define GUEST_MEMFD_MODEL_H
 
+#include "qapi/qapi-commands-guest-memfd.h"
 #include "system/guest-memfd-driver.h"
 
 typedef struct Model Model;

@@ -24,6 +24,7 @@ static void make_runs(Block *b, bool private)
 
 static void test_convert(void)
 {
+    GuestMemfdInfoList *list;
     GuestMemfdInfo *info;
 
     for (int private = 0; private < 2; private++) {
@@ -41,7 +42,8 @@ static void test_convert(void)
             g_assert_cmpint(convert(&block[0], 5, 9, to_private), ==, 0);
             g_assert_cmpuint(fake.calls, ==, 0);
         }
-        info = guest_memfd_query(block[0].gm);
+        list = qmp_query_guest_memfd(&error_abort);
+        info = list->value;
         g_assert_cmpuint(info->to_private->requests, ==, 3);
         g_assert_cmpuint(info->to_private->bytes, ==, PAGES * PAGE);
         g_assert_cmpuint(info->to_shared->requests, ==, 3);
@@ -49,7 +51,7 @@ static void test_convert(void)
         g_assert_cmpuint(info->to_shared->failures, ==, 0);
         g_assert_cmpuint(info->shared_bytes, ==,
                          private ? 0 : PAGES * PAGE);
-        qapi_free_GuestMemfdInfo(info);
+        qapi_free_GuestMemfdInfoList(list);
         teardown();
     }
 }
@@ -198,28 +200,31 @@ static void test_stale_twice(void)
 
 static void test_retry(void)
 {
+    GuestMemfdInfoList *list;
     GuestMemfdInfo *info;
 
     setup(false);
     fake.eagain = 3;
     g_assert_cmpint(convert(&block[0], 0, 8, true), ==, 0);
     check_exact();
-    info = guest_memfd_query(block[0].gm);
+    list = qmp_query_guest_memfd(&error_abort);
+    info = list->value;
     g_assert_cmpuint(info->to_private->retries, ==, 3);
     g_assert_cmpuint(info->to_private->rollbacks, ==, 0);
     g_assert_cmpuint(info->to_private->bytes, ==, 8 * PAGE);
     g_assert_cmpuint(info->to_shared->bytes, ==, 0);
-    qapi_free_GuestMemfdInfo(info);
+    qapi_free_GuestMemfdInfoList(list);
 
     /* Held for good: bounded, undone, told. */
     fake.eagain = 11;
     g_assert_cmpint(convert(&block[0], 8, 8, true), ==, -EAGAIN);
     check_exact();
-    info = guest_memfd_query(block[0].gm);
+    list = qmp_query_guest_memfd(&error_abort);
+    info = list->value;
     g_assert_cmpuint(info->to_private->failures, ==, 1);
     g_assert_cmpuint(info->to_private->rollbacks, ==, 1);
     g_assert_cmpuint(info->private_bytes, ==, 8 * PAGE);
-    qapi_free_GuestMemfdInfo(info);
+    qapi_free_GuestMemfdInfoList(list);
     teardown();
 }
 
@@ -247,17 +252,17 @@ static void test_bad_ranges(void)
             error_free(err);
         }
     }
-    g_assert_cmpuint(guest_memfd_query_map(block[0].gm, 0, 0, &(uint64_t){ 0 })
-                     == NULL, ==, true);
+    g_assert_null(qmp_query_guest_memfd_map(guest_memfd_id(block[0].gm), false,
+                                            0, true, 0, NULL));
     check_exact();
     teardown();
 }
 
-static uint64_t block_bytes(Block *b)
+static uint64_t first_block_bytes(void)
 {
-    g_autoptr(GuestMemfdInfo) info = guest_memfd_query(b->gm);
+    g_autoptr(GuestMemfdInfoList) list = qmp_query_guest_memfd(&error_abort);
 
-    return info->to_shared->bytes;
+    return list->value->to_shared->bytes;
 }
 
 static void test_gpa(void)
@@ -287,14 +292,14 @@ static void test_gpa(void)
 
     /* Pages seen twice convert once, whatever the order of addresses. */
     fake_reset();
-    bytes = block_bytes(&block[0]);
+    bytes = first_block_bytes();
     g_assert_cmpint(convert_gpa(GPA_ALIAS, ALIAS_SIZE, true), ==, 0);
     check_exact();
     g_assert_true(test_bit(15, block[0].private));
     g_assert_cmpint(convert_gpa(0, GPA_ALIAS + ALIAS_SIZE, false), ==,
                     0);
     check_exact();
-    g_assert_cmpuint(block_bytes(&block[0]) - bytes, ==, ALIAS_SIZE);
+    g_assert_cmpuint(first_block_bytes() - bytes, ==, ALIAS_SIZE);
 
     /* Holes, ROM and MMIO become private never, shared where it is harmless. */
     fake_reset();
@@ -382,9 +387,8 @@ static void test_unplugged(void)
         Error *err = NULL;
 
         setup(false);
-        guest_memfd_request_init(&req, true);
-        g_assert_cmpint(guest_memfd_request_find(&req, GPA_BLOCK0, size), ==,
-                        0);
+        g_assert_cmpint(guest_memfd_request_find(&req, GPA_BLOCK0, size, true),
+                        ==, 0);
         g_assert_cmpint(region_refs, ==, 0);
         for (int j = 0; j < LISTENERS; j++) {
             listener_remove(&block[i], &block[i].listener[j]);
@@ -544,7 +548,7 @@ static void test_readers(void)
     RamDiscardManagerClass *rdmc;
     RamDiscardManager *rdm;
     MemoryRegionSection s;
-    uint64_t len = PAGE, pages = 0, next;
+    uint64_t len = PAGE, pages = 0;
     QemuThread thread;
 
     setup(false);
@@ -557,8 +561,10 @@ static void test_readers(void)
     qemu_sem_wait(&fake.waiting);
     fake.waits = false;
 
-    qapi_free_GuestMemfdInfo(guest_memfd_query(b->gm));
-    qapi_free_GuestMemfdRunList(guest_memfd_query_map(b->gm, 0, 8, &next));
+    qapi_free_GuestMemfdInfoList(qmp_query_guest_memfd(&error_abort));
+    qapi_free_GuestMemfdMapInfo(
+        qmp_query_guest_memfd_map(guest_memfd_id(b->gm), false, 0, false, 0,
+                                  &error_abort));
     g_assert_true(guest_memfd_host_access(b->gm, 0, &len));
     g_assert_true(guest_memfd_check_save(0, 16 * PAGE, &error_abort));
     g_assert_true(rdmc->is_populated(rdm, &s));
