@@ -393,6 +393,11 @@ def sockets_that_are_no_use(directory):
             assert sock.recv(1)
         assert 'm0: 1 GiB' in said(gmem_top('--once', machine.path))
         assert 'no QMP socket' in complaint(gmem_top('--once', machine.busy))
+    with socket.socket() as sock:       # nobody listens
+        sock.bind(('127.0.0.1', 0))
+        error = complaint(gmem_top('--once', '127.0.0.1:%d' %
+                                   sock.getsockname()[1]))
+    assert ': Connection refused; is the VM running?' in error, error
     missing = directory / 'missing'
     assert 'No such file' in complaint(gmem_top('--once', missing))
     assert 'is the VM running?' in complaint(

@@ -53,6 +53,8 @@ def run(prog, function):
         status = 128 + signal.SIGPIPE
     except OSError as err:
         status, text = 1, err.strerror or str(err)
+        if err.filename is not None:
+            text = f'{err.filename}: {text}'
     except GmemError as err:
         status, text = err.status, str(err)
     if text:

@@ -56,6 +56,13 @@ def make_client(qmp):
     return Client()
 
 
+def reason(err):
+    """Why a connection failed; asyncio has words of its own for that."""
+    if isinstance(err, OSError) and err.errno and err.errno > 0:
+        return os.strerror(err.errno)
+    return getattr(err, 'strerror', None) or err
+
+
 def parse_address(text):
     """A path, or HOST:PORT if it looks like that and is no file."""
     host, colon, port = text.rpartition(':')
@@ -108,16 +115,15 @@ class Monitor:
         except asyncio.TimeoutError as err:
             raise self._busy() from err
         except (OSError, OverflowError, UnicodeError) as err:
-            raise GmemError(f'{self.name}: '
-                            f'{getattr(err, "strerror", None) or err}; is '
-                            'the VM running?') from err
+            raise GmemError(f'{self.name}: {reason(err)}; is the VM '
+                            'running?') from err
         except self.module.ConnectError as err:
             if isinstance(err.exc, EOFError):
                 raise GmemError(f'{self.name}: closed by the other '
                                 'side before it said anything') from err
             if isinstance(err.exc, OSError):
-                raise GmemError(f'{self.name}: {err.exc.strerror or err.exc};'
-                                ' is the VM running?') from err
+                raise GmemError(f'{self.name}: {reason(err.exc)}; is the VM '
+                                'running?') from err
             raise GmemError(f'{self.name}: this is no QMP socket') from err
         except (LookupError, TypeError, ValueError, AttributeError) as err:
             raise GmemError(f'{self.name}: QMP of no known version') from err
