@@ -27,9 +27,6 @@
 #include "guest-memfd-internal.h"
 #include "trace.h"
 
-/* The largest errno (Linux include/linux/err.h). */
-#define MAX_ERRNO 4095
-
 /*
  * Mappings of a limited container that conversions leave to sections that come
  * later: at most this many, or an eighth.
@@ -215,18 +212,6 @@ char *vfio_ram_discard_advice(VFIORamDiscard *v, int ret, uint64_t more)
                            (uint64_t)limit.rlim_cur / KiB, more / KiB);
 }
 
-/* A guest can cause it as often as it likes, and needs no more than once. */
-static void report_memlock_once(VFIORamDiscard *v, int ret, uint64_t size)
-{
-    static bool reported;
-    g_autofree char *advice = vfio_ram_discard_advice(v, ret, size);
-
-    if (*advice && !qatomic_xchg(&reported, true)) {
-        warn_report("cannot map a part of '%s' for DMA: %s%s",
-                    v->name, strerror(-ret), advice);
-    }
-}
-
 /*
  * Could what is mapped on both sides of @offset, an end of an extent, be one?  Not
  * at the boundaries at which all extents are cut.
@@ -267,119 +252,14 @@ static void remove_extent(VFIORamDiscard *v, Extent *e)
     }
 }
 
-static int container_call(VFIOContainer *bcontainer, const VFIODmaRequest *r)
+void vfio_ram_discard_changed(VFIORamDiscard *v, uint64_t start, uint64_t size,
+                              bool mapped)
 {
-    VFIOIOMMUClass *vioc = VFIO_IOMMU_GET_CLASS(bcontainer);
-
-    return r->map ? vfio_container_dma_map(bcontainer, r->iova, r->size,
-                                           r->vaddr, r->readonly, r->mr) :
-           vioc->dma_unmap_exact ? vioc->dma_unmap_exact(bcontainer, r->iova,
-                                                         r->size) :
-           vfio_container_dma_unmap(bcontainer, r->iova, r->size, NULL, false);
-}
-
-/* All at once where that saves round trips; else one by one, up to an error. */
-static void container_batch(VFIORamDiscard *v)
-{
-    VFIOIOMMUClass *vioc = VFIO_IOMMU_GET_CLASS(v->bcontainer);
-    unsigned n = 0;
-    int ret = 0;
-
-    if (vioc->dma_batch) {
-        vioc->dma_batch(v->bcontainer, v->batch, v->nr_batch);
-        return;
-    }
-    for (; n < v->nr_batch && !ret; n++) {
-        ret = container_call(v->bcontainer, &v->batch[n]);
-        v->batch[n].ret = ret;
-    }
-    v->nr_batch = n;
-}
-
-/* An extent for each map that succeeded, none where an unmap did. */
-static void apply(VFIORamDiscard *v, const VFIODmaRequest *r,
-                  uint64_t *reserved)
-{
-    uint64_t start = r->iova - v->to_iova;
-
-    if (r->map) {
-        add_extent(v, start, start + r->size);
-        --*reserved;
+    if (mapped) {
+        add_extent(v, start, start + size);
     } else {
-        remove_extent(v, extent_first(v, start, start + r->size));
-        ++*reserved;
+        remove_extent(v, extent_first(v, start, start + size));
     }
-}
-
-/*
- * Ask the container for all that was added.  A peer that is lost has nothing
- * mapped, so it never stands in the way.
- *
- * @reserved: mappings; one less for each that was made, one more for each that
- *            was removed
- *
- * Returns: the first error.  What succeeded has been done all the same.
- */
-static int batch_run(VFIORamDiscard *v, uint64_t *reserved)
-{
-    VFIOIOMMUClass *vioc = VFIO_IOMMU_GET_CLASS(v->bcontainer);
-    int first = 0;
-    bool lost;
-
-    if (!v->nr_batch) {
-        return 0;
-    }
-    container_batch(v);
-    lost = vioc->lost && vioc->lost(v->bcontainer);
-    for (unsigned i = 0; i < v->nr_batch; i++) {
-        VFIODmaRequest *r = &v->batch[i];
-        /* What a remote peer says may be any number. */
-        int ret = lost ? 0 : r->ret > 0 || r->ret < -MAX_ERRNO ? -EIO : r->ret;
-
-        /* No room can be made for an unmap. */
-        if (!r->map && ret == -ENOSPC) {
-            ret = -EIO;
-        }
-        if (r->map) {
-            v->map_calls++;
-            trace_vfio_guest_memfd_map(v->bcontainer, r->iova, r->size, ret);
-        } else {
-            v->unmap_calls++;
-            trace_vfio_guest_memfd_unmap(v->bcontainer, r->iova, r->size, ret);
-        }
-        if (!ret) {
-            apply(v, r, reserved);
-        } else if (!first) {
-            first = ret;
-            if (r->map && !v->arriving) {
-                report_memlock_once(v, ret, r->size);
-            }
-        }
-    }
-    v->nr_batch = 0;
-    return first;
-}
-
-/* One more request for the container, which may have to be asked for others. */
-static int batch_add(VFIORamDiscard *v, uint64_t start, uint64_t end, bool map,
-                     uint64_t *reserved)
-{
-    if (v->nr_batch == ARRAY_SIZE(v->batch)) {
-        int ret = batch_run(v, reserved);
-
-        if (ret) {
-            return ret;
-        }
-    }
-    v->batch[v->nr_batch++] = (VFIODmaRequest) {
-        .map = map,
-        .readonly = v->readonly,
-        .iova = start + v->to_iova,
-        .size = end - start,
-        .vaddr = memory_region_get_ram_ptr(v->mr) + start,
-        .mr = v->mr,
-    };
-    return 0;
 }
 
 static int add_unmaps(VFIORamDiscard *v, uint64_t start, uint64_t end,
@@ -388,7 +268,7 @@ static int add_unmaps(VFIORamDiscard *v, uint64_t start, uint64_t end,
     int ret;
 
     for_each_extent(e, v, start, end) {
-        ret = batch_add(v, e->start, extent_end(e), false, reserved);
+        ret = vfio_ram_discard_ask(v, e->start, extent_end(e), false, reserved);
         if (ret) {
             return ret;
         }
@@ -403,7 +283,7 @@ static int add_maps(VFIORamDiscard *v, uint64_t start, uint64_t end,
 
     for (uint64_t stop; !ret && start < end; start = stop) {
         stop = extent_stop(v, start, end);
-        ret = batch_add(v, start, stop, true, reserved);
+        ret = vfio_ram_discard_ask(v, start, stop, true, reserved);
     }
     return ret;
 }
@@ -448,7 +328,7 @@ static int replace(VFIORamDiscard *v, const Change *c,
         ret = add_unmaps(v, c->start, c->end, reserved) ?:
               add_maps(v, c->start, c->hole, reserved) ?:
               add_maps(v, c->hole_end, c->end, reserved) ?:
-              batch_run(v, reserved);
+              vfio_ram_discard_run(v, reserved);
         if (ret) {
             guest_memfd_listener_stale(v->gm, &v->listener, c->start, c->end);
         }
@@ -621,7 +501,7 @@ int vfio_ram_discard_discard(VFIORamDiscard *v, uint64_t start, uint64_t end)
         }
     }
     ret = add_unmaps(v, start, end, &v->given_back) ?:
-          batch_run(v, &v->given_back);
+          vfio_ram_discard_run(v, &v->given_back);
     if (v->granularity) {
         vfio_ram_discard_settled(v);    /* nobody else says when */
     }
@@ -642,7 +522,7 @@ static int map_gaps(VFIORamDiscard *v, uint64_t start, uint64_t end)
             return -ENOSPC;
         }
         ret = add_maps(v, start, stop, &v->given_back) ?:
-              batch_run(v, &v->given_back);
+              vfio_ram_discard_run(v, &v->given_back);
         start = e ? extent_end(e) : end;
     }
     return ret;

@@ -68,6 +68,33 @@ typedef struct VFIORamDiscard {
 } VFIORamDiscard;
 
 /**
+ * vfio_ram_discard_ask - one more request to the container of @v
+ *
+ * @start, @end: offsets in the memory region, in bytes, page aligned
+ * @map: map it; else unmap what one request mapped
+ *
+ * The rest and the result are as for vfio_ram_discard_run(), which this may call.
+ */
+int vfio_ram_discard_ask(VFIORamDiscard *v, uint64_t start, uint64_t end,
+                         bool map, uint64_t *reserved);
+
+/**
+ * vfio_ram_discard_run - all that was asked for is done when this returns
+ *
+ * A peer that is lost has nothing mapped, so it never stands in the way.
+ *
+ * @reserved: mappings; one less for each that was made, one more for each that
+ *            was removed
+ *
+ * Returns: the first error.  What succeeded has been done all the same.
+ */
+int vfio_ram_discard_run(VFIORamDiscard *v, uint64_t *reserved);
+
+/** vfio_ram_discard_changed - the container has mapped a range, or unmapped it */
+void vfio_ram_discard_changed(VFIORamDiscard *v, uint64_t start, uint64_t size,
+                              bool mapped);
+
+/**
  * vfio_ram_discard_extents - how many mappings a range takes that becomes shared
  *
  * @start, @end: offsets in the memory region, in bytes, page aligned
