@@ -38,7 +38,7 @@ static void print_huge_pages(Monitor *mon, const GuestMemfdHugePageInfoList *l)
 static void print_listeners(Monitor *mon, const GuestMemfdListenerInfoList *l)
 {
     if (l) {
-        monitor_printf(mon, "  %-32s  %8s  %10s  %10s  %10s  %8s\n", "device",
+        monitor_printf(mon, "  %-32s  %8s  %10s  %10s  %10s  %8s\n", "listener",
                        "extents", "mapped", "maps", "unmaps", "splits");
     }
     for (; l; l = l->next) {
