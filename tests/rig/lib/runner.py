@@ -14,8 +14,8 @@ from rig.lib.tap import Named
 from rig.scenarios import scenarios
 
 # Against hangs, in seconds: these are no measure of anything
-BOOT_LIMIT = 300
-SCENARIO_LIMIT = 600
+BOOT_LIMIT = 600
+SCENARIO_LIMIT = 1200
 # L1s that run side by side, each with one IOMMU after the other: about as long
 LANES = (('intel',), ('in-place', 'amd'))
 # For each IOMMU: so often L1 may show what cpus.py knows, or hang while it boots
