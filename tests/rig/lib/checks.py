@@ -36,10 +36,10 @@ class Machine:
         """The map."""
         return query_map(self.l2.qmp, self._block)
 
-    def problems(self):
-        """Not exactly the shared pages are in the IOMMU."""
+    def problems(self, runs=None):
+        """Not exactly the shared pages are in the IOMMU; @runs: the map."""
         # first, as this waits for a reset that was asked for
-        runs = self.runs()
+        runs = runs or self.runs()
         return iommu.compare_pages(iommu.READ[self._l1.config](self._l1, EDU),
                                    runs, self._size, self.base)
 
@@ -48,7 +48,7 @@ class Machine:
         before = self.runs()
         answer = self.convert(offset, size, private)
         runs = self.runs()
-        problems = self.problems()
+        problems = self.problems(runs)
         if answer and runs != before:
             problems.append(f'refused, but the map has changed: {answer}')
         elif not answer and not covers(runs, offset, size, private):
