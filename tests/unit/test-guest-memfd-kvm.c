@@ -253,22 +253,8 @@ static void pool(bool empty)
 static void check_attributes(size_t address)
 {
     DECLARE_BITMAP(map, PAGES);
-    bool more = true;
 
-    bitmap_zero(map, PAGES);
-    for (uint64_t next = 0; more; ) {
-        g_autoptr(GuestMemfdMapInfo) info =
-            qmp_query_guest_memfd_map(guest_memfd_id(b->gm), true, next, true,
-                                      7, &error_abort);
-
-        more = info->has_next_offset;
-        next = info->next_offset;
-        for (GuestMemfdRunList *r = info->runs; r; r = r->next) {
-            if (r->value->q_private) {
-                bitmap_set(map, r->value->offset / PAGE, r->value->size / PAGE);
-            }
-        }
-    }
+    read_map(b, map);
     for (size_t i = 0; i < SIZE / PAGE; i++) {
         g_assert_cmpint(test_bit(i, map), ==,
                         kvm.attributes[address][i] != 0);
