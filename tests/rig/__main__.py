@@ -17,9 +17,8 @@ import os
 import subprocess
 import sys
 
-from guest.harness import TOP, HarnessError, exit_on_signals, find_firmware
-from rig.lib import initramfs
-from rig.lib.prepare import GUESTS_DIR, QEMU, prepare
+from guest.harness import HarnessError, exit_on_signals, find_firmware
+from rig.lib.prepare import QEMU, prepare
 from rig.lib.runner import Rig
 from rig.lib.tap import Tap
 
@@ -39,9 +38,7 @@ def main():
     with contextlib.suppress(BrokenPipeError):
         sys.stdout.flush()
     try:
-        prepare()
-        rig = Rig(tap, find_firmware(QEMU))
-        initramfs.build(rig.initramfs, TOP, QEMU, GUESTS_DIR)
+        rig = Rig(tap, find_firmware(QEMU), prepare('initramfs.cpio'))
         rig.run_all(args.words)
         rig.note_slowest()
     except (HarnessError, OSError, subprocess.CalledProcessError) as err:

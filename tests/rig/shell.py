@@ -12,10 +12,9 @@ import os
 import readline
 import sys
 
-from guest.harness import TOP, HarnessError, exit_on_signals, find_firmware
-from rig.lib import initramfs
+from guest.harness import HarnessError, exit_on_signals, find_firmware
 from rig.lib.l1 import IOMMUS, L1, L1Error
-from rig.lib.prepare import GUESTS_DIR, KERNEL, LOGS, QEMU, prepare
+from rig.lib.prepare import KERNEL, LOGS, QEMU, prepare
 
 
 def prompt(l1):
@@ -47,9 +46,7 @@ def main():
     args = parser.parse_args()
     exit_on_signals()
     try:
-        prepare()
-        archive = os.path.join(LOGS, 'shell.cpio')
-        initramfs.build(archive, TOP, QEMU, GUESTS_DIR)
+        archive = prepare('shell.cpio')
         log = os.path.join(LOGS, 'shell.log')
         print(f'booting; the log of the kernel is {os.path.relpath(log)}',
               flush=True)

@@ -12,14 +12,13 @@ import json
 import os
 import sys
 
-from guest.harness import TOP, HarnessError, exit_on_signals, find_firmware
+from guest.harness import HarnessError, exit_on_signals, find_firmware
 from rig.bench import baseline
 from rig.bench.cases import GROUPS, Report
 from rig.bench.summary import summary
-from rig.lib import initramfs
 from rig.lib.l1 import L1, L1Error
-from rig.lib.prepare import (BUILD, GUESTS_DIR, KERNEL, LOGS, QEMU,
-                             kernel_is_patched, prepare)
+from rig.lib.prepare import (BUILD, KERNEL, LOGS, QEMU, kernel_is_patched,
+                             prepare)
 from rig.lib.runner import BOOT_LIMIT
 
 # type1 has 65535 mappings unless told otherwise, too few for 'page'. A huge page
@@ -51,9 +50,7 @@ def main():
     exit_on_signals()
     report = Report(words, int(os.environ.get('REPEATS') or 3))
     try:
-        prepare()
-        archive = os.path.join(LOGS, 'bench.cpio')
-        initramfs.build(archive, TOP, QEMU, GUESTS_DIR, baseline.build())
+        archive = prepare('bench.cpio', baseline.build())
         for config in GROUPS:
             if config == 'in-place' and not kernel_is_patched():
                 print('no conversion in place: KERNEL_SRC has not the patches '

@@ -23,8 +23,12 @@ def kernel_is_patched():
         return 'gmem_in_place_conversion' in f.read()
 
 
-def prepare():
-    """Packages, the kernel, the initramfs; a HarnessError if it fails."""
+def prepare(archive, baseline=None):
+    """Packages, the kernel, the initramfs; a HarnessError if it fails.
+
+    @archive: the name of the initramfs; @baseline: another QEMU for it. Returns
+    its path.
+    """
     for command in ('install-packages.sh', 'kernel/build.sh'):
         done = subprocess.run([os.path.join(RIG, command)], check=False,
                               stdin=subprocess.DEVNULL)
@@ -38,3 +42,6 @@ def prepare():
             raise HarnessError(f'{os.path.relpath(path)} does not exist: run '
                                '"make build" first')
     os.makedirs(LOGS, exist_ok=True)
+    path = os.path.join(LOGS, archive)
+    initramfs.build(path, TOP, QEMU, GUESTS_DIR, baseline)
+    return path

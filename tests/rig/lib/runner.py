@@ -41,19 +41,19 @@ def available_mib():
 class Rig:
     """L1s, each booted when a scenario needs it."""
 
-    def __init__(self, tap, firmware):
+    def __init__(self, tap, firmware, initramfs):
         self._tap = tap
         self._firmware = firmware
         self._boots = itertools.count(1)
         self._seconds = []      # (how long, name) of each scenario
-        self.initramfs = os.path.join(LOGS, 'initramfs.cpio')
+        self._initramfs = initramfs
 
     def boot(self, config):
         """A machine that has not booted yet."""
         log = os.path.join(LOGS, f'l1-{config}-{next(self._boots)}.log')
         self._tap.note(f'L1 boots with the {config} IOMMU '
                        f'({os.path.relpath(log)})')
-        return L1(config, QEMU, self._firmware, KERNEL, self.initramfs, log)
+        return L1(config, QEMU, self._firmware, KERNEL, self._initramfs, log)
 
     def run_all(self, wanted):
         """The lanes, each in a thread; one after the other without the memory."""
