@@ -1,7 +1,8 @@
 /*
- * DMA mappings of guest_memfd memory: what a container is asked for
+ * DMA mappings of guest_memfd memory: requests to a container
  *
- * At once, if it can, since a remote peer answers as late to one request as to many.
+ * They are sent together where that is possible: a vfio-user server answers many
+ * requests as fast as one.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -68,7 +69,7 @@ int vfio_ram_discard_run(VFIORamDiscard *v, uint64_t *reserved)
     lost = vioc->lost && vioc->lost(v->bcontainer);
     for (unsigned i = 0; i < v->nr_batch; i++) {
         VFIODmaRequest *r = &v->batch[i];
-        /* What a remote peer says may be any number. */
+        /* What a vfio-user server says may be any number. */
         int ret = lost ? 0 : r->ret > 0 || r->ret < -MAX_ERRNO ? -EIO : r->ret;
 
         /* No room can be made for an unmap. */
@@ -96,7 +97,7 @@ int vfio_ram_discard_run(VFIORamDiscard *v, uint64_t *reserved)
     return first;
 }
 
-int vfio_ram_discard_ask(VFIORamDiscard *v, uint64_t start, uint64_t end,
+int vfio_ram_discard_add(VFIORamDiscard *v, uint64_t start, uint64_t end,
                          bool map, uint64_t *reserved)
 {
     if (v->nr_batch == ARRAY_SIZE(v->batch)) {

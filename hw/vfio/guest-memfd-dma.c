@@ -45,7 +45,7 @@ static int dma_populate(RamDiscardListener *rdl, MemoryRegionSection *section)
     section_range(section, &start, &end);
     ret = vfio_ram_discard_populate(v, start, end);
     if (ret && !v->gm) {
-        /* Only a block asks again; with others it is all or nothing. */
+        /* Only a block tries again; with others it is all or nothing. */
         vfio_ram_discard_discard(v, start, end);
         if (ret == -ENOSPC && !v->arriving) {
             error_report_once("'%s' cannot grow: a device has no DMA mapping "

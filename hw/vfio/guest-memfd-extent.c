@@ -2,8 +2,8 @@
  * DMA mappings of guest_memfd memory: extents
  *
  * A container maps the shared part of a section as extents, one for each range
- * that was populated, since a guest gives memory back in the pieces in which it
- * asked for it: unmapping whole extents is exact, and no IOMMU can unmap a part
+ * that was populated, since a guest makes memory private in the pieces in which it
+ * shared it: unmapping whole extents is exact, and no IOMMU can unmap a part
  * of a mapping (type1: EINVAL, iommufd: ENOENT).  Where a part is all that goes,
  * the extent is unmapped and the rest mapped again in naturally aligned powers of
  * two, so that the IOMMU can use its large entries, and of n pages log2(n) pieces
@@ -35,7 +35,7 @@
 
 /*
  * Of a container without a limit of its own.  A mapping costs the kernel memory
- * (iommufd: 448 bytes), and a guest can ask for one of each page.
+ * (iommufd: 448 bytes), and a guest can share each page by itself.
  */
 #define MAX_MAPPINGS (1u << 20)
 
@@ -86,7 +86,7 @@ static uint64_t next_border(IntervalTreeRoot *extents, uint64_t start,
     return !e ? end : e->start > start ? e->start : MIN(end, extent_end(e));
 }
 
-/* Not the edges of the section: nobody asked for these. */
+/* Not the edges of the section: no request ended there. */
 static uint64_t gone_border(VFIORamDiscard *gone, uint64_t start, uint64_t end)
 {
     do {
@@ -97,9 +97,9 @@ static uint64_t gone_border(VFIORamDiscard *gone, uint64_t start, uint64_t end)
 }
 
 /*
- * The end of the first extent of a range that is to be mapped.  What was asked for
+ * The end of the first extent of a range that is to be mapped.  What was shared
  * by one request, and is mapped again because its section has changed or another
- * device arrives, stays an extent of its own: its guest gives it back like that.
+ * device arrives, stays an extent of its own: its guest unshares it like that.
  */
 static uint64_t extent_stop(VFIORamDiscard *v, uint64_t start, uint64_t end)
 {
@@ -110,7 +110,8 @@ static uint64_t extent_stop(VFIORamDiscard *v, uint64_t start, uint64_t end)
         return start + 1 + dma_aligned_pow2_mask(start + v->to_iova,
                                                  end - 1 + v->to_iova, 64);
     }
-    if (v->arriving && v->pieces == VFIO_RAM_DISCARD_ASKED && !v->granularity &&
+    if (v->arriving && v->pieces == VFIO_RAM_DISCARD_POPULATED &&
+        !v->granularity &&
         v->bcontainer->dma_split != GUEST_MEMFD_DMA_SPLIT_PAGE) {
         QLIST_FOREACH(gone, &v->bcontainer->ram_discard_gone, next) {
             if (gone->mr == v->mr) {
@@ -186,14 +187,14 @@ static bool reserve_at_least(VFIORamDiscard *v, uint64_t n, uint64_t *reserved)
 
 void vfio_ram_discard_settled(VFIORamDiscard *v)
 {
-    release(v, v->given_back);
-    v->given_back = 0;
+    release(v, v->kept);
+    v->kept = 0;
 }
 
 /*
  * ENOMEM is how kernels answer when RLIMIT_MEMLOCK is too low, but also when
  * there is no memory; so the limit is only named if this memory exceeds it by
- * itself.  A peer that can be lost has limits of its own.
+ * itself.  A vfio-user server has limits of its own.
  */
 char *vfio_ram_discard_advice(VFIORamDiscard *v, int ret, uint64_t more)
 {
@@ -268,7 +269,7 @@ static int add_unmaps(VFIORamDiscard *v, uint64_t start, uint64_t end,
     int ret;
 
     for_each_extent(e, v, start, end) {
-        ret = vfio_ram_discard_ask(v, e->start, extent_end(e), false, reserved);
+        ret = vfio_ram_discard_add(v, e->start, extent_end(e), false, reserved);
         if (ret) {
             return ret;
         }
@@ -283,7 +284,7 @@ static int add_maps(VFIORamDiscard *v, uint64_t start, uint64_t end,
 
     for (uint64_t stop; !ret && start < end; start = stop) {
         stop = extent_stop(v, start, end);
-        ret = vfio_ram_discard_ask(v, start, stop, true, reserved);
+        ret = vfio_ram_discard_add(v, start, stop, true, reserved);
     }
     return ret;
 }
@@ -333,7 +334,7 @@ static int replace(VFIORamDiscard *v, const Change *c,
             guest_memfd_listener_stale(v->gm, &v->listener, c->start, c->end);
         }
     }
-    v->pieces = VFIO_RAM_DISCARD_ASKED;
+    v->pieces = VFIO_RAM_DISCARD_POPULATED;
     return ret;
 }
 
@@ -500,10 +501,10 @@ int vfio_ram_discard_discard(VFIORamDiscard *v, uint64_t start, uint64_t end)
             return ret;
         }
     }
-    ret = add_unmaps(v, start, end, &v->given_back) ?:
-          vfio_ram_discard_run(v, &v->given_back);
+    ret = add_unmaps(v, start, end, &v->kept) ?:
+          vfio_ram_discard_run(v, &v->kept);
     if (v->granularity) {
-        vfio_ram_discard_settled(v);    /* nobody else says when */
+        vfio_ram_discard_settled(v);    /* virtio-mem never says when */
     }
     return ret;
 }
@@ -518,11 +519,11 @@ static int map_gaps(VFIORamDiscard *v, uint64_t start, uint64_t end)
         uint64_t stop = e ? MAX(start, e->start) : end;
 
         if (!reserve_at_least(v, vfio_ram_discard_extents(v, start, stop),
-                              &v->given_back)) {
+                              &v->kept)) {
             return -ENOSPC;
         }
-        ret = add_maps(v, start, stop, &v->given_back) ?:
-              vfio_ram_discard_run(v, &v->given_back);
+        ret = add_maps(v, start, stop, &v->kept) ?:
+              vfio_ram_discard_run(v, &v->kept);
         start = e ? extent_end(e) : end;
     }
     return ret;
@@ -540,17 +541,17 @@ static int map_whole(VFIORamDiscard *v, uint64_t start, uint64_t end)
     if (right && (right->start < end || since_cut(v, end))) {
         end = extent_end(right);
     }
-    return join(v, start, end, &v->given_back);
+    return join(v, start, end, &v->kept);
 }
 
 int vfio_ram_discard_populate(VFIORamDiscard *v, uint64_t start, uint64_t end)
 {
-    uint64_t before = v->given_back, freed;
+    uint64_t before = v->kept, freed;
     int ret = map_gaps(v, start, end);
 
     if (ret == -ENOSPC && !v->granularity) {
         freed = make_room(v);
-        v->given_back += freed;
+        v->kept += freed;
         if (freed) {
             ret = map_gaps(v, start, end);
         }
@@ -559,9 +560,9 @@ int vfio_ram_discard_populate(VFIORamDiscard *v, uint64_t start, uint64_t end)
         }
     }
     /* What is reserved for this, and this has not needed */
-    if (v->given_back > before) {
-        release(v, v->given_back - before);
-        v->given_back = before;
+    if (v->kept > before) {
+        release(v, v->kept - before);
+        v->kept = before;
     }
     return ret;
 }

@@ -14,7 +14,7 @@
 
 /** enum VFIORamDiscardPieces - which mappings a range is made of */
 typedef enum VFIORamDiscardPieces {
-    VFIO_RAM_DISCARD_ASKED,     /* those that it was asked for in */
+    VFIO_RAM_DISCARD_POPULATED, /* one for each range that was populated */
     VFIO_RAM_DISCARD_ALIGNED,   /* naturally aligned powers of two */
     VFIO_RAM_DISCARD_FEW,       /* as few as possible, for lack of mappings */
 } VFIORamDiscardPieces;
@@ -33,8 +33,8 @@ typedef enum VFIORamDiscardPieces {
  * @gone: what was, when it left.  Kept until the memory transaction ends: a part of
  *        it may come back in another section, and is mapped in the same extents
  * @gone_start, @gone_end: the offsets at which the section itself began and ended
- * @given_back: mappings that are reserved until what unmapped them is settled
- * @batch: what the container is about to be asked for
+ * @kept: mappings that are reserved until what unmapped them is settled
+ * @batch: requests that the container has not got yet
  *
  * The lock of the block, or the BQL if @gm is NULL, guards all but @nr_extents and
  * @mapped_bytes, which are atomic, since they are queried without it.
@@ -55,7 +55,7 @@ typedef struct VFIORamDiscard {
     IntervalTreeRoot extents;
     IntervalTreeRoot gone;
     uint64_t gone_start, gone_end;
-    uint64_t given_back;
+    uint64_t kept;
     VFIODmaRequest batch[128];  /* a split of MAX_EXTENT needs 69 at most */
     unsigned nr_batch;
     unsigned nr_extents;
@@ -68,20 +68,20 @@ typedef struct VFIORamDiscard {
 } VFIORamDiscard;
 
 /**
- * vfio_ram_discard_ask - one more request to the container of @v
+ * vfio_ram_discard_add - one more request to the container of @v
  *
  * @start, @end: offsets in the memory region, in bytes, page aligned
  * @map: map it; else unmap what one request mapped
  *
  * The rest and the result are as for vfio_ram_discard_run(), which this may call.
  */
-int vfio_ram_discard_ask(VFIORamDiscard *v, uint64_t start, uint64_t end,
+int vfio_ram_discard_add(VFIORamDiscard *v, uint64_t start, uint64_t end,
                          bool map, uint64_t *reserved);
 
 /**
- * vfio_ram_discard_run - all that was asked for is done when this returns
+ * vfio_ram_discard_run - do all requests that vfio_ram_discard_add() took
  *
- * A peer that is lost has nothing mapped, so it never stands in the way.
+ * A server that is lost has nothing mapped, so its requests succeed.
  *
  * @reserved: mappings; one less for each that was made, one more for each that
  *            was removed
