@@ -8,7 +8,7 @@
 #define BACKENDS_HUGE_PAGE_POOL_H
 
 /**
- * huge_page_size - the size of the huge pages that were asked for
+ * huge_page_size - the size of the huge pages that an option chooses
  * @size: of the option hugetlbsize; 0: the host's default
  *
  * Returns 0, with @errp set, if the host does not have such pages.

@@ -14,7 +14,7 @@
 #include "system/kvm.h"
 #include "system/kvm_int.h"
 
-/* Each takes 10 ms in guest_memfd_drive(): what holds a page has 10 s. */
+/* Each takes 10 ms in guest_memfd_drive(): a page may be in use for 10 s. */
 #define MAX_FAULTS 1000
 
 /*
@@ -63,7 +63,7 @@ int guest_memfd_kvm_fault(const struct kvm_run *run)
     } else if (++faults == MAX_FAULTS) {
         faults = 0;
     }
-    /* Somebody holds the page: the guest faults again. */
+    /* The page is in use: the guest faults again. */
     if (faults) {
         return 0;
     }

@@ -3,12 +3,12 @@
  *
  * The guest_memfd is mapped, and holds shared pages as well as private ones.
  * KVM_SET_MEMORY_ATTRIBUTES2 on the file says which is which: what becomes
- * private is unmapped from every process, and refused as long as anybody holds
- * a page of it.  A page stays the same page, so no hole is ever punched.
+ * private is unmapped from every process, and refused as long as a page of it
+ * is in use.  A page stays the same page, so no hole is ever punched.
  *
  * The interface is not in a released kernel yet: "KVM: guest_memfd: In-place
  * conversion support" (v8, 2026-06) on the kvm mailing list.  Capability numbers
- * differ between trees, so the ioctl itself is asked.
+ * differ between trees, so the ioctl itself is tried.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */

@@ -203,7 +203,7 @@ static void free_shared_copy(GuestMemfd *gm, uint64_t offset, uint64_t size)
 
 /*
  * Huge pages come from a pool, which may have given those that were freed to
- * somebody else.  Who touches the memory then gets a SIGBUS, so fail before.
+ * another process.  An access to the memory gets a SIGBUS then, so fail before.
  */
 static int allocate_huge_pages(GuestMemfd *gm, uint64_t offset, uint64_t size)
 {

@@ -1,5 +1,5 @@
 /*
- * A PCI device through which any guest asks for a conversion
+ * A PCI device through which any guest requests a conversion
  *
  * Confidential guests convert memory with a hypercall of their platform.
  * Where there is none (TCG, an ordinary KVM guest) a test guest writes to this

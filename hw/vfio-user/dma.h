@@ -15,12 +15,13 @@ void vfio_user_dma_batch(VFIOContainer *bcontainer, VFIODmaRequest *requests,
                          unsigned nr);
 
 /**
- * vfio_user_serve_dma - do DMA to RAM that a server asks for
+ * vfio_user_serve_dma - do the DMA to RAM that a server requests
  *
  * @msg: a request of the server; freed if it is served
  *
  * Called in the thread that receives, with the proxy's lock held and without the
- * BQL: who waits for the server may hold that, while the server waits for this.
+ * BQL: a thread that waits for the server may hold that, while the server waits
+ * for this.
  * Memory that is private to the guest is refused.
  *
  * Returns: false if it is anything else, for which the BQL is needed.

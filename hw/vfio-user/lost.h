@@ -3,7 +3,7 @@
  *
  * QEMU does not trust a server.  One that closes its socket, sends what
  * makes no sense, does not answer in time, or sends more than anybody takes, is
- * disconnected: it lets go of all memory then, nobody waits for it, and nothing
+ * disconnected: it unmaps all memory then, nothing waits for it, and nothing
  * is sent to it or queued for it any more.
  *
  * All of these but vfio_user_report() and vfio_user_lost() are called with the
@@ -26,7 +26,7 @@
 void vfio_user_fail_msg(VFIOUserProxy *proxy, VFIOUserMsg *msg);
 
 /**
- * vfio_user_disconnect_lost - let go of the server, and say so
+ * vfio_user_disconnect_lost - disconnect the server, and say so
  *
  * All requests are completed as refused.
  */
@@ -36,7 +36,7 @@ void vfio_user_disconnect_lost(VFIOUserProxy *proxy);
  * vfio_user_wait - wait until so many requests, of type WAIT, are complete
  *
  * They have twice x-msg-timeout together.  Who does not answer by then is
- * disconnected, which completes them: nobody knows what such a server has mapped.
+ * disconnected, which completes them: QEMU cannot know what such a server has mapped.
  * The time counts in two parts, so that a server is not lost because QEMU was
  * stopped, and has yet to read an answer that came in time.
  *

@@ -1,5 +1,5 @@
 /*
- * guest_memfd memory: for those who create a block, and convert its memory
+ * guest_memfd memory: creating a block, and drivers that convert its memory
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -44,7 +44,7 @@ typedef struct GuestMemfdOps {
      *
      * @stop: out, on failure, see there
      *
-     * Returns: 0 or a negative errno.  -EAGAIN asks to be called again.
+     * Returns: 0 or a negative errno.  -EAGAIN: call again.
      */
     int (*convert)(GuestMemfd *gm, uint64_t offset, uint64_t size,
                    bool to_private, GuestMemfdStop *stop);
@@ -64,7 +64,7 @@ typedef struct GuestMemfdOps {
  * guest_memfd_emulated_ops - the software driver: bookkeeping only
  *
  * Shared and private are states of the same page, as with a kernel that converts
- * in place, but nobody enforces them: the host can read everything.  That is what
+ * in place, but nothing enforces them: the host can read everything.  That is what
  * TCG, qtest and the development of devices need.
  */
 extern const GuestMemfdOps guest_memfd_emulated_ops;

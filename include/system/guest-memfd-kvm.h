@@ -21,7 +21,7 @@ struct kvm_run;
  *       no block
  * @errp: names what the kernel lacks, and the remedy
  *
- * Asks the VM what it can do.  Returns: false on error.
+ * Tries what the VM can do.  Returns: false on error.
  */
 bool guest_memfd_kvm_choose(GuestMemfdConversion wish,
                             const GuestMemfdOps **ops, Error **errp);
@@ -61,7 +61,7 @@ bool guest_memfd_kvm_honours_policy(void);
 /**
  * guest_memfd_new_kvm - create the guest_memfd of a RAM_GUEST_MEMFD block
  *
- * For blocks that are no memory-backend-guest-memfd (all memory of TDX and
+ * For blocks that are not a memory-backend-guest-memfd (all memory of TDX and
  * SEV-SNP machines, ROMs included): everything starts private.  Where the kernel
  * converts in place, the file replaces what @rb->host shows, and what @rb->fd is
  * if that is a memfd.
@@ -115,7 +115,7 @@ void guest_memfd_kvm_free_source(RAMBlock *rb);
  * Every value is the guest's and may be hostile.
  *
  * Returns: for the hypercall: 0; EAGAIN if the same may work later (a page is in
- * use, or there is no room); EINVAL for all other reasons.
+ * use, or there is not enough memory); EINVAL for all other reasons.
  */
 uint64_t guest_memfd_kvm_map_gpa_range(hwaddr gpa, uint64_t npages,
                                        bool to_private);
@@ -125,7 +125,7 @@ uint64_t guest_memfd_kvm_map_gpa_range(hwaddr gpa, uint64_t npages,
  *
  * @run: of the vCPU, with KVM_EXIT_MEMORY_FAULT
  *
- * Converts it, as such an access asks for.  If a page is in use the vCPU may
+ * Converts it to the state of the access.  If a page is in use the vCPU may
  * fault again, about 10 s long.  Called without the BQL, in the thread of the vCPU.
  *
  * Returns: 0 to go on; a negative errno, reported, to stop the VM.
@@ -136,7 +136,7 @@ int guest_memfd_kvm_fault(const struct kvm_run *run);
  * guest_memfd_kvm_run_failed - say which memory it was that failed
  *
  * @run: of the vCPU
- * @err: what KVM_RUN returned; nothing is said but for -EHWPOISON with
+ * @err: what KVM_RUN returned; nothing is said except for -EHWPOISON with
  *       KVM_EXIT_MEMORY_FAULT
  *
  * Called without the BQL.

@@ -29,7 +29,7 @@ typedef struct GuestMemfdMap GuestMemfdMap;
  * struct GuestMemfdMapCount - the pages of one size, by state
  *
  * Only pages that lie wholly inside the map are counted: the rest of a size
- * that is no multiple of @size is no huge page.
+ * that is not a multiple of @size is not a huge page.
  */
 typedef struct GuestMemfdMapCount {
     uint64_t size;

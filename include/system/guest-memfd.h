@@ -31,9 +31,9 @@ OBJECT_DECLARE_SIMPLE_TYPE(GuestMemfd, GUEST_MEMFD)
  *    It must not take the BQL, nor call the manager except for
  *    guest_memfd_listener_stale().
  *  - Populate may meet parts that are mapped, discard parts that are not.
- *  - When discard returns, the hardware (IOMMU, IOTLB, remote peer) has let go.
+ *  - When discard returns, the hardware (IOMMU, IOTLB, vfio-user server) cannot reach it.
  *  - On failure either may leave any part of the section mapped or not.  It is
- *    asked again for what is shared, soon or before the next conversion.
+ *    told again to map what is shared, soon or before the next conversion.
  *  - What lies outside of the section stays mapped, or the listener says so
  *    (guest_memfd_listener_stale()).
  */
@@ -48,15 +48,15 @@ const char *guest_memfd_id(const GuestMemfd *gm);
 MemoryRegion *guest_memfd_mr(const GuestMemfd *gm);
 
 /**
- * guest_memfd_convert - a guest asks for a conversion
+ * guest_memfd_convert - convert memory at the request of a guest
  *
  * @gpa: guest physical address
  * @size: bytes
  * @to_private: the state wanted
  *
  * The range may cross memory regions: it converts as a whole or not at all.
- * Holes and MMIO cannot become private; that they be shared is granted, since
- * firmware asks for it (TDX guests share MMIO to get their #VE).
+ * Holes and MMIO cannot become private; a request to share them succeeds, since
+ * firmware makes it (TDX guests share MMIO to get their #VE).
  *
  * Every value is the guest's and may be hostile.  Can be called with or
  * without the BQL.
@@ -71,7 +71,7 @@ int guest_memfd_convert(hwaddr gpa, uint64_t size, bool to_private);
  * guest_memfd_convert_block - convert a part of one block
  *
  * @offset, @size: bytes, multiples of the host's page size
- * @errp: says which argument is wrong, or who refused
+ * @errp: says which argument is wrong, or what refused
  *
  * Returns: 0 or a negative errno, as guest_memfd_convert().
  */
@@ -81,10 +81,10 @@ int guest_memfd_convert_block(GuestMemfd *gm, uint64_t offset, uint64_t size,
 /**
  * guest_memfd_reset - all pages back to their initial state
  *
- * Listeners let go of everything and map again in whole runs, so that what a
+ * Listeners unmap everything and map again in whole runs, so that what a
  * guest has fragmented does not outlive it.
  *
- * Returns: 0, or the errno of who refused, with @errp set: not all pages are in
+ * Returns: 0, or the errno of what refused, with @errp set: not all pages are in
  * their initial state, and the VM must not run.  Called with the BQL held and no
  * vCPU running.
  */
@@ -107,7 +107,7 @@ uint64_t guest_memfd_next_border(GuestMemfd *gm, uint64_t start, uint64_t end);
  * @rdl: registered for the block
  * @start, @end: offsets in the memory region, in bytes
  *
- * For listeners that lost a mapping.  They are asked to map it again before the
+ * For listeners that lost a mapping.  They are told to map it again before the
  * next conversion of the block; one to shared fails if that does.  Called with
  * the convert_lock of the block held, as it is in the calls of a listener.
  */

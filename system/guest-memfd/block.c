@@ -1,5 +1,5 @@
 /*
- * guest_memfd blocks: their life, and the RamDiscardManager that others ask
+ * guest_memfd blocks: their life, and their RamDiscardManager
  *
  * Blocks come and go under the BQL.  What a block shows to others changes only
  * in convert.c (the map) and sync.c (listeners).  The order of locks is in

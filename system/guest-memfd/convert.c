@@ -4,13 +4,14 @@
  * A request is a list of pieces, each a range of one block (request.c).  All of
  * it happens under the convert_lock of all blocks concerned:
  *
- *   to private:  listeners let go, the driver converts, the map changes
+ *   to private:  listeners unmap, the driver converts, the map changes
  *   to shared:   the driver converts, listeners map, the map changes
  *
  * so no page is ever private and reachable by DMA (I1).  The map is the last to
- * change (I2), and while it has not it tells which pages a request has to take
- * back.  Whatever fails is undone in one way: the driver goes back as far as it
- * can, the map is set to what is true, and every listener is synced to it (I3).
+ * change (I2), and while it has not it tells which pages a rollback has to
+ * convert back.  Every failure is rolled back in one way: the driver goes back as
+ * far as it can, the map is set to what is true, and every listener is synced to
+ * it (I3).
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -25,11 +26,11 @@
 #include "internal.h"
 #include "trace.h"
 
-/* A page that is held is usually let go within microseconds. */
+/* A page that is in use is usually released within microseconds. */
 #define MAX_RETRIES 10
 #define FIRST_BACKOFF_US 10
 
-/* A peer that does not answer so often is disconnected, and in nobody's way. */
+/* A server that has not answered is disconnected: the next call succeeds. */
 #define RESET_TRIES 3
 
 static const char DRIVER_REFUSED[] = "the driver refused";
@@ -200,7 +201,7 @@ static int drivers_convert(Transaction *t)
     return 0;
 }
 
-/* The driver takes back what it has converted of a piece, up to @limit. */
+/* The driver converts back what it has converted of a piece, up to @limit. */
 static void undo_piece(Piece *p, bool to_private, uint64_t limit)
     TSA_REQUIRES(guest_memfd_convert_lock)
 {
@@ -210,7 +211,7 @@ static void undo_piece(Piece *p, bool to_private, uint64_t limit)
         GuestMemfdStop stop = { .done = s };
         int ret = 0;
 
-        /* Whoever has mapped it already must let go before it is private. */
+        /* A listener that has mapped it already unmaps it before it is private. */
         if (!to_private) {
             ret = guest_memfd_sync_all(p->gm, s, e, GUEST_MEMFD_WANT_NOTHING);
         }
@@ -218,7 +219,7 @@ static void undo_piece(Piece *p, bool to_private, uint64_t limit)
             ret = guest_memfd_drive(p->gm, s, e, !to_private, false, &stop);
         }
         if (ret) {
-            /* Asked once: what is converted stays so from here on. */
+            /* Tried once: what is converted stays so from here on. */
             settle(p->gm, stop.done, limit, to_private);
             return;
         }
@@ -429,7 +430,7 @@ static int reset_locked(GuestMemfd *gm)
         }
         s = e;
     }
-    /* Whoever cannot map it now is stale. */
+    /* A listener that cannot map it now is stale. */
     guest_memfd_sync_all(gm, 0, gm->size, GUEST_MEMFD_WANT_SHARED);
     return ret;
 }

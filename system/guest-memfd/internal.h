@@ -18,8 +18,8 @@
  * A block has two locks:
  *
  *  convert_lock  is held by whoever changes what the driver or a listener has:
- *                conversions, listeners that come or go, reset.  The kernel and
- *                peers are waited for with it.
+ *                conversions, listeners that come or go, reset.  Its owner
+ *                may wait for the kernel and for vfio-user servers.
  *  state_lock    guards the map.  It is held for microseconds, never across a
  *                call out, and readers take no other.
  *
@@ -217,7 +217,7 @@ typedef struct GuestMemfdRequest {
  * Takes references to blocks, not to their memory: that may be unplugged until
  * guest_memfd_transact() has the locks, which refuses it then.
  *
- * Returns: 0; -EINVAL if not all of it can become what is asked.
+ * Returns: 0; -EINVAL if not all of it can be converted.
  */
 int guest_memfd_request_find(GuestMemfdRequest *req, hwaddr gpa, uint64_t size,
                              bool to_private);
@@ -264,9 +264,9 @@ typedef enum GuestMemfdWant {
  * Nothing private is ever mapped (I1), so that what the map calls shared can only
  * be missing.
  *
- * With GUEST_MEMFD_WANT_SHARED all listeners are asked, and those that fail are
+ * With GUEST_MEMFD_WANT_SHARED all listeners are called, and those that fail are
  * stale from the first run on that they could not map.  Otherwise those after the
- * one that failed are not asked, and the caller settles what it left.
+ * one that failed are not called, and the caller settles what it left.
  *
  * Returns: 0 or the first errno.
  */
@@ -276,7 +276,7 @@ int guest_memfd_sync_all(GuestMemfd *gm, uint64_t start, uint64_t end,
     TSA_EXCLUDES(guest_memfd_state_lock);
 
 /**
- * guest_memfd_settled - tell all listeners of a block that nothing is taken back
+ * guest_memfd_settled - tell all listeners of a block that a request is settled
  *
  * The end of whatever may have made them unmap.
  */

@@ -1,5 +1,5 @@
 /*
- * guest_memfd blocks: who asks for a conversion
+ * guest_memfd blocks: requests to convert memory
  *
  * Turns guest physical addresses, or a part of a block, into the pieces of a
  * transaction (system/guest-memfd/convert.c).  What a guest or a client sends
@@ -36,7 +36,7 @@ static void add_piece(GuestMemfdRequest *req, GuestMemfd *gm, uint64_t start,
     };
 }
 
-/* Can the memory at @section become what is asked?  Adds a piece if it does. */
+/* Can the memory at @s be converted as @req says?  Adds a piece if it can. */
 static int add_section(GuestMemfdRequest *req, const MemoryRegionSection *s)
 {
     GuestMemfd *gm = guest_memfd_from_mr(s->mr);

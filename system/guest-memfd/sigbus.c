@@ -8,7 +8,7 @@
  *  - memory is converted in place: the page is gone from QEMU's mapping;
  *  - there are two copies, the huge page of the shared one was given back to its
  *    pool, and the pool is empty.
- * The handler of SIGBUS lets empty memory stand in for the page, which nobody
+ * The handler of SIGBUS lets empty memory stand in for the page, which nothing
  * else sees, and QEMU goes on; the page of the file comes back when it becomes
  * shared, and at a reset.
  *

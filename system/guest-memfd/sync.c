@@ -64,7 +64,7 @@ static int map_shared(GuestMemfd *gm, GuestMemfdFollower *f, uint64_t start,
         int ret = notify(f, start, stop, true);
 
         if (ret) {
-            /* A peer that hangs costs one time-out, not one for each run. */
+            /* A server that does not answer costs one time-out, not one for each run. */
             add_stale(gm, f, start, end);
             return ret;
         }
@@ -168,7 +168,7 @@ uint64_t TSA_NO_TSA guest_memfd_next_border(GuestMemfd *gm, uint64_t start,
     return end;
 }
 
-/* Pages cut by the edge of a section cannot be mapped, so nobody maps them. */
+/* Pages cut by the edge of a section cannot be mapped, so no listener maps them. */
 static MemoryRegionSection whole_pages(const MemoryRegionSection *section)
 {
     uint64_t page = qemu_real_host_page_size();
