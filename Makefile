@@ -13,16 +13,16 @@ export AUTHOR
 
 help:
 	@echo "make build      fetch QEMU, apply patches/, add our files, compile"
-	@echo "make run        show a guest that converts memory under a DMA peer"
+	@echo "make run        show a guest that converts memory while a device does DMA"
 	@echo "make check      run all tests that need no second kernel (SUITE=unit,"
 	@echo "                qtest, vfio-user, guest, tools, libvirt, build, docs,"
 	@echo "                style or sanitizers: only these)"
-	@echo "make check-vm   run the tests on a kernel of their own (WORDS='amd guest':"
-	@echo "                only what has these words; QUICK=1: one row of each"
+	@echo "make check-vm   run the tests on a kernel of their own (TESTS='amd guest':"
+	@echo "                only what has these in its name; QUICK=1: one of each"
 	@echo "                kind; CHECK_VM=skip: nothing)"
 	@echo "make rig-shell  give a prompt in the kernel of check-vm (CONFIG=intel, amd or"
 	@echo "                in-place; GDB=1: it waits for gdb)"
-	@echo "make bench      measure side by side with QEMU's own code (WORDS='map"
+	@echo "make bench      measure side by side with QEMU's own code (BENCH='map"
 	@echo "                threads': only these groups; REPEATS=N: so often, 5;"
 	@echo "                CHECK_VM=skip: not in a second kernel)"
 	@echo "make docs       write the documentation as HTML to build/docs"
@@ -39,7 +39,7 @@ help:
 	@echo "JOBS=N          compile N files at a time"
 	@echo "FULL=1          build all features that Debian's QEMU has (0: only what a"
 	@echo "                server needs); QEMU_CONFIGURE='OPTION...' gives options to"
-	@echo "                QEMU's configure; both hold for later calls of make, too"
+	@echo "                QEMU's configure; both count for later calls of make, too"
 
 build:
 	@scripts/build-qemu.sh build
@@ -51,14 +51,14 @@ check: build
 	@/usr/bin/python3 scripts/run-checks.py $(if $(SUITE),--suite $(SUITE))
 
 check-vm: build
-	@PYTHONPATH=tests PYTHONDONTWRITEBYTECODE=1 /usr/bin/python3 -m rig $(WORDS)
+	@PYTHONPATH=tests PYTHONDONTWRITEBYTECODE=1 /usr/bin/python3 -m rig $(TESTS)
 
 rig-shell: build
 	@PYTHONPATH=tests PYTHONDONTWRITEBYTECODE=1 /usr/bin/python3 -m rig.shell \
 		$(CONFIG) $(if $(GDB),--gdb)
 
 bench: build
-	@/usr/bin/python3 scripts/bench.py $(WORDS)
+	@/usr/bin/python3 scripts/bench.py $(BENCH)
 
 docs:
 	@scripts/build-qemu.sh prepare

@@ -36,18 +36,18 @@ ORIGINALS = {
     'include/system/ramblock.h': 'tests/bench/qemu-ramblock.h',
 }
 # Programs by group and side
-BOOKS = {
+IN_PROCESS = {
     'map': ('guest-memfd-map-bench', 'guest-memfd-qemu-bench'),
     'convert': ('guest-memfd-convert-bench', 'guest-memfd-qemu-bench'),
 }
 GROUPS = {
-    'map': 'the books alone, and their memory',
+    'map': 'the map alone, and its memory',
     'convert': 'a whole conversion without kernel and hardware',
     'threads': 'the same from several threads at once',
     'instructions': 'map and convert, counted by valgrind',
-    'vfio-user': 'a conversion with a DMA peer',
-    'round-trips': 'how often QEMU waits for such a peer, counted',
-    'vm-size': 'the same in machines of 1 GiB to 1 TiB',
+    'vfio-user': 'a conversion with a vfio-user device',
+    'round-trips': 'how often QEMU waits for such a device, counted',
+    'vm-size': 'the same in VMs of 1 GiB to 1 TiB',
     'rig': 'conversions on a kernel of its own (CHECK_VM=skip: not)',
 }
 
@@ -63,7 +63,7 @@ class Plan:
         self.sizes = ['1G'] if quick else ['1G', '16G', '256G', '1T', '4T']
         self.ms = 1 if quick else 50
         self.thread_ops = 10 if quick else 5000
-        self.window = (16 if quick else 64) * MIB
+        self.area = (16 if quick else 64) * MIB
         self.huge = not quick   # other tests count free huge pages
         self.vm_sizes = [n * GIB for n in ((1,) if quick else (1, 64, 1024))]
         self.vm_count = 16 if quick else 256
@@ -81,17 +81,17 @@ def run_program(name, *args):
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
-def books(plan, group):
+def in_process(plan, group):
     """Both sides in turn, size by size"""
     for size in plan.sizes:
-        for program in BOOKS[group]:
+        for program in IN_PROCESS[group]:
             yield from run_program(program, '--groups=' + group,
                                    '--sizes=' + size, '--ms=%d' % plan.ms)
 
 
 def threads(plan):
     """As many conversions by each of 1, 2 and 4 threads"""
-    for program, factor in zip(BOOKS['convert'], (10, 1)):
+    for program, factor in zip(IN_PROCESS['convert'], (10, 1)):
         yield from run_program(program, '--groups=convert', '--sizes=16G',
                                '--threads=1,2,4',
                                '--ops=%d' % (factor * plan.thread_ops))
@@ -99,13 +99,13 @@ def threads(plan):
 
 def repeated(plan, groups):
     """One repetition of what is measured again and again"""
-    for group in BOOKS:
+    for group in IN_PROCESS:
         if group in groups:
-            yield from books(plan, group)
+            yield from in_process(plan, group)
     if 'threads' in groups:
         yield from threads(plan)
     if 'vfio-user' in groups:
-        yield from bench_vfio.policies(plan.window, plan.huge)
+        yield from bench_vfio.policies(plan.area, plan.huge)
     if 'vm-size' in groups:
         yield from bench_vfio.sizes(plan.vm_sizes, plan.vm_count)
 
@@ -165,7 +165,7 @@ def measure(plan, groups, repeats):
         else:
             print('counting instructions', flush=True)
             records += [dict(record, repeat=0) for record in
-                        bench_count.count_all(PROGRAMS, BOOKS, plan.count)]
+                        bench_count.count_all(PROGRAMS, IN_PROCESS, plan.count)]
     if 'round-trips' in groups:
         records += [dict(record, repeat=0)
                     for record in bench_trips.count_all(plan.extents)]
@@ -177,23 +177,23 @@ def measure(plan, groups, repeats):
 def parse_arguments():
     """The command line"""
     parser = argparse.ArgumentParser(description=__doc__.split('\n', 1)[0])
-    parser.add_argument('words', nargs='*', metavar='GROUP',
+    parser.add_argument('groups', nargs='*', metavar='GROUP',
                         help='only these: ' + ', '.join(GROUPS))
     parser.add_argument('--quick', action='store_true',
                         help='to test the benchmarks: small, few')
     parser.add_argument('--output', type=Path, default=BUILD / 'bench.json')
     args = parser.parse_args()
-    for word in args.words:
-        if word not in GROUPS:
+    for group in args.groups:
+        if group not in GROUPS:
             parser.error('there is no group "%s", but %s'
-                         % (word, ', '.join(GROUPS)))
+                         % (group, ', '.join(GROUPS)))
     return args
 
 
 def main():
     """Measure, write, print."""
     args = parse_arguments()
-    groups = set(args.words or GROUPS)
+    groups = set(args.groups or GROUPS)
     if os.environ.get('CHECK_VM') == 'skip':
         groups.discard('rig')
     try:

@@ -115,7 +115,7 @@ def flat_goals(figures):
         yield from flat('a conversion in VMs up to 1 TiB, at best',
                         picked(figures.best, 'convert', small, metric), metric)
     for to in ('shared', 'private'):
-        yield from flat('to %s with a DMA peer, up to 1 TiB' % to,
+        yield from flat('to %s with a vfio-user device, up to 1 TiB' % to,
                         picked(figures.median, 'vm-size',
                                '2 MiB to %s of .*' % to, 'us'), 'us')
     for key, sides in figures.values.items():
@@ -189,7 +189,7 @@ def goals(figures):
     yield from conversion_goal(figures)
     yield from trip_goals(figures)
     yield from slower(figures)
-    yield from less(figures, 'the books, 4 KiB in 1 TiB, time',
+    yield from less(figures, 'the map, 4 KiB in 1 TiB, time',
                     ('map', '1 TiB uniform by 4 KiB', 'ns'),
                     'ours', 'qemu', 1000)
     for key in figures.values:

@@ -14,7 +14,7 @@
 # Environment: QEMU_SRC (the user's own QEMU tree), QEMU_DL_DIR (where
 # downloads are kept), JOBS, SKIP_PACKAGES=1 (install nothing), FULL=1 (all
 # features that Debian's QEMU has), QEMU_CONFIGURE (options of QEMU's configure
-# beside those below). The last two hold until they are given anew.
+# beside those below). The last two count until they are given anew.
 
 set -eu
 

@@ -44,7 +44,7 @@ def digest(path):
 class KernelPackage:
     """What is wanted.
 
-    @name: the package that is asked for; @files: what its file is called
+    @name: the name of the package; @files: what its file is called
     @suites: where it is looked for; @version: a pattern that it must match
     @remedy: where else it may come from
     @depends: the package itself is empty, and depends on the one that is wanted
