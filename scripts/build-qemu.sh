@@ -9,7 +9,8 @@
 #   build-qemu.sh build     all of that, then the rest of meson.build
 #   build-qemu.sh tree DIR  compile DIR/src, which is ready, in DIR/qemu
 #   build-qemu.sh tests     print the test programs, relative to build/qemu
-#   build-qemu.sh env CMD   run CMD with the meson that the build uses
+#   build-qemu.sh env CMD   run CMD with the meson that the build uses, and with
+#                           what the tests import
 #
 # Environment: QEMU_SRC (the user's own QEMU tree), QEMU_DL_DIR (where
 # downloads are kept), JOBS, SKIP_PACKAGES=1 (install nothing), FULL=1 (all
@@ -66,11 +67,13 @@ if [ -n "${QEMU_SRC:-}" ]; then
     export QEMU_SRC
 fi
 
+# Have the private meson and pycotap, if the system has none
 use_tools() {
+    private=
     if ! sh "$top/scripts/install-packages.sh" --have-meson; then
-        tools=$build/tools/usr
-        PATH=$tools/bin:$PATH
-        PYTHONPATH=$tools/lib/python3/dist-packages
+        private=$build/tools/usr/lib/python3/dist-packages
+        PATH=$build/tools/usr/bin:$PATH
+        PYTHONPATH=$private
         export PATH PYTHONPATH
     fi
     # Objects are found again by a clone in another directory.
@@ -114,7 +117,7 @@ prepare() {
 configure() {
     stamp=$build/configure.stamp
     new="$FLAGS
-tools: ${PYTHONPATH:-system}
+tools: ${private:-system}
 $(cksum <"$build/src/configure")"
     if [ -f "$build/qemu/build.ninja" ] && [ -f "$stamp" ] &&
         [ "$(cat "$stamp")" = "$new" ]; then
@@ -132,11 +135,11 @@ $(cksum <"$build/src/configure")"
         die "QEMU's configure failed: the lines above and" \
             "build/configure.log say why."
     fi
-    if [ -n "${PYTHONPATH:-}" ]; then
+    if [ -n "$private" ]; then
         # A ninja started by hand finds the private meson, too.
         for dir in "$build"/qemu/pyvenv/lib/python3*/site-packages; do
             [ -d "$dir" ] || continue
-            echo "$PYTHONPATH" >"$dir/private-tools.pth"
+            echo "$private" >"$dir/private-tools.pth"
         done
     fi
     echo "$new" >"$stamp"
@@ -210,6 +213,9 @@ tests)
 env)
     shift
     use_tools
+    PYTHONPATH=$top/tests:$top/scripts:$top/tools:$build/src/python
+    PYTHONPATH=$PYTHONPATH${private:+:$private}
+    export PYTHONPATH PYTHONDONTWRITEBYTECODE=1
     exec "$@"
     ;;
 *)

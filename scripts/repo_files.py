@@ -7,8 +7,8 @@ import subprocess
 # Directories of this repository that are no part of QEMU's tree
 OUTSIDE = ('.ci/', '.git/', 'build/', 'docs/tools/', 'patches/', 'scripts/',
            'tests/build/', 'tests/docs/', 'tests/guest/', 'tests/rig/',
-           'tests/libvirt/', 'tests/mutants/', 'tests/sanitizers/',
-           'tests/tools/', 'tools/')
+           'tests/lib/', 'tests/libvirt/', 'tests/mutants/',
+           'tests/sanitizers/', 'tests/tools/', 'tools/')
 
 
 def listed(repo):
