@@ -11,6 +11,9 @@ export AUTHOR
 # FULL and QEMU_CONFIGURE are not in this list: given as nothing is not the same
 # as not given, and what is given goes to the environment by itself.
 
+# It finds the modules of tests/ and scripts/.
+PYTHON = scripts/build-qemu.sh env /usr/bin/python3
+
 help:
 	@echo "make build      fetch QEMU, apply patches/, add our files, compile"
 	@echo "make run        show a guest that converts memory while a device does DMA"
@@ -45,20 +48,20 @@ build:
 	@scripts/build-qemu.sh build
 
 run: build
-	@/usr/bin/python3 scripts/demo.py
+	@$(PYTHON) scripts/demo.py
 
 check: build
-	@/usr/bin/python3 scripts/run-checks.py $(if $(SUITE),--suite $(SUITE))
+	@$(PYTHON) scripts/run-checks.py $(if $(SUITE),--suite $(SUITE))
 
 check-vm: build
-	@PYTHONPATH=tests PYTHONDONTWRITEBYTECODE=1 /usr/bin/python3 -m rig $(TESTS)
+	@$(PYTHON) -m rig $(TESTS)
 
 rig-shell: build
-	@PYTHONPATH=tests PYTHONDONTWRITEBYTECODE=1 /usr/bin/python3 -m rig.shell \
+	@$(PYTHON) -m rig.shell \
 		$(CONFIG) $(if $(GDB),--gdb)
 
 bench: build
-	@/usr/bin/python3 scripts/bench.py $(BENCH)
+	@$(PYTHON) scripts/bench.py $(BENCH)
 
 docs:
 	@scripts/build-qemu.sh prepare

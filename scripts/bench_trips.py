@@ -14,7 +14,8 @@ import resource
 import sys
 
 from bench_vfio import BASE, GIB, HUGE, MIB, PAGE, SPARE_FILES, Converter
-from harness import HarnessError, Paths
+from lib.error import HarnessError
+from lib.paths import Paths
 
 RAM = 2 * GIB
 # Each at a multiple of its size, and apart from the others

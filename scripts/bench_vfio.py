@@ -10,15 +10,13 @@ import contextlib
 import os
 import resource
 import socket
-import sys
 import time
-from pathlib import Path
 
-sys.dont_write_bytecode = True
-sys.path.append(str(Path(__file__).resolve().parent.parent / 'tests/guest'))
-
-# pylint: disable=wrong-import-position
-from harness import MIB, PAGE, HarnessError, Machine, Paths, huge_pages
+from lib.error import HarnessError
+from lib.hugepages import huge_pages
+from lib.paths import Paths
+from lib.units import MIB, PAGE
+from lib.vm import Machine
 
 GIB = 1 << 30
 HUGE = 2 * MIB

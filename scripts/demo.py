@@ -18,14 +18,16 @@ import queue
 import sys
 import time
 
-sys.dont_write_bytecode = True
-sys.path.insert(0, os.path.join(os.path.dirname(os.path.dirname(
-    os.path.abspath(__file__))), 'tests', 'guest'))
-
-# pylint: disable=wrong-import-position
-from harness import (EXIT_PASS, HarnessError, MIB, Machine, Paths, QmpError,
-                     compare_maps, exit_on_signals, huge_pages_free,
-                     key_values, kvm_problem, query_map)
+from lib.dma_map import compare_maps, query_map
+from lib.error import HarnessError
+from lib.guest import EXIT_PASS, key_values
+from lib.hugepages import huge_pages_free
+from lib.kvm import kvm_problem
+from lib.paths import Paths
+from lib.process import exit_on_signals
+from lib.qmp import QmpError
+from lib.units import MIB
+from lib.vm import Machine
 
 RAM = 512 * MIB
 HUGE_PAGES = RAM // (2 * MIB)

@@ -8,7 +8,7 @@ import subprocess
 import pc
 import tap
 
-import harness                  # pc knows where
+from lib.process import die_with_parent
 
 DEVICES = {'tpm-crb', 'tpm-tis', 'vhost-scsi-pci', 'vhost-user-blk-pci',
            'vhost-user-fs-pci', 'vhost-user-gpio-pci', 'vhost-user-i2c-pci',
@@ -101,7 +101,7 @@ def a_guest_boots_from_the_storage_daemon(directory):
              '--blockdev', 'file,node-name=disk,filename=%s' % disk,
              '--export', 'vhost-user-blk,id=export,node-name=disk,'
              'addr.type=fd,addr.str=%d' % server.fileno()],
-            pass_fds=[server.fileno()], preexec_fn=harness.die_with_parent)
+            pass_fds=[server.fileno()], preexec_fn=die_with_parent)
     try:
         with started('-object', 'memory-backend-memfd,id=m0,size=1G,share=on',
                      '-machine', 'memory-backend=m0',

@@ -4,13 +4,11 @@
 import os
 import socket
 import subprocess
-import sys
 
 import tap
 
-sys.path.insert(0, str(tap.TOP / 'tests/guest'))
-# pylint: disable=wrong-import-position
-import harness
+from lib.process import die_with_parent
+from lib.qmp import Qmp
 
 QEMU = os.environ.get('QEMU', str(tap.TOP / 'build/qemu-system-x86_64'))
 # What every test but that of the defaults says
@@ -31,12 +29,12 @@ class Qemu:
             args, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE, universal_newlines=True,
             pass_fds=[sock.fileno() for sock in theirs],
-            preexec_fn=harness.die_with_parent)
+            preexec_fn=die_with_parent)
         for sock in theirs:
             sock.close()
         with monitor:
             try:
-                self.qmp = harness.Qmp(monitor)
+                self.qmp = Qmp(monitor)
             except EOFError:
                 self._text.close()
                 raise AssertionError(self._process.communicate()[1]) from None

@@ -25,7 +25,7 @@ from pathlib import Path
 
 sys.dont_write_bytecode = True
 TOP = Path(__file__).resolve().parent.parent.parent
-sys.path[:0] = [str(TOP / 'tests/build'), str(TOP / 'tests/guest')]
+sys.path[:0] = [str(TOP / 'tests/build')]
 
 # pylint: disable=wrong-import-position
 import examples

@@ -13,8 +13,12 @@ import socket
 import subprocess
 import xml.etree.ElementTree as ET
 
-from harness import (TOP, QmpError, Qmp, die_with_parent, find_firmware,
-                     kvm_problem, start_server)
+from lib import TOP
+from lib.kvm import kvm_problem
+from lib.paths import find_firmware
+from lib.process import die_with_parent
+from lib.qmp import QmpError, Qmp
+from lib.server import start_server
 
 SERVER = os.environ.get('EDU_SERVER') or os.path.join(
     os.environ.get('QEMU_BUILD', os.path.join(TOP, 'build/qemu')),

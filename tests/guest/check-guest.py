@@ -16,13 +16,17 @@ import subprocess
 import sys
 import tempfile
 
-sys.dont_write_bytecode = True
-
-# pylint: disable=wrong-import-position
-from harness import (EXIT_PASS, MIB, PAGE, HarnessError, Machine, Paths,
-                     QmpError, TOP, all_shared, compare_maps, die_with_parent,
-                     exit_on_signals, huge_pages, key_values, kvm_problem,
-                     query_map)
+from lib import TOP
+from lib.dma_map import all_shared, compare_maps, query_map
+from lib.error import HarnessError
+from lib.guest import EXIT_PASS, key_values
+from lib.hugepages import huge_pages
+from lib.kvm import kvm_problem
+from lib.paths import Paths
+from lib.process import die_with_parent, exit_on_signals
+from lib.qmp import QmpError
+from lib.units import MIB, PAGE
+from lib.vm import Machine
 
 RAM = 512 * MIB
 # A KVM that has to emulate code without paging takes 20 ms for an operation, and

@@ -14,11 +14,14 @@ ejects it.  Nothing of it may be left, and the next DIMM has its name and addres
 import os
 import sys
 
-sys.dont_write_bytecode = True
-
-# pylint: disable=wrong-import-position
-from harness import (MIB, HarnessError, Machine, Paths, QmpError,
-                     compare_maps, exit_on_signals, kvm_problem, query_map)
+from lib.dma_map import compare_maps, query_map
+from lib.error import HarnessError
+from lib.kvm import kvm_problem
+from lib.paths import Paths
+from lib.process import exit_on_signals
+from lib.qmp import QmpError
+from lib.units import MIB
+from lib.vm import Machine
 
 RAM = 512 * MIB
 OPS = 100000        # more than it gets to

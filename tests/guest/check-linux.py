@@ -23,14 +23,17 @@ import subprocess
 import sys
 import zlib
 
-sys.dont_write_bytecode = True
-sys.path.append(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-
-# pylint: disable=wrong-import-position
-from harness import (EXIT_PASS, LEGACY, MIB, PAGE, TOP, HarnessError, Machine,
-                     Paths, QmpError, cut, exit_on_signals, huge_pages, join,
-                     key_values, query_map)
-from rig.lib.initramfs import Archive
+from lib import TOP
+from lib.cpio import Archive
+from lib.dma_map import LEGACY, cut, join, query_map
+from lib.error import HarnessError
+from lib.guest import EXIT_PASS, key_values
+from lib.hugepages import huge_pages
+from lib.paths import Paths
+from lib.process import exit_on_signals
+from lib.qmp import QmpError
+from lib.units import MIB, PAGE
+from lib.vm import Machine
 
 KERNEL = os.path.join(TOP, 'build/cloud-kernel')
 SEED = int(os.environ.get('GUEST_SEED', '1'))

@@ -14,11 +14,15 @@ import queue
 import socket
 import sys
 
-sys.dont_write_bytecode = True
-
-# pylint: disable=wrong-import-position
-from harness import (EXIT_PASS, LEGACY, MIB, HarnessError, Machine, Paths,
-                     QmpError, exit_on_signals, key_values, kvm_problem)
+from lib.dma_map import LEGACY
+from lib.error import HarnessError
+from lib.guest import EXIT_PASS, key_values
+from lib.kvm import kvm_problem
+from lib.paths import Paths
+from lib.process import exit_on_signals
+from lib.qmp import QmpError
+from lib.units import MIB
+from lib.vm import Machine
 
 RAM = 32 * MIB
 TIMEOUT = float(os.environ.get('GUEST_TIMEOUT', '300'))

@@ -21,12 +21,15 @@ import socket
 import struct
 import sys
 
-sys.dont_write_bytecode = True
-
-# pylint: disable=wrong-import-position
-from harness import (EXIT_PASS, MIB, PAGE, HarnessError, Machine, Paths,
-                     QmpError, compare_maps, exit_on_signals, key_values,
-                     kvm_problem, query_map)
+from lib.dma_map import compare_maps, query_map
+from lib.error import HarnessError
+from lib.guest import EXIT_PASS, key_values
+from lib.kvm import kvm_problem
+from lib.paths import Paths
+from lib.process import exit_on_signals
+from lib.qmp import QmpError
+from lib.units import MIB, PAGE
+from lib.vm import Machine
 
 RAM = 64 * MIB
 WINDOW = (16 * MIB, 32 * MIB)

@@ -9,11 +9,13 @@ handler stops the machine.  The machine goes on, and the guest counts.
 import os
 import sys
 
-sys.dont_write_bytecode = True
-
-# pylint: disable=wrong-import-position
-from harness import (EXIT_PASS, MIB, HarnessError, Machine, Paths, QmpError,
-                     exit_on_signals)
+from lib.error import HarnessError
+from lib.guest import EXIT_PASS
+from lib.paths import Paths
+from lib.process import exit_on_signals
+from lib.qmp import QmpError
+from lib.units import MIB
+from lib.vm import Machine
 
 RAM = 32 * MIB
 TIMEOUT = float(os.environ.get('GUEST_TIMEOUT', '300'))

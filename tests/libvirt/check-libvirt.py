@@ -12,16 +12,15 @@ import re
 import subprocess
 import sys
 
-sys.dont_write_bytecode = True
-TOP = os.path.dirname(os.path.dirname(os.path.dirname(
-    os.path.abspath(__file__))))
-sys.path.insert(0, os.path.join(TOP, 'tests/guest'))
-
-# pylint: disable=wrong-import-position
-import daemon
-from harness import (HarnessError, Paths, QmpError, all_shared, compare_maps,
-                     exit_on_signals, huge_pages, kvm_problem, query_map,
-                     start_server)
+from lib import TOP, libvirtd
+from lib.dma_map import all_shared, compare_maps, query_map
+from lib.error import HarnessError
+from lib.hugepages import huge_pages
+from lib.kvm import kvm_problem
+from lib.paths import Paths
+from lib.process import exit_on_signals
+from lib.qmp import QmpError
+from lib.server import start_server
 
 GMEM_XML = os.path.join(TOP, 'tools/gmem-xml')
 MIB = 1 << 20
@@ -144,9 +143,9 @@ class Scenario:
 
     def __init__(self, session, paths, case):
         self.session, self.paths, self.case = session, paths, case
-        self.monitor = daemon.Monitor(session, 'gmem')
+        self.monitor = libvirtd.Monitor(session, 'gmem')
         self.errors = open(session.path('errors'), 'a+', encoding='utf-8')
-        self.console = daemon.Listener(session.path('console'))
+        self.console = libvirtd.Listener(session.path('console'))
         self.before = self.server = self.control = None
 
     def close(self):
@@ -295,7 +294,7 @@ class Scenario:
     def it_is_destroyed_and_starts_again(self):
         """The peer ends with QEMU."""
         self.session.virsh('destroy', 'gmem')
-        same('the server', self.server.wait(daemon.CONSOLE_TIMEOUT), 0)
+        same('the server', self.server.wait(libvirtd.CONSOLE_TIMEOUT), 0)
         self._stop_server()
         self.launch()
         self.console.wait_for('HOLD')
@@ -333,7 +332,7 @@ def start(session, text):
     session.define(text)
     try:
         session.virsh('start', 'gmem')
-        return daemon.Monitor(session, 'gmem').command('query-memdev')
+        return libvirtd.Monitor(session, 'gmem').command('query-memdev')
     finally:
         session.virsh('destroy', 'gmem', check=False)
         session.virsh('undefine', 'gmem', check=False)
@@ -468,7 +467,7 @@ def run_case(tap, session, paths, case, problem):
 def main():
     """All of it, in one libvirtd."""
     exit_on_signals()
-    problem = daemon.problem()
+    problem = libvirtd.problem()
     if problem:
         print(f'1..0 # SKIP {problem}')
         return 0
@@ -476,7 +475,7 @@ def main():
     tap = Tap()
     try:
         paths = Paths()
-        with daemon.Daemon() as session:
+        with libvirtd.Daemon() as session:
             for case in CASES:
                 with contextlib.ExitStack() as stack:
                     run_case(tap, session, paths, case, case.problem() or

@@ -17,7 +17,9 @@ import os
 import subprocess
 import sys
 
-from guest.harness import HarnessError, exit_on_signals, find_firmware
+from lib.error import HarnessError
+from lib.paths import find_firmware
+from lib.process import exit_on_signals
 from rig.lib.prepare import QEMU, prepare
 from rig.lib.runner import Rig
 from rig.lib.tap import Tap

@@ -12,7 +12,9 @@ import os
 import readline
 import sys
 
-from guest.harness import HarnessError, exit_on_signals, find_firmware
+from lib.error import HarnessError
+from lib.paths import find_firmware
+from lib.process import exit_on_signals
 from rig.lib.l1 import IOMMUS, L1, L1Error
 from rig.lib.prepare import KERNEL, LOGS, QEMU, prepare
 

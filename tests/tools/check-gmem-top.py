@@ -17,11 +17,12 @@ from xml.etree import ElementTree
 
 sys.dont_write_bytecode = True
 TESTS = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(TESTS / 'build'), str(TESTS / 'guest')]
+sys.path.insert(0, str(TESTS / 'build'))
 
 # pylint: disable=wrong-import-position
 import tap
-from harness import Qmp, die_with_parent
+from lib.process import die_with_parent
+from lib.qmp import Qmp
 from terminal import PATIENCE, Terminal
 
 QEMU = os.environ.get('QEMU', str(tap.TOP / 'build/qemu-system-x86_64'))

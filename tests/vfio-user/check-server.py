@@ -18,13 +18,11 @@ import subprocess
 import sys
 import tempfile
 
-sys.dont_write_bytecode = True
-sys.path.insert(0, os.path.join(os.path.dirname(os.path.dirname(
-    os.path.abspath(__file__))), 'guest'))
-
-# pylint: disable=wrong-import-position
-from harness import MIB, PAGE, TOP, Control, Mapping, die_with_parent, \
-    exit_on_signals, huge_pages
+from lib import TOP
+from lib.hugepages import huge_pages
+from lib.process import die_with_parent, exit_on_signals
+from lib.server import Control, Mapping
+from lib.units import MIB, PAGE
 
 ENOENT, EACCES, EINVAL = 2, 13, 22
 

@@ -12,7 +12,9 @@ import json
 import os
 import sys
 
-from guest.harness import HarnessError, exit_on_signals, find_firmware
+from lib.error import HarnessError
+from lib.paths import find_firmware
+from lib.process import exit_on_signals
 from rig.bench import baseline
 from rig.bench.cases import GROUPS, Report
 from rig.bench.summary import summary

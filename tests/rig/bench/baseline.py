@@ -11,7 +11,8 @@ import fcntl
 import os
 import subprocess
 
-from guest.harness import TOP, HarnessError
+from lib import TOP
+from lib.error import HarnessError
 
 BUILD = os.path.join(TOP, 'build')
 BASELINE = os.path.join(BUILD, 'baseline')

@@ -7,7 +7,8 @@ a, b, a, b, ... in one boot.
 
 import contextlib
 
-from guest.harness import MIB, HarnessError
+from lib.error import HarnessError
+from lib.units import MIB
 from rig.bench.measure import steps
 from rig.lib.checks import memory_used
 from rig.lib.machines import (EMULATED, IN_PLACE, PAGES_2M, PROTECTED, TWO_COPY,

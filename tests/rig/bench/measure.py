@@ -10,7 +10,8 @@ TLB when a guest exits, which makes what comes first look slower: QEMU's own cod
 
 import time
 
-from guest.harness import HarnessError, key_values
+from lib.error import HarnessError
+from lib.guest import key_values
 from rig.lib import iommu
 from rig.lib.l1 import EDU, L2
 

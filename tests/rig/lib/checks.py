@@ -1,7 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """What several scenarios ask, and compare."""
 
-from guest.harness import MIB, HarnessError, QmpError, query_map
+from lib.dma_map import query_map
+from lib.error import HarnessError
+from lib.qmp import QmpError
+from lib.units import MIB
 from rig.lib import iommu
 from rig.lib.l1 import EDU, L2
 

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """What an IOMMU holds, and what it should hold."""
 
-from guest.harness import LEGACY, PAGE, cut, join
+from lib.dma_map import LEGACY, cut, join
+from lib.units import PAGE
 
 HUGE = 2 << 20
 GIANT = 1 << 30

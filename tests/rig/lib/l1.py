@@ -16,8 +16,10 @@ import subprocess
 import threading
 import time
 
-from guest.harness import (EXIT_PASS, HarnessError, Qmp, QmpError,
-                           die_with_parent, key_values)
+from lib.error import HarnessError
+from lib.guest import EXIT_PASS, key_values
+from lib.process import die_with_parent
+from lib.qmp import Qmp, QmpError
 from rig.lib import cpus
 
 # So much that there are two free huge pages of 1 GiB: nodes of half this size do

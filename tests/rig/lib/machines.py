@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The machines that run in L2."""
 
-from guest.harness import MIB
+from lib.units import MIB
 
 EMULATED = 'memory-backend-guest-memfd,driver=emulated,init=private'
 TWO_COPY = 'memory-backend-guest-memfd,init=shared'

@@ -4,7 +4,8 @@
 import os
 import subprocess
 
-from guest.harness import TOP, HarnessError
+from lib import TOP
+from lib.error import HarnessError
 from rig.lib import initramfs
 
 RIG = os.path.join(TOP, 'tests/rig')

@@ -7,7 +7,8 @@ import threading
 import time
 import traceback
 
-from guest.harness import HarnessError, QmpError
+from lib.error import HarnessError
+from lib.qmp import QmpError
 from rig.lib.l1 import L1, L1_MIB, L1Error
 from rig.lib.prepare import KERNEL, LOGS, QEMU, kernel_is_patched
 from rig.lib.tap import Named

@@ -5,7 +5,7 @@ Conversions of all pages but one of an extent, while DMA to that one goes on. A
 policy without a gap loses no transfer; of the others, the figures are shown.
 """
 
-from guest.harness import MIB
+from lib.units import MIB
 from rig.lib.l1 import L2
 from rig.lib.machines import EMULATED, PAGES_2M, Row
 

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """What L1 has; the guest of tests/guest with each kind of memory and container."""
 
-from guest.harness import MIB, all_shared, query_map
+from lib.dma_map import all_shared, query_map
+from lib.units import MIB
 from rig.lib import iommu
 from rig.lib.l1 import EDU, L2
 from rig.lib.machines import (EMULATED, IN_PLACE, PAGES_1G, PAGES_2M, PROTECTED,

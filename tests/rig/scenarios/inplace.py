@@ -8,7 +8,9 @@ import contextlib
 import os
 import time
 
-from guest.harness import MIB, PAGE, QmpError, key_values
+from lib.guest import key_values
+from lib.qmp import QmpError
+from lib.units import MIB, PAGE
 from rig.lib.checks import (Machine, del_device, memory_used, missing,
                             not_possible)
 from rig.lib.l1 import EDU, L2, SECOND_EDU

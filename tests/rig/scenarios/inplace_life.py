@@ -7,7 +7,9 @@ For an L1 whose kernel does so (tests/rig/kernel).
 import json
 import time
 
-from guest.harness import MIB, PAGE, QmpError, query_map
+from lib.dma_map import query_map
+from lib.qmp import QmpError
+from lib.units import MIB, PAGE
 from rig.lib import iommu
 from rig.lib.checks import Machine, memory_used, missing
 from rig.lib.l1 import EDU, L2

@@ -5,7 +5,8 @@ For an L1 whose kernel converts in place: what TDX and SEV-SNP machines do there
 but for what the hardware does.
 """
 
-from guest.harness import MIB, query_map
+from lib.dma_map import query_map
+from lib.units import MIB
 from rig.lib import iommu
 from rig.lib.checks import missing, not_possible
 from rig.lib.l1 import EDU, L2

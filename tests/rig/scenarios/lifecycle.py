@@ -9,7 +9,7 @@ import contextlib
 import os
 import time
 
-from guest.harness import MIB, PAGE
+from lib.units import MIB, PAGE
 from rig.lib import iommu
 from rig.lib.checks import (LISTENER, Machine, del_device, failed_conversions,
                             listeners, missing, not_possible, refused)

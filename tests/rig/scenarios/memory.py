@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """How much memory a machine in L2 holds, and where."""
 
-from guest.harness import MIB
+from lib.units import MIB
 from rig.lib.checks import memory_used, memory_used_by_nodes
 from rig.lib.l1 import L2
 from rig.lib.machines import (EMULATED, IN_PLACE, PAGES_2M, PROTECTED, SHARED,

@@ -11,7 +11,8 @@ import copy
 import itertools
 import random
 
-from guest.harness import MIB, HarnessError
+from lib.error import HarnessError
+from lib.units import MIB
 from rig.lib.checks import (Machine, failed_conversions, missing, not_possible,
                             refused)
 from rig.lib.l1 import SECOND_EDU, L2

@@ -5,7 +5,7 @@ Where that is in place, a page that is private is gone for them. The guest says
 what became of its requests, and has looked at its data (tests/guest).
 """
 
-from guest.harness import MIB
+from lib.units import MIB
 from rig.lib.checks import missing
 from rig.lib.l1 import L2
 from rig.lib.machines import IN_PLACE, PROTECTED, SHARED, TWO_COPY, Row

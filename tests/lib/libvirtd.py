@@ -16,7 +16,9 @@ import socket
 import subprocess
 import tempfile
 
-from harness import HarnessError, QmpError, die_with_parent
+from lib.error import HarnessError
+from lib.process import die_with_parent
+from lib.qmp import QmpError
 
 LIBVIRTD = '/usr/sbin/libvirtd'
 NEEDED = ('virsh', 'virt-xml-validate', 'xmllint', 'unshare', 'setpriv')
@@ -171,7 +173,7 @@ class Daemon:
 
 
 class Monitor:
-    """QMP by virsh, with the interface of harness.Qmp."""
+    """QMP by virsh, with the interface of qmp.Qmp."""
 
     def __init__(self, daemon, domain):
         self.daemon, self.domain = daemon, domain

@@ -1,0 +1,36 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What KVM of this host can do."""
+
+import fcntl
+import os
+
+KVM_GET_API_VERSION = 0xae00
+KVM_CREATE_VM = 0xae01
+KVM_CHECK_EXTENSION = 0xae03
+KVM_CAP_VM_TYPES = 235
+KVM_CAP_GUEST_MEMFD_FLAGS = 244
+
+
+def kvm_problem(guest_memfd_flags=0, vm_type=0):
+    """None if KVM can create such a VM whose guest_memfd have these flags, else
+    why not."""
+    try:
+        fd = os.open('/dev/kvm', os.O_RDWR | os.O_CLOEXEC)
+    except OSError as err:
+        return f'/dev/kvm: {err.strerror}'
+    try:
+        if fcntl.ioctl(fd, KVM_GET_API_VERSION) != 12:
+            return '/dev/kvm: unknown API version'
+        types = fcntl.ioctl(fd, KVM_CHECK_EXTENSION, KVM_CAP_VM_TYPES)
+        if vm_type and not types & 1 << vm_type:
+            return f'/dev/kvm: VMs have the types 0x{types:x} only'
+        vm = fcntl.ioctl(fd, KVM_CREATE_VM, vm_type)
+        flags = fcntl.ioctl(vm, KVM_CHECK_EXTENSION, KVM_CAP_GUEST_MEMFD_FLAGS)
+        os.close(vm)
+        if flags & guest_memfd_flags != guest_memfd_flags:
+            return f'/dev/kvm: guest_memfd has the flags 0x{flags:x} only'
+    except OSError as err:
+        return f'/dev/kvm: cannot create a VM: {err.strerror}'
+    finally:
+        os.close(fd)
+    return None

@@ -1,0 +1,32 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Children that do not outlive this process, and signals."""
+
+import ctypes
+import os
+import signal
+import sys
+
+PR_SET_PDEATHSIG = 1
+
+
+def die_with_parent():
+    """In a child: not to outlive this process, whatever ends it."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def exit_on_signals():
+    """End by an exception, so that everything is cleaned up."""
+    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+    def ignore(_number, _frame):
+        """A second one must not disturb the cleaning up."""
+
+    def leave(number, _frame):
+        for each in signals:
+            signal.signal(each, ignore)
+        print(f'{os.path.basename(sys.argv[0])}: '
+              f'{signal.Signals(number).name}', file=sys.stderr)
+        sys.exit(128 + number)
+
+    for each in signals:
+        signal.signal(each, leave)

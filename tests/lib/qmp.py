@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""QMP."""
+
+import contextlib
+import itertools
+import json
+
+from lib.error import HarnessError
+
+
+class QmpError(Exception):
+    """A command that QEMU refused."""
+
+
+class Qmp:
+    """The least of a QMP client; events are kept.
+
+    QEMU may find something in its socket that was written to one before it:
+    answers are to what has their number, and to speak twice of capabilities is
+    no error.
+    """
+
+    _numbers = itertools.count()
+
+    def __init__(self, sock):
+        self._file = sock.makefile('rw', encoding='utf-8', newline='\n')
+        self.events = []
+        greeting = self._read()
+        if 'QMP' not in greeting:
+            raise HarnessError(f'no QMP greeting but {greeting}')
+        with contextlib.suppress(QmpError):
+            self.command('qmp_capabilities')
+
+    def _read(self):
+        try:
+            line = self._file.readline()
+        except OSError:
+            line = ''
+        if not line:
+            raise EOFError('QEMU has closed its monitor')
+        return json.loads(line)
+
+    def command(self, name, **args):
+        """Its result; QmpError if it failed, EOFError if QEMU is gone."""
+        number = next(self._numbers)
+        try:
+            self._file.write(json.dumps(
+                {'execute': name, 'arguments': args, 'id': number}) + '\n')
+            self._file.flush()
+        except OSError as err:
+            raise EOFError('QEMU has closed its monitor') from err
+        while True:
+            answer = self._read()
+            if 'event' in answer:
+                self.events.append(answer)
+            elif answer.get('id', number) != number:
+                continue
+            elif 'error' in answer:
+                raise QmpError(f"{name}: {answer['error']['desc']}")
+            else:
+                return answer['return']
+
+    def wait(self, matches):
+        """The first event that matches, of those kept and those to come."""
+        seen = 0
+        while True:
+            for event in self.events[seen:]:
+                seen += 1
+                if matches(event):
+                    return event
+            answer = self._read()
+            if 'event' in answer:
+                self.events.append(answer)

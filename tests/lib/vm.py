@@ -1,0 +1,191 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The guest in QEMU, with the edu device on a vfio-user server.
+
+Everything but the socket of the vfio-user server is connected by socket pairs,
+so there is nothing to wait for and nothing to clean up but one directory.
+"""
+
+import contextlib
+import json
+import os
+import queue
+import shutil
+import socket
+import subprocess
+import tempfile
+import threading
+
+from lib.error import HarnessError
+from lib.process import die_with_parent
+from lib.qmp import Qmp
+from lib.server import start_server
+from lib.units import MIB
+
+
+class Machine:
+    """The server, QEMU and the guest; a context manager that ends them all.
+
+    Lines of the guest arrive in .lines, a queue that ends with None. Without
+    @peer there is no server; @peer_options are more of its device. If the guest is
+    @protected, KVM has private memory for it.
+    """
+
+    def __init__(self, paths, accel='tcg', huge=False, ram=512 * MIB,
+                 driver='emulated', init='private', memory=None,
+                 devices=None, guest='', smp=1, timeout=None, peer=True,
+                 peer_options=(), protected=False):
+        self.paths = paths
+        self.peer = peer
+        self._peer_options = dict(peer_options)
+        self.accel = accel
+        self.ram = ram
+        self.smp = smp
+        self.protected = protected
+        self.guest_options = guest
+        self.lines = queue.Queue()
+        self.console = []
+        self.timed_out = False
+        self._timeout = timeout
+        self._timer = None
+        if memory is None:
+            memory = (f'memory-backend-guest-memfd,id=m0,size={ram},'
+                      f'driver={driver},init={init}')
+            if huge:
+                memory += ',hugetlb=on,hugetlbsize=2M'
+        self.memory = memory
+        self.devices = (['guest-memfd-testdev'] if devices is None
+                        else devices)
+        self.server = self.qemu = self.qmp = self.control = None
+        self._dir = self._errors = self._serial = self._reader = None
+
+    def __enter__(self):
+        self._dir = tempfile.mkdtemp(prefix='guest-memfd-')
+        self._errors = open(os.path.join(self._dir, 'errors'), 'w+',
+                            encoding='utf-8', errors='replace')
+        try:
+            if self.peer:
+                self.server, self.control = self.start_server('edu', '--once')
+            self._start_qemu()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(self, *exc):
+        self.close()
+
+    def start_server(self, name, *options):
+        """A server on the socket @name; its process and its control."""
+        return start_server(self.paths.server, self.socket(name), self._errors,
+                            *options)
+
+    def socket(self, name):
+        """The path of a socket of this machine's."""
+        return os.path.join(self._dir, name)
+
+    def command_line(self, fds):
+        """QEMU's command line; @fds are those of console, serial and QMP."""
+        args = [self.paths.qemu]
+        for d in self.paths.firmware:
+            args += ['-L', d]
+        args += ['-nodefaults', '-display', 'none', '-no-reboot',
+                 '-accel', self.accel, '-cpu', 'max', '-smp', str(self.smp),
+                 '-m', f'{self.ram // MIB}M', '-object', self.memory,
+                 '-machine', 'q35,memory-backend=m0']
+        if self.protected:
+            args += ['-object', 'x-sw-protected-guest,id=p0',
+                     '-machine', 'confidential-guest-support=p0']
+        for name, fd in zip(('console', 'serial', 'qmp'), fds):
+            args += ['-chardev', f'socket,id={name},fd={fd}']
+        args += ['-mon', 'chardev=qmp,mode=control',
+                 '-device', 'isa-debugcon,iobase=0xe9,chardev=console',
+                 '-device', 'isa-serial,chardev=serial',
+                 '-device', 'isa-debug-exit,iobase=0xf4,iosize=4']
+        for device in self.devices:
+            args += ['-device', device]
+        if self.peer:
+            args += ['-device', json.dumps({
+                'driver': 'vfio-user-pci', 'id': 'edu0', **self._peer_options,
+                'socket': {'type': 'unix',
+                           'path': self.socket('edu')}})]
+        return args + ['-kernel', self.paths.guest,
+                       '-append', self.guest_options]
+
+    def _start_qemu(self):
+        pairs = [socket.socketpair() for _ in range(3)]
+        theirs = [pair[1] for pair in pairs]
+        fds = [sock.fileno() for sock in theirs]
+        console, self._serial, monitor = [pair[0] for pair in pairs]
+        try:
+            self.qemu = subprocess.Popen(
+                self.command_line(fds), stdin=subprocess.DEVNULL,
+                stdout=self._errors, stderr=self._errors, pass_fds=fds,
+                preexec_fn=die_with_parent)
+        finally:
+            for sock in theirs:
+                sock.close()
+        self._reader = threading.Thread(target=self._read_console,
+                                        args=(console,), daemon=True)
+        self._reader.start()
+        if self._timeout:
+            self._timer = threading.Timer(self._timeout, self._expired)
+            self._timer.daemon = True
+            self._timer.start()
+        try:
+            self.qmp = Qmp(monitor)
+        except (EOFError, ConnectionError) as err:
+            self.qemu.wait()
+            raise HarnessError(
+                f'QEMU did not start:\n{self.errors()}') from err
+        finally:
+            monitor.close()
+
+    def _read_console(self, sock):
+        with sock, sock.makefile('r', encoding='ascii',
+                                 errors='replace') as f:
+            with contextlib.suppress(OSError):
+                for line in f:
+                    line = line.rstrip('\r\n')
+                    self.console.append(line)
+                    self.lines.put(line)
+        self.lines.put(None)
+
+    def _expired(self):
+        self.timed_out = True
+        self.qemu.kill()
+
+    def errors(self):
+        """What QEMU and the server printed."""
+        self._errors.flush()
+        with open(self._errors.name, encoding='utf-8',
+                  errors='replace') as f:
+            return f.read().rstrip()
+
+    def release(self):
+        """Let a guest with hold=1 go on."""
+        self._serial.sendall(b'g')
+
+    def wait(self):
+        """The exit codes of QEMU and of the server, which follows it."""
+        qemu = self.qemu.wait()
+        self._reader.join()
+        return qemu, self.server.wait() if self.server else 0
+
+    def close(self):
+        """End whatever still runs."""
+        if self._timer:
+            self._timer.cancel()
+        for process in (self.qemu, self.server):
+            if process:
+                if process.poll() is None:
+                    process.kill()
+                process.wait()
+        if self._reader:
+            self._reader.join()
+        if self._serial:
+            self._serial.close()
+        if self._errors:
+            self._errors.close()
+        if self._dir:
+            shutil.rmtree(self._dir, ignore_errors=True)
+            self._dir = None
