@@ -14,12 +14,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+from lib.hugepages import grown_pool
+from lib.process import exit_on_signals
+
 TOP = Path(__file__).resolve().parent.parent
 BUILD = TOP / 'build'
 LOG = BUILD / 'meson-logs/testlog.json'
 MESON = [TOP / 'scripts/build-qemu.sh', 'env', 'meson']
 SHOWN_LINES = 200
-HUGE_PAGES = {2048: 64, 1048576: 2}     # size in KiB: how many
+HUGE_PAGES = {2 << 20: 64, 1 << 30: 2}  # free ones of each size, as root
 
 # What GLib says of a test that scripts/list-tests.sh runs apart
 OTHER_PROGRAM = 'by request (-s option)'
@@ -57,7 +60,7 @@ def count(record):
 
 
 def show_failure(record):
-    """Print the output of a program that failed, but for what passed."""
+    """Print the output of a program that failed, except what passed."""
     print('\n==== %s: %s' % (record['name'], record['result']))
     for stream in ('stdout', 'stderr'):
         lines = [line for line in record.get(stream, '').splitlines()
@@ -68,25 +71,15 @@ def show_failure(record):
         print('\n'.join(lines[-SHOWN_LINES:]))
 
 
-@contextlib.contextmanager
-def huge_pages():
-    """Have some free huge pages for the tests while they run, as root."""
-    before = {}
-    for size_kib, wanted in HUGE_PAGES.items():
-        pool = Path('/sys/kernel/mm/hugepages/hugepages-%dkB' % size_kib)
+def run_tests(suite):
+    """All tests, or a suite, by meson; what ends this ends them."""
+    command = MESON + ['test', '-C', BUILD, '--no-rebuild']
+    with subprocess.Popen(command + suite) as meson:
         try:
-            count = int((pool / 'nr_hugepages').read_text())
-            free = int((pool / 'free_hugepages').read_text())
-            if free < wanted:
-                (pool / 'nr_hugepages').write_text(str(count + wanted - free))
-                before[pool] = count
-        except OSError:
-            pass                # the tests that need them say so
-    try:
-        yield
-    finally:
-        for pool, count in before.items():
-            (pool / 'nr_hugepages').write_text(str(count))
+            meson.wait()
+        except BaseException:
+            meson.terminate()           # it ends its tests
+            raise
 
 
 def main():
@@ -94,6 +87,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split('\n', 1)[0])
     parser.add_argument('--suite', help='run only this one')
     args = parser.parse_args()
+    exit_on_signals()
 
     setup = ['setup', BUILD, TOP]
     if (BUILD / 'build.ninja').is_file():
@@ -116,9 +110,11 @@ def main():
                        check=False)
     LOG.unlink(missing_ok=True)
     suite = ['--suite', args.suite] if args.suite else []
-    with huge_pages():
-        subprocess.run(MESON + ['test', '-C', BUILD, '--no-rebuild'] + suite,
-                       check=False)
+    with contextlib.ExitStack() as stack:
+        # The tests that find none say so.
+        for size, count in HUGE_PAGES.items():
+            stack.enter_context(grown_pool(count, size))
+        run_tests(suite)
 
     records = [json.loads(line) for line in LOG.read_text().splitlines()] \
         if LOG.is_file() else []
