@@ -48,7 +48,7 @@ def count(trace):
 
 
 class Traced(Converter):
-    """A machine that says what it sends, and has a slot for a second device."""
+    """A VM that says what it sends, and has a slot for a second device."""
 
     def __init__(self, paths):
         super().__init__(paths, RAM)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What a conversion costs with a real DMA peer: QEMU and a vfio-user server.
+"""What a conversion costs with a real device: QEMU and a vfio-user server.
 
 No guest runs.  Requests are writes to the test device, sent over QEMU's qtest
 socket many at a time, so that little is measured but the conversion; how much,
@@ -16,7 +16,7 @@ from lib.error import HarnessError
 from lib.hugepages import huge_pages
 from lib.paths import Paths
 from lib.units import MIB, PAGE
-from lib.vm import Machine
+from lib.vm import VM
 
 GIB = 1 << 30
 HUGE = 2 * MIB
@@ -35,13 +35,13 @@ SPARE_FILES = 128               # of the server, for other things
 PASSES = 20
 
 
-class Converter(Machine):
-    """A machine without a guest, that converts what it is told."""
+class Converter(VM):
+    """A VM without a guest, that converts what it is told."""
 
     def __init__(self, paths, ram, split='auto', huge=False):
         pages = ',hugetlb=on,hugetlbsize=2M' if huge else ',reserve=off'
         super().__init__(
-            paths, accel='qtest', ram=ram, devices=[TESTDEV],
+            paths, accel='qtest', ram=ram, devices=[TESTDEV], timeout=None,
             memory=f'memory-backend-guest-memfd,id=m0,size={ram},'
                    f'driver=emulated,init=private{pages}')
         self._split = split
@@ -56,7 +56,7 @@ class Converter(Machine):
             connection.close()
             for register, value in ((0x10, BAR), (0x04, 2)):
                 address = 1 << 31 | SLOT << 11 | register
-                self._ask([f'outl {CONFIG_ADDRESS:#x} {address:#x}',
+                self._request([f'outl {CONFIG_ADDRESS:#x} {address:#x}',
                            f'outl {CONFIG_DATA:#x} {value:#x}'])
         except BaseException:
             self.close()
@@ -81,7 +81,7 @@ class Converter(Machine):
         return args + ['-qtest', f'unix:{path}', '-qtest-log', 'none',
                        '-global', f'vfio-user-pci.x-dma-split={self._split}']
 
-    def _ask(self, commands):
+    def _request(self, commands):
         """Send commands in one piece; the answers, one a line."""
         text = '\n'.join(commands) + '\n'
         self._qtest.write(text)
@@ -95,7 +95,7 @@ class Converter(Machine):
     def convert(self, addresses, size, to_private):
         """Convert ranges of @size bytes; how many seconds all took."""
         command = TO_PRIVATE if to_private else TO_SHARED
-        self._ask([f'writeq {BAR + 8:#x} {size:#x}'])
+        self._request([f'writeq {BAR + 8:#x} {size:#x}'])
         seconds = 0
         for first in range(0, len(addresses), BATCH):
             requests = [f'writeq {BAR:#x} {gpa:#x}\n'
@@ -103,7 +103,7 @@ class Converter(Machine):
                         f'readl {BAR + 24:#x}'
                         for gpa in addresses[first:first + BATCH]]
             start = time.perf_counter()
-            answers = self._ask(requests)
+            answers = self._request(requests)
             seconds += time.perf_counter() - start
             if any(int(answer[0], 16) for answer in answers[2::3]):
                 raise HarnessError('a conversion failed')
@@ -116,11 +116,11 @@ class Converter(Machine):
                    for listener in block['listeners'])
 
 
-def step(machine, case, addresses, size, to_private):
+def step(vm, case, addresses, size, to_private):
     """Convert, and the records: microseconds and calls of a request"""
-    before = machine.calls()
-    seconds = machine.convert(addresses, size, to_private)
-    calls = machine.calls() - before
+    before = vm.calls()
+    seconds = vm.convert(addresses, size, to_private)
+    calls = vm.calls() - before
     for metric, value in (('us', seconds * 1e6), ('calls', calls)):
         yield {'group': 'vfio-user', 'case': case, 'metric': metric,
                'value': value / len(addresses)}
@@ -137,25 +137,25 @@ def per_gib(records, addresses):
                    [record['metric']])
 
 
-def policy_records(machine, window):
+def policy_records(vm, window):
     """Requests of 2 MiB, and a page out of each of them"""
     whole = list(range(BASE, BASE + window, HUGE))
     pages = [gpa + HUGE // 2 for gpa in whole]
-    yield from per_gib(step(machine, '2 MiB to shared', whole, HUGE, False),
+    yield from per_gib(step(vm, '2 MiB to shared', whole, HUGE, False),
                        whole)
     yield from (record for record in
-                step(machine, 'nothing to do', whole, HUGE, False)
+                step(vm, 'nothing to do', whole, HUGE, False)
                 if record['metric'] == 'us')
-    yield from step(machine, '4 KiB out of 2 MiB', pages, PAGE, True)
-    yield from step(machine, '4 KiB back', pages, PAGE, False)
-    machine.convert(whole, HUGE, True)
-    machine.convert(whole, HUGE, False)
-    yield from per_gib(step(machine, '2 MiB to private', whole, HUGE, True),
+    yield from step(vm, '4 KiB out of 2 MiB', pages, PAGE, True)
+    yield from step(vm, '4 KiB back', pages, PAGE, False)
+    vm.convert(whole, HUGE, True)
+    vm.convert(whole, HUGE, False)
+    yield from per_gib(step(vm, '2 MiB to private', whole, HUGE, True),
                        whole)
 
 
 def places(ram, count):
-    """Guest physical addresses all over a machine"""
+    """Guest physical addresses all over a VM"""
     low = min(ram, 2 * GIB)
     stride = (ram - BASE) // count // HUGE * HUGE
     found = [BASE + n * stride for n in range(count)]
@@ -173,22 +173,22 @@ def policies(window, huge):
     with huge_pages(RAM // HUGE if huge else 0) as problem:
         for policy in POLICIES:
             with Converter(paths, RAM, policy,
-                           huge and not problem) as machine:
-                for record in policy_records(machine, window):
+                           huge and not problem) as vm:
+                for record in policy_records(vm, window):
                     yield dict(record, side=policy)
 
 
 def sizes(rams, count):
-    """Machines that convert as much, in turn: the best of some passes"""
+    """VMs that convert as much, in turn: the best of some passes"""
     paths = Paths()
     best = {}
     with contextlib.ExitStack() as stack:
-        machines = [(ram, stack.enter_context(Converter(paths, ram)))
+        vms = [(ram, stack.enter_context(Converter(paths, ram)))
                     for ram in rams]
         for _ in range(PASSES):
             for to_private in (False, True):
-                for ram, machine in machines:
-                    seconds = machine.convert(places(ram, count), HUGE,
+                for ram, vm in vms:
+                    seconds = vm.convert(places(ram, count), HUGE,
                                               to_private)
                     case = '2 MiB to %s of %d GiB' % (
                         'private' if to_private else 'shared', ram // GIB)

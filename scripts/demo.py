@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""make run: a VM that converts its memory under a real DMA peer, shown live.
+"""make run: a VM that converts its memory under DMA, shown live.
 
 Starts a vfio-user server (an edu device in a process of its own), QEMU with
 memory-backend-guest-memfd, and the guest of tests/guest; shows what QEMU
@@ -20,14 +20,14 @@ import time
 
 from lib.dma_map import compare_maps, query_map
 from lib.error import HarnessError
-from lib.guest import EXIT_PASS, key_values
+from lib.guest import EXIT_PASS, PAUSED, key_values
 from lib.hugepages import huge_pages_free
 from lib.kvm import kvm_problem
 from lib.paths import Paths
 from lib.process import exit_on_signals
 from lib.qmp import QmpError
 from lib.units import MIB
-from lib.vm import Machine
+from lib.vm import VM
 
 RAM = 512 * MIB
 HUGE_PAGES = RAM // (2 * MIB)
@@ -40,12 +40,12 @@ TIMEOUT = 300
 
 PHASES = {
     'boot': 'the firmware starts',
-    'private': 'the window is private',
-    'share': 'the window is shared in 2 MiB requests',
+    'private': 'the bounce area is private',
+    'share': 'the bounce area is shared in 2 MiB requests',
     'dma': 'DMA both ways to every 2 MiB piece',
     'take-back': 'pieces are taken back and shared again',
     'random': 'random conversions against a model',
-    'sweep': 'DMA all over the window',
+    'sweep': 'DMA all over the bounce area',
     'fragments': 'every other page is taken back',
     'bad-requests': 'bad requests are refused',
     'done': 'done',
@@ -147,20 +147,20 @@ class View:
         sys.stdout.flush()
 
 
-def update(view, machine):
-    """Ask QEMU, if it is still there: the guest's last lines say why not."""
+def update(view, vm):
+    """Query QEMU, if it is still there: the guest's last lines say why not."""
     with contextlib.suppress(EOFError):
-        blocks = machine.qmp.command('query-guest-memfd')
+        blocks = vm.qmp.command('query-guest-memfd')
         if blocks:
             view.block = blocks[0]
 
 
-def follow(view, machine):
+def follow(view, vm):
     """Until the guest waits for us; its summary."""
     summary = {}
     while True:
         try:
-            line = machine.lines.get(timeout=REDRAW)
+            line = vm.lines.get(timeout=REDRAW)
         except queue.Empty:
             line = ''
         if line is None:
@@ -173,13 +173,13 @@ def follow(view, machine):
             view.guest.update(summary)
         elif line.startswith('FAIL'):
             raise HarnessError(f'the guest says: {line}')
-        elif line == 'HOLD':
+        elif line == PAUSED:
             view.phase = 'done'
             view.guest.pop('total', None)
-            update(view, machine)
+            update(view, vm)
             view.show(force=True)
             return summary
-        update(view, machine)
+        update(view, vm)
         view.show()
 
 
@@ -194,28 +194,28 @@ def run(args, paths):
               f'reserve them: sudo sysctl vm.nr_hugepages={HUGE_PAGES}')
     print(f'{RAM // MIB} MiB of guest memory in {pages}, all private at the '
           f'start; accelerator {args.accel}.')
-    print('DMA peer: an edu device in a process of its own, over vfio-user.',
+    print('The device: edu in a process of its own, over vfio-user.',
           flush=True)
 
     plain = args.plain or not sys.stdout.isatty()
     view = View(plain)
-    options = f'progress=1 hold=1 ops={args.ops} seed={args.seed}'
-    with Machine(paths, accel=args.accel, huge=huge, ram=RAM, guest=options,
-                 timeout=TIMEOUT) as machine:
+    options = f'progress=1 pause=1 ops={args.ops} seed={args.seed}'
+    with VM(paths, accel=args.accel, huge=huge, ram=RAM, guest=options,
+                 timeout=TIMEOUT) as vm:
         try:
-            summary = follow(view, machine)
-            maps = machine.control.maps()
-            stats = machine.control.stats()
-            runs = query_map(machine.qmp, view.block['id'])
+            summary = follow(view, vm)
+            maps = vm.control.maps()
+            stats = vm.control.stats()
+            runs = query_map(vm.qmp, view.block['id'])
             problems = compare_maps(runs, maps, RAM)
-            machine.release()
-            qemu, server = machine.wait()
+            vm.resume()
+            qemu, server = vm.wait()
         except (HarnessError, QmpError, EOFError) as err:
-            for line in machine.console[-8:]:
+            for line in vm.console[-8:]:
                 print(f'guest: {line}', file=sys.stderr)
-            if machine.errors():
-                print(machine.errors(), file=sys.stderr)
-            if machine.timed_out:
+            if vm.errors():
+                print(vm.errors(), file=sys.stderr)
+            if vm.timed_out:
                 raise HarnessError(f'no end after {TIMEOUT} s') from err
             raise
     if qemu != EXIT_PASS:
@@ -245,7 +245,7 @@ every shared byte mapped, no private one.""")
 def main():
     """Parse, check, run."""
     parser = argparse.ArgumentParser(
-        description='Show a VM that converts memory under a real DMA peer.')
+        description='Show a VM that converts memory under real DMA.')
     parser.add_argument('--accel', choices=('tcg', 'kvm'),
                         default=os.environ.get('ACCEL') or 'tcg',
                         help='also by the variable ACCEL (default: tcg)')

@@ -176,7 +176,7 @@ void run_balloon(void)
     }
     print("summary given=%u shared-empty=%u private-empty=%u mixed-empty=%u\n",
           HALF / 2, shared, private, mixed);
-    if (opt.hold) {
+    if (opt.pause) {
         wait_for_host();
     }
 

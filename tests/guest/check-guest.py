@@ -1,435 +1,341 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The whole slice with a real guest: QEMU, its memory, VFIO and a DMA peer.
+"""All together with a real guest: QEMU, its memory, VFIO and a device.
 
-Prints TAP.  The guest (tests/guest) converts memory and does DMA against its
-own model; before it ends, the map that QEMU reports is compared with what the
-vfio-user server has mapped.  Environment: QEMU, EDU_SERVER, GUEST_ELF,
-QEMU_FIRMWARE, GUEST_OPS, GUEST_SEED, GUEST_TIMEOUT (seconds, against hangs),
+The guest (tests/guest) converts memory and does DMA against its own model;
+before it ends, the map that QEMU reports is compared with what the vfio-user
+server has mapped.  Environment: QEMU, EDU_SERVER, GUEST_ELF, QEMU_FIRMWARE,
+GUEST_OPS, GUEST_SEED, GUEST_TIMEOUT (seconds, against hangs),
 QEMU_STORAGE_DAEMON.
 """
 
-import contextlib
 import os
 import socket
 import subprocess
-import sys
-import tempfile
+import unittest
 
-from lib import TOP
+from lib import TOP, tap
 from lib.dma_map import all_shared, compare_maps, query_map
-from lib.error import HarnessError
 from lib.guest import EXIT_PASS, key_values
-from lib.hugepages import huge_pages
-from lib.kvm import kvm_problem
+from lib.hugepages import HUGE_PAGE, huge_pages
+from lib.kvm import MMAP_AND_INIT_SHARED, SW_PROTECTED_VM, kvm_problem
 from lib.paths import Paths
-from lib.process import die_with_parent, exit_on_signals
+from lib.process import die_with_parent
 from lib.qmp import QmpError
 from lib.units import MIB, PAGE
-from lib.vm import Machine
+from lib.vm import TIMEOUT, VM, VMTest
 
-RAM = 512 * MIB
-# A KVM that has to emulate code without paging takes 20 ms for an operation, and
-# longer where CPUs wait for each other.
-OPS = {'tcg': '2000', 'kvm': '500', 'kvm-smp': '200'}
 SEED = os.environ.get('GUEST_SEED', '1')
-TIMEOUT = float(os.environ.get('GUEST_TIMEOUT', '300'))
+OPS = os.environ.get('GUEST_OPS')
 STORAGE_DAEMON = os.environ.get(
     'QEMU_STORAGE_DAEMON', os.path.join(TOP, 'build/qemu-storage-daemon'))
-
-STEPS = (
-    'the guest verified DMA',
-    'DMA mappings are the shared memory',
-    'the map is the same in small pages',
-    'counters agree',
-    'QEMU and the server ended well',
-)
-# Of memory that nobody can convert
-ORDINARY_STEPS = (
-    'the guest verified DMA',
-    'what it asked for was refused',
-    'DMA mappings are all of the memory',
-    'it is no block',
-    'QEMU and the server ended well',
-)
-
-
-class Tap:
-    """Numbered results."""
-
-    def __init__(self):
-        self.number = 0
-        self.failed = 0
-
-    def result(self, name, problems):
-        """One test; without problems it is ok."""
-        self.number += 1
-        print(f"{'not ' if problems else ''}ok {self.number} - {name}")
-        for problem in problems:
-            for line in str(problem).splitlines() or ['']:
-                print(f'# {line}')
-        self.failed += bool(problems)
-        sys.stdout.flush()
-
-    def skip(self, name, reason):
-        """One test that cannot be run here."""
-        self.number += 1
-        print(f'ok {self.number} - {name} # SKIP {reason}')
-        sys.stdout.flush()
-
-
-def run_until_hold(machine):
-    """Read what the guest says up to HOLD; its summary, or a problem."""
-    summary = {}
-    while True:
-        line = machine.lines.get()
-        if line is None:
-            return summary, ['the guest ended before it was done']
-        if line.startswith('summary '):
-            summary = key_values(line)
-        elif line.startswith('FAIL'):
-            return summary, [line]
-        elif line == 'HOLD':
-            return summary, []
-
-
-def check_conversions(block, summary):
-    """The counters of conversions agree with the guest."""
-    problems = []
-    # The guest leaves alone what is not in its window.
-    outside = (RAM - summary['pages'] * PAGE if block['init'] == 'shared'
-               else 0)
-
-    if block['shared-bytes'] != summary['shared-pages'] * PAGE + outside:
-        problems.append(f"shared: {block['shared-bytes']}, but the guest "
-                        f"shared {summary['shared-pages']} pages")
-    for direction in ('to-shared', 'to-private'):
-        if not block[direction]['requests']:
-            problems.append(f'{direction}: no request was counted')
-    requests = (block['to-shared']['requests'] +
-                block['to-private']['requests'])
-    if requests < summary['conversions']:
-        problems.append(f"{requests} requests, but the guest made "
-                        f"{summary['conversions']}")
-    if not any(listener['unmap-calls'] for listener in block['listeners']):
-        problems.append('no unmap call was counted')
-    return problems
-
-
-def check_counters(machine, runs, maps, summary, driver):
-    """query-guest-memfd agrees with the map, the server and the guest."""
-    problems = []
-
-    def same(what, a, b):
-        if a != b:
-            problems.append(f'{what}: {a} != {b}')
-
-    blocks = machine.qmp.command('query-guest-memfd')
-    blocks = [b for b in blocks if b['id'] == 'm0']
-    if len(blocks) != 1:
-        return [f'query-guest-memfd has {len(blocks)} blocks named m0']
-    block = blocks[0]
-    shared = sum(r['size'] for r in runs if not r['private'])
-    # ROMs, which lie over the RAM below 1 MiB, have no file
-    extents = [m for m in maps if m.iova < RAM and m.fd]
-
-    same('size', block['size'], RAM)
-    same('driver', block['driver'], driver)
-    same('shared-bytes and map', block['shared-bytes'], shared)
-    same('private-bytes and map', block['private-bytes'], RAM - shared)
-
-    def total(key):
-        return sum(listener[key] for listener in block['listeners'])
-
-    # one for each range of addresses at which the container sees the block
-    same('mapped-bytes and server', total('mapped-bytes'),
-         sum(m.size for m in extents))
-    same('extents and server', total('extents'), len(extents))
-    if not total('map-calls'):
-        problems.append('no map call was counted')
-    for level in block['huge-pages']:
-        same(f"huge pages of {level['size']}",
-             level['shared'] + level['private'] + level['mixed'],
-             RAM // level['size'])
-    return problems + check_conversions(block, summary)
-
-
-def check_ordinary(machine):
-    """It says that it is memory which cannot be converted."""
-    problems = []
-    blocks = machine.qmp.command('query-guest-memfd')
-    if blocks:
-        problems.append(f'query-guest-memfd shows {blocks}')
-    for command, args, words in (
-            ('query-guest-memfd-map', {'id': 'm0'}, 'ordinary memory'),
-            ('x-guest-memfd-convert',
-             {'id': 'm0', 'offset': 0, 'size': PAGE, 'private': True},
-             'ordinary memory'),
-            # only the device is in the way
-            ('migrate', {'uri': 'exec:false'}, "/vfio-user-pci'")):
-        try:
-            machine.qmp.command(command, **args)
-            problems.append(f'{command} was accepted')
-        except QmpError as err:
-            if words not in str(err):
-                problems.append(str(err))
-    return problems
-
-
-def refused_requests(machine, summary, before):
-    """What the guest asked for in vain has not reached the server."""
-    problems = []
-    stats = machine.control.stats()
-    if not summary['refused']:
-        problems.append('the guest has not asked')
-    for what in ('map', 'unmap'):
-        if stats[what] != before[what]:
-            problems.append(f'{what}: {before[what]} calls before the guest '
-                            f'asked, {stats[what]} after it')
-    return problems
-
-
-def look_at_ordinary(machine, tap, name):
-    """The guest waits twice: before it asks for conversions, and after it."""
-    before = machine.control.stats()
-    machine.release()
-    summary, problems = run_until_hold(machine)
-    tap.result(f'{name}: {ORDINARY_STEPS[1]}',
-               problems or refused_requests(machine, summary, before))
-    maps = machine.control.maps()
-    tap.result(f'{name}: {ORDINARY_STEPS[2]}',
-               compare_maps(all_shared(RAM), maps, RAM))
-    tap.result(f'{name}: {ORDINARY_STEPS[3]}', check_ordinary(machine))
-
-
-def look_at_machine(machine, tap, name, summary, case):
-    """What can be compared while the guest waits."""
-    if case.conv == 'refused':
-        look_at_ordinary(machine, tap, name)
-        return
-    maps = machine.control.maps()
-    runs = query_map(machine.qmp, 'm0')
-    tap.result(f'{name}: {STEPS[1]}', compare_maps(runs, maps, RAM))
-    same = query_map(machine.qmp, 'm0', limit=7) == runs
-    tap.result(f'{name}: {STEPS[2]}',
-               [] if same else ['pages of 7 runs give another map'])
-    tap.result(f'{name}: {STEPS[3]}',
-               check_counters(machine, runs, maps, summary, case.driver))
-    stats = machine.control.stats()
-    print('# ' + ' '.join(f'{key}={value}' for key, value in stats.items()))
-
-
-def check_exit(machine):
-    """The end, after the guest was released."""
-    problems = []
-    qemu, server = machine.wait()
-    if machine.timed_out:
-        problems.append(f'no end after {TIMEOUT} s: killed')
-    if qemu != EXIT_PASS:
-        problems.append(f'QEMU exited with {qemu}, expected {EXIT_PASS}')
-    if server != 0:
-        problems.append(f'the server exited with {server}')
-    if 'PASS' not in machine.console:
-        problems.append('the guest did not print PASS')
-    return problems
-
-
-def diagnose(machine):
-    """What helps to understand a failure."""
-    for line in machine.console[-20:]:
-        print(f'# guest: {line}')
-    for line in machine.errors().splitlines()[-20:]:
-        print(f'# stderr: {line}')
-
-
-class Case:
-    """A machine, and what it is told.
-
-    @conv: how its guest converts memory
-    @cpus: that many CPUs of the guest convert
-    """
-
-    def __init__(self, accel, driver, conv='testdev', huge=False, cpus=1):
-        self.accel = accel
-        self.driver = driver
-        self.conv = conv
-        self.huge = huge
-        self.cpus = cpus
-
-    @property
-    def steps(self):
-        """What is a test."""
-        return ORDINARY_STEPS if self.conv == 'refused' else STEPS
-
-    @property
-    def name(self):
-        """For people."""
-        name = (f"{self.accel}, {'2M' if self.huge else '4K'} pages, "
-                f'{self.driver} driver')
-        if self.protected:
-            name += ', private memory'
-        return name + (f', {self.cpus} CPUs' if self.cpus > 1 else '')
-
-    @property
-    def protected(self):
-        """Whether KVM has private memory for it."""
-        return self.driver == 'kvm' and self.conv != 'refused'
-
-    @property
-    def problem(self):
-        """Why this host cannot run the machine, or None."""
-        if self.accel != 'kvm':
-            return None
-        if self.protected:
-            return kvm_problem(vm_type=SW_PROTECTED_VM)
-        return kvm_problem(0 if self.driver == 'emulated' else SHARED_FILES)
-
-    @property
-    def options(self):
-        """Words for the guest."""
-        ops = os.environ.get(
-            'GUEST_OPS', OPS['kvm-smp' if self.accel == 'kvm' and
-                             self.cpus > 1 else self.accel])
-        words = f'ops={ops} seed={SEED} conv={self.conv} hold=1'
-        if self.cpus > 1:
-            # The emulated driver keeps what is in a page.
-            words += f' cpus={self.cpus} keep={int(not self.protected)}'
-        return words
-
-    def machine(self, paths):
-        """The machine."""
-        smp = max(self.cpus, 2 if self.accel == 'kvm' else 1)
-        accel = 'tcg,thread=multi' if self.accel == 'tcg' else self.accel
-        return Machine(paths, accel=accel, ram=RAM, guest=self.options,
-                       timeout=TIMEOUT, huge=self.huge, driver=self.driver,
-                       smp=smp, devices=['guest-memfd-testdev'] * self.cpus,
-                       init='private' if self.driver == 'emulated' else
-                       'shared', protected=self.protected)
-
-
-def run_case(tap, paths, case):
-    """One machine: all of its steps get a result."""
-    first = tap.number
-    failed = tap.failed
-    steps, name = case.steps, case.name
-    try:
-        with case.machine(paths) as machine:
-            try:
-                summary, problems = run_until_hold(machine)
-                tap.result(f'{name}: {steps[0]}', problems)
-                if not problems:
-                    look_at_machine(machine, tap, name, summary, case)
-                    machine.release()
-                    tap.result(f'{name}: {steps[4]}', check_exit(machine))
-            finally:
-                if tap.failed > failed or tap.number < first + len(steps):
-                    diagnose(machine)
-    except (HarnessError, QmpError, EOFError, OSError, KeyError) as err:
-        step = steps[tap.number - first] if tap.number - first < len(steps) \
-            else steps[-1]
-        tap.result(f'{name}: {step}', [f'{type(err).__name__}: {err}'])
-    for step in steps[tap.number - first:]:
-        tap.result(f'{name}: {step}', ['not reached'])
-
-
-# What is run.  The last one is an ordinary VM whose only memory is a mapped
-# guest_memfd: it is refused.  TCG converts with the BQL held, so that it is under
-# KVM that requests of several CPUs meet; two CPUs do, as a host may have no more.
-CASES = (
-    Case('tcg', 'emulated'),
-    Case('tcg', 'emulated', huge=True),
-    Case('tcg', 'emulated', cpus=4),
-    Case('kvm', 'emulated'),
-    Case('kvm', 'emulated', huge=True),
-    Case('kvm', 'emulated', cpus=2),
-    Case('kvm', 'kvm', conv='hypercall', cpus=4),
-    Case('kvm', 'kvm', conv='refused'),
-)
-# With a virtio balloon: the driver; whether there is the peer, for which memory
-# has to stay where it is; how many of the pages that the guest gives away are
-# empty then
-BALLOONS = (('emulated', False, 8), ('emulated', True, 0), ('kvm', False, 8))
+# A guest that has the least of RAM, for what is no matter of size
+SMALL = 'base=16 window=16'
 BALLOON = 'virtio-balloon-pci,disable-legacy=on,free-page-reporting=on'
-SHARED_FILES = 3        # GUEST_MEMFD_FLAG_MMAP and _INIT_SHARED
-SW_PROTECTED_VM = 1
+RNG = 'virtio-rng-pci,disable-legacy=on'
 
 
-def run_virtio(tap, paths, name, wanted, **machine_args):
-    """A guest that uses a virtio device, and what it says of it."""
-    problems = []
-    try:
-        with Machine(paths, timeout=TIMEOUT, **machine_args) as machine:
-            problems += check_exit(machine)
-            said = [key_values(line) for line in machine.console
-                    if line.startswith('summary ')]
-            if not said or not wanted.items() <= said[0].items():
-                problems.append(f'expected {wanted}')
-            if problems:
-                diagnose(machine)
-    except (HarnessError, QmpError, EOFError, OSError) as err:
-        problems = [f'{type(err).__name__}: {err}']
-    tap.result(name, problems)
+def summaries(lines):
+    """What the guest says it has done, one for each line."""
+    return [key_values(line) for line in lines if line.startswith('summary ')]
 
 
-def run_balloon(tap, paths, driver, peer, empty):
-    """A guest that gives pages away, shared ones and private ones."""
-    name = (f"virtio-balloon, {driver} driver, {'with a' if peer else 'no'} "
-            f'DMA peer: {empty} of the given pages are empty')
-    words = 'base=16 window=16 virtio=balloon'
-    args = {'ram': 64 * MIB, 'devices': ['guest-memfd-testdev', BALLOON]}
-    if driver == 'kvm':
-        problem = kvm_problem(SHARED_FILES)
+class SharedVM:
+    """Tests that look at one VM, whose guest waits for the host."""
+
+    name = None             # of the VM
+    problem = None          # why this host cannot run it
+    huge = 0                # pages that it needs
+
+    @classmethod
+    def setUpClass(cls):
+        problem = cls.problem or cls.enterClassContext(huge_pages(cls.huge))
         if problem:
-            tap.skip(name, problem)
-            return
-        words += ' conv=none'
-        args.update(accel='kvm', init='shared')
-    run_virtio(tap, paths, name, {
-        'shared-empty': empty, 'private-empty': empty,
-        'mixed-empty': 2 * empty}, driver=driver, peer=peer, guest=words,
-               **args)
+            raise unittest.SkipTest(problem)
+        cls.summary = None
+        cls.start_for_all(cls.new_vm())
+
+    def id(self):
+        return f'{self.name}: {super().id()}'
+
+    def paused(self):
+        """The summary of the guest, which has to be there."""
+        self.assertTrue(self.summary, 'the guest has not come so far')
+        return self.summary
+
+    def wait_for_summary(self):
+        """The guest says what it has done, and waits."""
+        type(self).summary = summaries(self.vm.said_until_pause())[-1]
 
 
-def run_messages(tap, paths):
-    """DMA by messages: the server has no file of this memory.
+class Conversions(SharedVM):
+    """Memory is converted; what QEMU, the server and the guest say agrees."""
 
-    It does the DMA while QEMU, with the BQL, waits for it to answer the write to
-    a register; libvfio-user, which waits then, takes no other request.
+    accel, driver, conv = 'tcg,thread=multi', 'emulated', 'testdev'
+    cpus = 1                # so many CPUs of the guest convert
+    ram = 512 * MIB
+    words = 'ops=2000'
+
+    @classmethod
+    def new_vm(cls):
+        """The VM."""
+        words = f'conv={cls.conv} seed={SEED} pause=1 {cls.words}'
+        if OPS:
+            words += f' ops={OPS}'
+        if cls.cpus > 1:
+            # The emulated driver keeps what is in a page.
+            words += f" cpus={cls.cpus} keep={int(cls.driver == 'emulated')}"
+        return VM(accel=cls.accel, ram=cls.ram, guest=words,
+                  huge=bool(cls.huge), driver=cls.driver,
+                  smp=max(cls.cpus, 2 if cls.accel == 'kvm' else 1),
+                  devices=['guest-memfd-testdev'] * cls.cpus,
+                  init='private' if cls.driver == 'emulated' else 'shared',
+                  protected=cls.driver == 'kvm')
+
+    def test_the_guest_verified_dma(self):
+        """the guest verified DMA"""
+        self.wait_for_summary()
+        print(' '.join(f'{key}={value}' for key, value
+                       in self.vm.control.stats().items()))
+
+    def test_dma_mappings_are_the_shared_memory(self):
+        """DMA mappings are the shared memory"""
+        self.paused()
+        self.assert_none(compare_maps(query_map(self.vm.qmp, 'm0'),
+                                      self.vm.control.maps(), self.ram))
+
+    def test_the_map_is_the_same_in_small_pages(self):
+        self.paused()
+        self.assertEqual(query_map(self.vm.qmp, 'm0', limit=7),
+                         query_map(self.vm.qmp, 'm0'))
+
+    def block(self):
+        """What query-guest-memfd says of the memory."""
+        block, = self.vm.qmp.command('query-guest-memfd')
+        self.assertEqual(block['id'], 'm0')
+        return block
+
+    def test_counters_agree_with_the_map_and_the_server(self):
+        self.paused()
+        block = self.block()
+        shared = sum(run['size'] for run in query_map(self.vm.qmp, 'm0')
+                     if not run['private'])
+        # ROMs, which lie over the RAM below 1 MiB, have no file
+        extents = [m for m in self.vm.control.maps()
+                   if m.iova < self.ram and m.fd]
+
+        def total(key):
+            return sum(listener[key] for listener in block['listeners'])
+
+        self.assertEqual(block['size'], self.ram)
+        self.assertEqual(block['driver'], self.driver)
+        self.assertEqual(block['shared-bytes'], shared)
+        self.assertEqual(block['private-bytes'], self.ram - shared)
+        # one for each range of addresses at which the container sees it
+        self.assertEqual(total('mapped-bytes'), sum(m.size for m in extents))
+        self.assertEqual(total('extents'), len(extents))
+        self.assertTrue(total('map-calls'))
+        self.assertTrue(total('unmap-calls'))
+        for level in block['huge-pages']:
+            self.assertEqual(
+                level['shared'] + level['private'] + level['mixed'],
+                self.ram // level['size'], f"pages of {level['size']}")
+
+    def test_counters_agree_with_the_guest(self):
+        summary, block = self.paused(), self.block()
+        # The guest leaves alone what is not in its bounce area.
+        outside = (self.ram - summary['pages'] * PAGE
+                   if block['init'] == 'shared' else 0)
+        requests = [block[direction]['requests']
+                    for direction in ('to-shared', 'to-private')]
+        self.assertEqual(block['shared-bytes'],
+                         summary['shared-pages'] * PAGE + outside)
+        self.assertTrue(all(requests), requests)
+        self.assertGreaterEqual(sum(requests), summary['conversions'])
+
+    def test_qemu_and_the_server_end_well(self):
+        """QEMU and the server end well"""
+        self.paused()
+        self.vm.resume()
+        self.vm.assert_good_end()
+
+
+class Tcg4K(Conversions, VMTest):
+    """Much memory, in pages of 4 KiB."""
+    name = 'tcg, 4K pages, emulated driver'
+
+
+class Tcg2M(Conversions, VMTest):
+    """Huge pages of 2 MiB."""
+    name = 'tcg, 2M pages, emulated driver'
+    ram = 128 * MIB
+    huge = ram // HUGE_PAGE
+    words = SMALL + ' ops=1000'
+
+
+# TCG converts with the BQL held, so that it is under KVM that requests of several
+# CPUs meet; two CPUs do, as a host may have no more.  TCG is where slices of four
+# CPUs have borders in one huge page.
+class Tcg4Cpus(Conversions, VMTest):
+    """CPUs that convert at once."""
+    name = 'tcg, 4K pages, emulated driver, 4 CPUs'
+    cpus = 4
+    ram = 128 * MIB
+    words = 'base=16 window=64 ops=400 storm=200'
+
+
+# Some KVMs emulate code without paging: each operation takes 20 ms, and longer
+# where CPUs wait for each other.
+class Kvm2M(Conversions, VMTest):
+    """Huge pages of 2 MiB."""
+    name = 'kvm, 2M pages, emulated driver'
+    problem = kvm_problem()
+    accel = 'kvm'
+    ram = 64 * MIB
+    huge = ram // HUGE_PAGE
+    words = SMALL + ' ops=200'
+
+
+class Kvm2Cpus(Conversions, VMTest):
+    """Each of them does what one does; then their requests meet."""
+    name = 'kvm, 4K pages, emulated driver, 2 CPUs'
+    problem = kvm_problem()
+    accel = 'kvm'
+    cpus = 2
+    ram = 64 * MIB
+    words = 'base=16 window=32 ops=100 storm=500'
+
+
+class KvmPrivate4Cpus(Conversions, VMTest):
+    """Private memory of KVM, and hypercalls."""
+    name = 'kvm, 4K pages, kvm driver, private memory, 4 CPUs'
+    problem = kvm_problem(vm_type=SW_PROTECTED_VM)
+    accel, driver, conv = 'kvm', 'kvm', 'hypercall'
+    cpus = 4
+    words = 'ops=200'
+
+
+class KvmOrdinary(SharedVM, VMTest):
+    """An ordinary VM, whose only memory is a mapped guest_memfd.
+
+    Its guest waits twice: before it asks for conversions, and after it.
     """
-    run_virtio(tap, paths, 'ordinary memory without a file: DMA by messages',
-               {'dma-failed': 0}, accel='tcg', ram=64 * MIB,
-               memory=f'memory-backend-ram,id=m0,size={64 * MIB}',
-               peer_options={'x-no-posted-writes': True},
-               guest='base=16 window=16 ops=200 conv=none')
+    name = 'kvm, 4K pages, kvm driver'
+    problem = kvm_problem(MMAP_AND_INIT_SHARED)
+    ram = 64 * MIB
+
+    @classmethod
+    def new_vm(cls):
+        """The VM."""
+        return VM(accel='kvm', ram=cls.ram, smp=2, driver='kvm',
+                  init='shared', devices=['guest-memfd-testdev', RNG, BALLOON],
+                  guest=f'conv=refused seed={SEED} pause=1 {SMALL} '
+                        'virtio=queues dma=1')
+
+    def test_the_queues_of_virtio_rng_and_virtio_balloon_have_an_answer(self):
+        said = summaries(self.vm.said_until('summary '))
+        self.assertEqual(said, [{'devices': 2}])
+
+    def test_the_guest_verified_dma(self):
+        """the guest verified DMA"""
+        self.vm.said_until_pause()
+        type(self).before = self.vm.control.stats()
+
+    def test_what_it_asked_for_was_refused(self):
+        self.vm.resume()
+        self.wait_for_summary()
+        self.assertTrue(self.summary['refused'])
+        stats = self.vm.control.stats()
+        for calls in ('map', 'unmap'):
+            self.assertEqual(stats[calls], self.before[calls], calls)
+
+    def test_dma_mappings_are_all_of_the_memory(self):
+        """DMA mappings are all of the memory"""
+        self.paused()
+        self.assert_none(compare_maps(
+            all_shared(self.ram), self.vm.control.maps(), self.ram))
+
+    def test_it_is_no_block(self):
+        self.paused()
+        qmp = self.vm.qmp
+        self.assertEqual(qmp.command('query-guest-memfd'), [])
+        with self.assertRaisesRegex(QmpError, 'ordinary memory'):
+            qmp.command('query-guest-memfd-map', id='m0')
+        with self.assertRaisesRegex(QmpError, 'ordinary memory'):
+            qmp.command('x-guest-memfd-convert', id='m0', offset=0, size=PAGE,
+                        private=True)
+        # only the device is in the way
+        with self.assertRaisesRegex(QmpError, "/vfio-user-pci'"):
+            qmp.command('migrate', uri='exec:false')
+
+    def test_qemu_and_the_server_end_well(self):
+        """QEMU and the server end well"""
+        self.paused()
+        self.vm.resume()
+        self.vm.assert_good_end()
 
 
-def run_queues(tap, paths):
-    """QEMU works on queues in memory that nobody converts."""
-    name = 'virtio-rng and virtio-balloon, kvm driver: they have an answer'
-    problem = kvm_problem(SHARED_FILES)
-    if problem:
-        tap.skip(name, problem)
-        return
-    run_virtio(tap, paths, name, {'devices': 2}, accel='kvm', ram=64 * MIB,
-               driver='kvm', init='shared', peer=False,
-               devices=['virtio-rng-pci,disable-legacy=on', BALLOON],
-               guest='base=16 window=16 virtio=queues conv=none')
+class OneQuestion(VMTest):
+    """VMs with 64 MiB that run to their end."""
 
+    def run_to_end(self, words, wanted, **args):
+        """The guest's first summary has what is wanted."""
+        vm = self.start(VM(ram=64 * MIB, guest=f'{SMALL} {words}', **args))
+        vm.assert_good_end()
+        first = summaries(vm.console)[0]
+        self.assertEqual({key: first.get(key) for key in wanted}, wanted)
 
-def run_vhost(tap, paths):
-    """The host's kernel works on queues in memory that nobody converts."""
-    name = 'vhost-vsock, kvm driver: it has an answer'
-    problem = kvm_problem(SHARED_FILES)
-    if not problem and not os.path.exists('/dev/vhost-vsock'):
-        problem = '/dev/vhost-vsock does not exist'
-    if problem:
-        tap.skip(name, problem)
-        return
-    run_virtio(tap, paths, name, {'queues': 2}, accel='kvm', ram=64 * MIB,
-               driver='kvm', init='shared', peer=False,
-               devices=[f'vhost-vsock-pci,guest-cid={os.getpid()},'
-                        'disable-legacy=on'],
-               guest='base=16 window=16 virtio=vsock conv=none')
+    def run_to_end_under_kvm(self, words, wanted, **args):
+        """The same with memory that nobody converts."""
+        problem = kvm_problem(MMAP_AND_INIT_SHARED)
+        if problem:
+            self.skipTest(problem)
+        self.run_to_end('conv=none ' + words, wanted, accel='kvm',
+                        driver='kvm', init='shared', server=False, **args)
+
+    @staticmethod
+    def balloon(empty):
+        """The arguments of a VM; so many given pages are empty then."""
+        return 'virtio=balloon', {
+            'shared-empty': empty, 'private-empty': empty,
+            'mixed-empty': 2 * empty}
+
+    @tap.cases({'no device with DMA, 8 of the given pages are empty':
+                (False, 8),
+                'a device with DMA, for which memory has to stay, none':
+                (True, 0)})
+    def test_virtio_balloon(self, server, empty):
+        """virtio-balloon, emulated driver"""
+        self.run_to_end(*self.balloon(empty), server=server,
+                        devices=['guest-memfd-testdev', BALLOON])
+
+    def test_virtio_balloon_with_the_kvm_driver(self):
+        """virtio-balloon, kvm driver: 8 of the given pages are empty"""
+        self.run_to_end_under_kvm(*self.balloon(8),
+                                  devices=['guest-memfd-testdev', BALLOON])
+
+    def test_messages(self):
+        """ordinary memory without a file: DMA by messages
+
+        The server does the DMA while QEMU, with the BQL, waits for it to answer
+        the write to a register; libvfio-user, which waits then, takes no other
+        request.
+        """
+        self.run_to_end('ops=200 conv=none', {'dma-failed': 0},
+                        memory=f'memory-backend-ram,id=m0,size={64 * MIB}',
+                        device_options={'x-no-posted-writes': True})
+
+    def test_vhost_vsock(self):
+        """vhost-vsock, kvm driver: it has an answer
+
+        The host's kernel works on queues in memory that nobody converts.
+        """
+        if not os.path.exists('/dev/vhost-vsock'):
+            self.skipTest('/dev/vhost-vsock does not exist')
+        self.run_to_end_under_kvm(
+            'virtio=vsock', {'queues': 2},
+            devices=[f'vhost-vsock-pci,guest-cid={os.getpid()},'
+                     'disable-legacy=on'])
 
 
 # The firmware reads it from a disk and runs it.  It writes itself to the next
@@ -441,25 +347,13 @@ BOOT_SECTOR = bytes.fromhex('b80103 b90200 b600 bb007c cd13'
                             ).ljust(510, b'\0') + b'\x55\xaa'
 
 
-def vhost_user_problems(paths, directory):
-    """What goes wrong when a VM boots from a disk of another process."""
-    disk, path = (os.path.join(directory, name) for name in ('disk', 'socket'))
-    with open(disk, 'wb') as file:
-        file.write(BOOT_SECTOR)
-        file.truncate(MIB)
-    # It can be connected to as soon as the daemon is started.
-    with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(path)
-        listener.listen(1)
-        command = [
-            STORAGE_DAEMON, '--blockdev', f'file,node-name=f,filename={disk}',
-            '--export', 'vhost-user-blk,id=e,node-name=f,writable=on,'
-                        f'addr.type=fd,addr.str={listener.fileno()}']
-        daemon = subprocess.Popen(command, stdin=subprocess.DEVNULL,
-                                  pass_fds=[listener.fileno()],
-                                  preexec_fn=die_with_parent)
-    try:
-        qemu = subprocess.run(
+class VhostUser(tap.TestCase):
+    """Another process does DMA to memory that nobody converts."""
+
+    def qemu(self, path):
+        """A VM that boots from the disk behind a socket; what is wrong."""
+        paths = Paths()
+        done = subprocess.run(
             [paths.qemu, '-nodefaults', '-display', 'none', '-accel', 'kvm',
              '-cpu', 'host', '-machine', 'q35,memory-backend=m0', '-m', '64M',
              *(word for name in paths.firmware for word in ('-L', name)),
@@ -471,64 +365,35 @@ def vhost_user_problems(paths, directory):
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT, errors='replace', timeout=TIMEOUT,
             check=False, preexec_fn=die_with_parent)
-    except subprocess.TimeoutExpired as err:
-        return [err]
-    finally:
-        daemon.kill()
-        daemon.wait()
-    with open(disk, 'rb') as file:
-        written = file.read(1024)
-    problems = []
-    if qemu.returncode != EXIT_PASS:
-        problems += [f'QEMU has exit status {qemu.returncode}', qemu.stdout]
-    if written != 2 * BOOT_SECTOR:
-        problems.append('what the guest wrote is not on the disk')
-    return problems
+        self.assertEqual(done.returncode, EXIT_PASS, done.stdout)
 
-
-def run_vhost_user(tap, paths):
-    """Another process does DMA to memory that nobody converts."""
-    name = 'vhost-user-blk, kvm driver: the guest reads and writes a disk'
-    problem = kvm_problem(SHARED_FILES)
-    if not problem and not os.path.isfile(STORAGE_DAEMON):
-        problem = f'{STORAGE_DAEMON} does not exist'
-    if problem:
-        tap.skip(name, problem)
-        return
-    with tempfile.TemporaryDirectory(prefix='guest-memfd-') as directory:
-        tap.result(name, vhost_user_problems(paths, directory))
-
-
-def main():
-    """All cases."""
-    exit_on_signals()
-    tap = Tap()
-    print('TAP version 13')
-    steps = sum(len(case.steps) for case in CASES)
-    print(f'1..{steps + len(BALLOONS) + 4}')
-    try:
-        paths = Paths()
-    except HarnessError as err:
-        print(f'Bail out! {err}')
-        return 1
-    for case in CASES:
-        problem = case.problem
-        with contextlib.ExitStack() as stack:
-            if not problem and case.huge:
-                problem = stack.enter_context(huge_pages(RAM // (2 * MIB)))
-            if problem:
-                for step in case.steps:
-                    tap.skip(f'{case.name}: {step}', problem)
-            else:
-                run_case(tap, paths, case)
-    for balloon in BALLOONS:
-        run_balloon(tap, paths, *balloon)
-    run_messages(tap, paths)
-    run_queues(tap, paths)
-    run_vhost(tap, paths)
-    run_vhost_user(tap, paths)
-    return 1 if tap.failed else 0
+    @unittest.skipIf(kvm_problem(MMAP_AND_INIT_SHARED),
+                     str(kvm_problem(MMAP_AND_INIT_SHARED)))
+    @unittest.skipUnless(os.path.isfile(STORAGE_DAEMON),
+                         f'{STORAGE_DAEMON} does not exist')
+    def test_vhost_user_blk(self):
+        """vhost-user-blk, kvm driver: the guest reads and writes a disk"""
+        disk = self.path / 'disk'
+        disk.write_bytes(BOOT_SECTOR + bytes(MIB - len(BOOT_SECTOR)))
+        # It can be connected to as soon as the daemon is started.
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(str(self.path / 'socket'))
+            listener.listen(1)
+            daemon = subprocess.Popen(
+                [STORAGE_DAEMON,
+                 '--blockdev', f'file,node-name=f,filename={disk}',
+                 '--export', 'vhost-user-blk,id=e,node-name=f,writable=on,'
+                             f'addr.type=fd,addr.str={listener.fileno()}'],
+                stdin=subprocess.DEVNULL, pass_fds=[listener.fileno()],
+                preexec_fn=die_with_parent)
+        try:
+            self.qemu(self.path / 'socket')
+        finally:
+            daemon.kill()
+            daemon.wait()
+        self.assertEqual(disk.read_bytes()[:2 * len(BOOT_SECTOR)],
+                         2 * BOOT_SECTOR)
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    tap.main()

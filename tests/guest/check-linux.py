@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Debian's Linux with all of its RAM in this memory.
 
-Prints TAP.  The kernel is Debian's own one for clouds, as it is
+The kernel is Debian's own one for clouds, as it is
 (scripts/fetch-cloud-kernel.py).  Its only process (tests/guest/linux) fills
 memory, reads and writes a disk with O_DIRECT, converts the memory that it does
 this with, and has the edu device do DMA there.  What it says it has done is
@@ -15,45 +15,35 @@ GUEST_OPS, GUEST_SEED, GUEST_TIMEOUT (seconds, against hangs).
 
 import collections
 import contextlib
+import functools
 import os
 import random
 import re
 import stat
 import subprocess
-import sys
+import unittest
 import zlib
 
-from lib import TOP
+from lib import TOP, tap
 from lib.cpio import Archive
 from lib.dma_map import LEGACY, cut, join, query_map
 from lib.error import HarnessError
-from lib.guest import EXIT_PASS, key_values
-from lib.hugepages import huge_pages
+from lib.guest import PAUSED, key_values
+from lib.hugepages import HUGE_PAGE, huge_pages
 from lib.paths import Paths
-from lib.process import exit_on_signals
-from lib.qmp import QmpError
 from lib.units import MIB, PAGE
-from lib.vm import Machine
+from lib.vm import VM, VMTest
 
 KERNEL = os.path.join(TOP, 'build/cloud-kernel')
 SEED = int(os.environ.get('GUEST_SEED', '1'))
 OPS = os.environ.get('GUEST_OPS', '1000')
-TIMEOUT = float(os.environ.get('GUEST_TIMEOUT', '300'))
 NOT_DELIVERED = 2       # says fetch-cloud-kernel.py: no network, for example
 DISK_SIZE = 4 * MIB
 GIB = 1024 * MIB
 # Of q35: where RAM ends below 4 GiB, if it does not fit there
 LOW_RAM = 2 * GIB
-
-STEPS = (
-    'Linux boots and verifies memory, disk and DMA',
-    'all RAM is in the blocks',
-    'the map is what the guest says',
-    'DMA mappings are the shared memory',
-    'counters agree',
-    'the disk has what the guest has written',
-    'QEMU and the server ended well',
-)
+INIT = os.environ.get(
+    'LINUX_INIT', os.path.join(TOP, 'build/tests/guest/linux-init'))
 
 # A range of RAM, and where it is in which block
 Piece = collections.namedtuple('Piece', 'gpa size block offset')
@@ -65,7 +55,7 @@ NVME = Disk('nvme', 'nvme,serial=disk,drive=disk', '/dev/nvme0n1')
 
 
 class Case:
-    """A machine, and what it is told.
+    """A VM, and what it is told.
 
     @nodes: the sizes of its blocks; more than one are NUMA nodes
     @fill: MiB that the guest fills and verifies
@@ -114,22 +104,17 @@ class Case:
             address += size
         return pieces
 
-CASES = (
-    Case(VIRTIO, [512 * MIB], fill=256),
-    Case(VIRTIO, [512 * MIB], fill=256, huge=True),
-    Case(NVME, [GIB, 2 * GIB], fill=512, init='private'),
-)
 
-
-class LinuxMachine(Machine):
+class LinuxVM(VM):
     """Linux in place of the guest of this directory."""
 
-    def __init__(self, paths, case):
+    def __init__(self, case):
         self.case = case
+        paths = Paths()
+        paths.guest = os.path.join(KERNEL, 'vmlinuz')
         super().__init__(
             paths, accel='tcg,thread=multi', ram=case.ram, smp=2,
-            timeout=TIMEOUT, memory=case.objects[0],
-            devices=['guest-memfd-testdev'] * 2,
+            memory=case.objects[0], devices=['guest-memfd-testdev'] * 2,
             guest='console=ttyS1 panic=-1 mitigations=off -- '
                   f'ops={OPS} seed={SEED} fill={case.fill} '
                   f"private={int(case.init == 'private')} "
@@ -142,7 +127,7 @@ class LinuxMachine(Machine):
     def command_line(self, fds):
         with open(self.disk, 'wb') as f:
             f.write(self.disk_before)
-        write_initramfs(self.socket('initramfs'), self.paths.init)
+        write_initramfs(self.socket('initramfs'), INIT)
         args = super().command_line(fds)
         if len(self.case.nodes) > 1:
             args[args.index('q35,memory-backend=m0')] = 'q35'
@@ -170,6 +155,10 @@ class LinuxMachine(Machine):
             return f.read().splitlines()
         return []
 
+    def explain(self):
+        return super().explain() + [f'kernel: {line}'
+                                    for line in self.log()[-20:]]
+
 
 def write_initramfs(path, init):
     """The file system that Linux begins with."""
@@ -186,18 +175,11 @@ def write_initramfs(path, init):
 
 
 class Said:
-    """The lines of the guest, up to HOLD."""
+    """The lines of the guest before it waits for the host."""
 
-    def __init__(self, machine):
+    def __init__(self, vm):
         self.lines = collections.defaultdict(list)
-        self.problems = []
-        while (line := machine.lines.get()) != 'HOLD':
-            if line is None:
-                self.problems.append('the guest ended before it was done')
-                return
-            if line.startswith('FAIL'):
-                self.problems.append(line)
-                return
+        for line in vm.said_until(PAUSED)[:-1]:
             self.lines[line.partition(' ')[0]].append(key_values(line))
 
     def total(self, kind, key):
@@ -207,9 +189,7 @@ class Said:
 
 def check_said(case, said):
     """The guest has done all that it was to do."""
-    problems = list(said.problems)
-    if problems:
-        return problems
+    problems = []
     if [line['n'] for line in said.lines['cpus']] != [2]:
         problems.append(f"it has the CPUs {said.lines['cpus']}")
     if said.total('fill', 'bytes') != case.fill * MIB or \
@@ -226,11 +206,11 @@ def check_said(case, said):
     return problems
 
 
-def check_ram(machine, said):
+def check_ram(vm, said):
     """What Linux takes for RAM is in the blocks, and nearly all of them."""
-    case, problems = machine.case, []
+    case, problems = vm.case, []
     blocks = {block['id']: block['size']
-              for block in machine.qmp.command('query-guest-memfd')}
+              for block in vm.qmp.command('query-guest-memfd')}
     expected = {f'm{n}': size for n, size in enumerate(case.nodes)}
     if blocks != expected:
         problems.append(f'the blocks are {blocks}')
@@ -241,9 +221,7 @@ def check_ram(machine, said):
         for gpa in (ram['start'], ram['start'] + ram['size'] - 1):
             block = [piece.block for piece in case.layout
                      if piece.gpa <= gpa < piece.gpa + piece.size]
-            answer = machine.qmp.command(
-                'human-monitor-command',
-                **{'command-line': f'gpa2hva {gpa:#x}'})
+            answer = vm.qmp.human(f'gpa2hva {gpa:#x}')
             where = re.search(r' \((\S+)\) is ', answer)
             if not where or block != [where.group(1)]:
                 problems.append(f'{gpa:#x} should be in {block}: {answer}')
@@ -264,12 +242,12 @@ def states_said(case, said):
     return states
 
 
-def check_map(machine, states):
+def check_map(vm, states):
     """QEMU's map of each block."""
     problems = []
     for block, expected in states.items():
         actual = bytearray()
-        for run in query_map(machine.qmp, block):
+        for run in query_map(vm.qmp, block):
             actual += bytes([run['private']]) * (run['size'] // PAGE)
         if len(actual) != len(expected):
             problems.append(f'{block}: {len(actual)} pages')
@@ -290,13 +268,13 @@ def ranges_of(piece, states):
                piece.gpa + match.end() * PAGE)
 
 
-def check_mappings(machine, states):
+def check_mappings(vm, states):
     """What the server has mapped."""
-    layout = machine.case.layout
+    layout = vm.case.layout
     shared = join(cut([part for piece in layout
                        for part in ranges_of(piece, states)], LEGACY))
     mapped = join(cut([(m.iova, m.iova + m.size)
-                       for m in machine.control.maps()
+                       for m in vm.control.maps()
                        if any(piece.gpa <= m.iova < piece.gpa + piece.size
                               for piece in layout)], LEGACY))
     return ([f'mapped [{start:#x}, {end:#x}) is no shared range'
@@ -305,10 +283,10 @@ def check_mappings(machine, states):
              for start, end in sorted(set(shared) - set(mapped))[:5]])
 
 
-def check_counters(machine, said, states):
+def check_counters(vm, said, states):
     """QEMU and the server have counted what the guest has."""
-    blocks = machine.qmp.command('query-guest-memfd')
-    stats = machine.control.stats()
+    blocks = vm.qmp.command('query-guest-memfd')
+    stats = vm.control.stats()
     problems = []
 
     def same(what, a, b):
@@ -328,7 +306,7 @@ def check_counters(machine, said, states):
     return problems
 
 
-def check_disk(machine, said, when, content):
+def check_disk(vm, said, when, content):
     """The checksums of what the guest says is in the file."""
     problems = []
     lines = [line for line in said.lines['disk'] if line['when'] == when]
@@ -340,67 +318,14 @@ def check_disk(machine, said, when, content):
             problems.append(f"worker {line['worker']} has another disk in the "
                             f'{when}')
         if when == 'end' and content[start:end] == \
-                machine.disk_before[start:end]:
+                vm.disk_before[start:end]:
             problems.append(f"worker {line['worker']} has written nothing")
     return problems
 
 
-def check_exit(machine):
-    """The end, after the guest was released."""
-    problems = []
-    qemu, server = machine.wait()
-    if qemu != EXIT_PASS or 'PASS' not in machine.console:
-        problems.append(f'QEMU exited with {qemu}, expected {EXIT_PASS}')
-    if server != 0:
-        problems.append(f'the server exited with {server}')
-    return problems
-
-
-def check_machine(machine):
-    """Yields the problems of each step."""
-    said = Said(machine)
-    yield check_said(machine.case, said)
-    for kind in ('fill', 'worker'):
-        for line in said.lines[kind]:
-            print(f'# {kind}: ' + ' '.join(f'{key}={value}' for key, value
-                                           in line.items()))
-    states = states_said(machine.case, said)
-    yield check_ram(machine, said)
-    yield check_map(machine, states)
-    yield check_mappings(machine, states)
-    yield check_counters(machine, said, states)
-    with open(machine.disk, 'rb') as f:
-        content = f.read()
-    yield (check_disk(machine, said, 'start', machine.disk_before) +
-           check_disk(machine, said, 'end', content))
-    machine.release()
-    yield check_exit(machine)
-
-
-def run_case(paths, case):
-    """Problems of the steps of a machine, as far as it gets."""
-    results = []
-    try:
-        with LinuxMachine(paths, case) as machine:
-            for problems in check_machine(machine):
-                results.append(problems)
-                if problems and len(results) == 1:
-                    break
-            if any(results):
-                if machine.timed_out:
-                    results[-1].append(f'no end after {TIMEOUT} s: killed')
-                for what, lines in (('guest', machine.console),
-                                    ('kernel', machine.log()),
-                                    ('stderr', machine.errors().splitlines())):
-                    results[-1] += [f'{what}: {line}' for line in lines[-20:]]
-    except (HarnessError, QmpError, EOFError, OSError, KeyError,
-            ValueError) as err:
-        results.append([f'{type(err).__name__}: {err}'])
-    return results + [['not reached']] * (len(STEPS) - len(results))
-
-
+@functools.cache
 def no_kernel():
-    """Why this machine cannot have one, or None."""
+    """Why this vm cannot have one, or None."""
     done = subprocess.run(
         [os.path.join(TOP, 'scripts/fetch-cloud-kernel.py')], check=False,
         stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
@@ -411,47 +336,88 @@ def no_kernel():
     return why if done.returncode else None
 
 
-def main():
-    """All cases."""
-    exit_on_signals()
-    print('TAP version 13')
-    print(f'1..{len(CASES) * len(STEPS)}')
-    try:
-        paths = Paths()
-        paths.guest = os.path.join(KERNEL, 'vmlinuz')
-        paths.init = os.environ.get(
-            'LINUX_INIT', os.path.join(TOP, 'build/tests/guest/linux-init'))
-        if not os.path.isfile(paths.init):
-            raise HarnessError(f'{paths.init} does not exist: run "make '
-                               'build" first, or set LINUX_INIT')
-        missing = no_kernel()
-    except HarnessError as err:
-        print(f'Bail out! {err}')
-        return 1
-    number, failed = 0, False
-    for case in CASES:
-        results = []
-        with contextlib.ExitStack() as stack:
-            problem = missing
-            if not problem and case.huge:
-                problem = stack.enter_context(
-                    huge_pages(case.ram // (2 * MIB)))
-            if not problem:
-                results = run_case(paths, case)
-        for index, step in enumerate(STEPS):
-            number += 1
-            if problem:
-                print(f'ok {number} - {case.name}: {step} # SKIP {problem}')
-                continue
-            problems = results[index]
-            failed = failed or bool(problems)
-            print(f"{'not ' if problems else ''}ok {number} - {case.name}: "
-                  f'{step}')
-            for line in problems:
-                print(f'# {line}')
-        sys.stdout.flush()
-    return 1 if failed else 0
+class Linux:
+    """Linux boots, and all that it says is compared, while it waits."""
+
+    case = None
+
+    @classmethod
+    def setUpClass(cls):
+        problem = no_kernel()
+        if not problem and cls.case.huge:
+            problem = cls.enterClassContext(
+                huge_pages(cls.case.ram // HUGE_PAGE))
+        if problem:
+            raise unittest.SkipTest(problem)
+        cls.said = None
+        cls.start_for_all(LinuxVM(cls.case))
+
+    def id(self):
+        return f'{self.case.name}: {super().id()}'
+
+    def paused(self):
+        """What the guest has said."""
+        self.assertTrue(self.said, 'the guest has not come so far')
+        return self.said
+
+    def states(self):
+        """What the guest says of each page."""
+        return states_said(self.case, self.paused())
+
+    def test_linux_boots_and_verifies_memory_disk_and_dma(self):
+        """Linux boots and verifies memory, disk and DMA"""
+        said = Said(self.vm)
+        for kind in ('fill', 'worker'):
+            for line in said.lines[kind]:
+                print(f'{kind}: ' + ' '.join(f'{key}={value}' for key, value
+                                             in line.items()))
+        self.assert_none(check_said(self.case, said))
+        type(self).said = said
+
+    def test_all_ram_is_in_the_blocks(self):
+        """all RAM is in the blocks"""
+        self.assert_none(check_ram(self.vm, self.paused()))
+
+    def test_the_map_is_what_the_guest_says(self):
+        self.assert_none(check_map(self.vm, self.states()))
+
+    def test_mappings(self):
+        """DMA mappings are the shared memory"""
+        self.assert_none(check_mappings(self.vm, self.states()))
+
+    def test_counters_agree(self):
+        self.assert_none(check_counters(self.vm, self.paused(),
+                                        self.states()))
+
+    def test_the_disk_has_what_the_guest_has_written(self):
+        said = self.paused()
+        with open(self.vm.disk, 'rb') as f:
+            content = f.read()
+        self.assert_none(
+            check_disk(self.vm, said, 'start', self.vm.disk_before) +
+            check_disk(self.vm, said, 'end', content))
+
+    def test_qemu_and_the_server_end_well(self):
+        """QEMU and the server end well"""
+        self.paused()
+        self.vm.resume()
+        self.vm.assert_good_end()
+
+
+class Huge(Linux, VMTest):
+    """Huge pages, and virtio-blk."""
+    case = Case(VIRTIO, [256 * MIB], fill=96, huge=True)
+
+
+class Nodes(Linux, VMTest):
+    """RAM above 4 GiB, two NUMA nodes, private at first, and NVMe."""
+    case = Case(NVME, [GIB, 2 * GIB], fill=256, init='private')
+
+
+class Small(Linux, VMTest):
+    """Pages of 4 KiB, and virtio-blk."""
+    case = Case(VIRTIO, [256 * MIB], fill=96)
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    tap.main()

@@ -2,12 +2,12 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Readers of a block do not wait for a conversion of it.
 
-Prints TAP.  The DMA peer is stopped while it has nothing to do; then the guest
-converts memory, and its vCPU waits, without the BQL, for the peer's answer.
-The kernel says that the peer has not read the request: so no conversion of the
-machine's memory can end, and each reader has to answer meanwhile.  One that
-waits for the conversion makes the machine reach its time limit, which is
-shorter than that of the request.
+The vfio-user server is stopped while it has nothing to do; then the guest
+converts memory, and its vCPU waits, without the BQL, for the server's answer.
+The kernel says that the server has not read the request: so no conversion of
+the VM's memory can end, and each reader has to answer meanwhile.  One that
+waits for the conversion makes the VM reach its time limit, which is shorter
+than that of the request.
 
 It takes KVM: a vCPU of TCG holds the BQL while it is in the registers of any
 device, so that there the monitor waits for each conversion.
@@ -19,23 +19,20 @@ import select
 import signal
 import socket
 import struct
-import sys
+import unittest
 
+from lib import tap
 from lib.dma_map import compare_maps, query_map
 from lib.error import HarnessError
-from lib.guest import EXIT_PASS, key_values
+from lib.guest import key_values
 from lib.kvm import kvm_problem
-from lib.paths import Paths
-from lib.process import exit_on_signals
-from lib.qmp import QmpError
 from lib.units import MIB, PAGE
-from lib.vm import Machine
+from lib.vm import TIMEOUT, VM, VMTest
 
 RAM = 64 * MIB
-WINDOW = (16 * MIB, 32 * MIB)
+AREA = (16 * MIB, 32 * MIB)
 CHUNK = 2 * MIB
 OTHER = 16 * MIB
-TIMEOUT = float(os.environ.get('GUEST_TIMEOUT', '300'))
 
 # The guest's image begins with this, in memory that stays shared
 IMAGE = 1 * MIB
@@ -68,7 +65,7 @@ def sockets_of(pid):
     return found
 
 
-class Peer:
+class StoppedServer:
     """The vfio-user server, stopped; what it has not read stays in sight."""
 
     def __init__(self, process):
@@ -98,14 +95,13 @@ class Peer:
         os.kill(self._pid, signal.SIGCONT)
 
 
-class ReadersMachine(Machine):
-    """Another block, which no device follows; nobody gives up on the peer."""
+class ReadersVM(VM):
+    """Another block, which no device follows; nobody gives up on the server."""
 
-    def __init__(self, paths):
-        start, end = WINDOW
-        super().__init__(paths, accel='kvm', ram=RAM, init='shared',
-                         timeout=TIMEOUT,
-                         guest=f'base={start // MIB} rounds=2 hold=1 '
+    def __init__(self):
+        start, end = AREA
+        super().__init__(accel='kvm', ram=RAM, init='shared',
+                         guest=f'base={start // MIB} rounds=2 pause=1 '
                                f'window={(end - start) // MIB} '
                                f'chunk={CHUNK // 1024}')
 
@@ -120,63 +116,48 @@ class ReadersMachine(Machine):
         return next(block for block in self.qmp.command('query-guest-memfd')
                     if block['id'] == name)
 
-    def hmp(self, line):
-        """What the human monitor answers."""
-        return self.qmp.command('human-monitor-command',
-                                **{'command-line': line})
 
-
-def run_until_hold(machine):
-    """What the guest has said before it waits for the host."""
-    said = []
-    while (line := machine.lines.get()) != 'HOLD':
-        if line is None or line.startswith('FAIL'):
-            raise HarnessError(f'the guest ended: {line}')
-        said.append(line)
-    return said
-
-
-def read_block(machine, before):
+def read_block(vm, before):
     """query-guest-memfd: a conversion that waits is not counted."""
-    block = machine.block('m0')
+    block = vm.block('m0')
     keys = ('shared-bytes', 'private-bytes', 'to-shared', 'to-private')
     return [f'{key}: {before.block[key]} has become {block[key]}'
             for key in keys if block[key] != before.block[key]]
 
 
-def read_map(machine, before):
+def read_map(vm, before):
     """query-guest-memfd-map: the map is the last to change."""
-    return [] if query_map(machine.qmp, 'm0') == before.runs else [
+    return [] if query_map(vm.qmp, 'm0') == before.runs else [
         'the map has changed']
 
 
-def read_human(machine, _before):
+def read_human(vm, _before):
     """info guest-memfd."""
-    answer = machine.hmp('info guest-memfd')
+    answer = vm.qmp.human('info guest-memfd')
     return [] if 'm0' in answer and 'm1' in answer else [answer]
 
 
-def read_memory(machine, _before):
+def read_memory(vm, _before):
     """pmemsave, of shared memory."""
-    path = machine.socket('memory')
-    machine.qmp.command('pmemsave', val=IMAGE, size=PAGE, filename=path)
+    path = vm.socket('memory')
+    vm.qmp.command('pmemsave', val=IMAGE, size=PAGE, filename=path)
     with open(path, 'rb') as f:
         memory = f.read()
     return [] if MULTIBOOT_MAGIC in memory else ['the guest is not there']
 
 
-def read_address(machine, _before):
+def read_address(vm, _before):
     """gpa2hva, of shared memory and of what is converted."""
-    answers = [machine.hmp(f'gpa2hva {gpa:#x}') for gpa in (IMAGE, WINDOW[0])]
+    answers = [vm.qmp.human(f'gpa2hva {gpa:#x}') for gpa in (IMAGE, AREA[0])]
     return [answer for answer in answers if '(m0) is 0x' not in answer]
 
 
-def convert_other(machine, _before):
+def convert_other(vm, _before):
     """x-guest-memfd-convert, of a block that no device follows."""
     for private in (True, False):
-        machine.qmp.command('x-guest-memfd-convert', id='m1', offset=0,
+        vm.qmp.command('x-guest-memfd-convert', id='m1', offset=0,
                             size=OTHER, private=private)
-        block = machine.block('m1')
+        block = vm.block('m1')
         if block['private-bytes'] != private * OTHER:
             return [f'private-bytes: {block["private-bytes"]}']
     return []
@@ -195,109 +176,60 @@ READERS = {
 class Before:
     """What there is before the conversion."""
 
-    def __init__(self, machine):
-        self.block = machine.block('m0')
-        self.runs = query_map(machine.qmp, 'm0')
+    def __init__(self, vm):
+        self.block = vm.block('m0')
+        self.runs = query_map(vm.qmp, 'm0')
 
 
-def ask_readers(machine, peer, to):
-    """Problems; the guest waits for the host, and the peer is stopped."""
-    if peer.unread(wait=False):
-        return ['the server has something to do before the guest converts']
-    before = Before(machine)
-    machine.release()
-    request = peer.unread(wait=True)
-    if request[1] != COMMANDS[to]:
-        return [f'the request that waits is {request}']
-    for name, read in READERS.items():
+@unittest.skipIf(kvm_problem(), str(kvm_problem()))
+class Readers(VMTest):
+    """One VM, whose guest waits between conversions."""
+
+    @classmethod
+    def setUpClass(cls):
+        # The first round begins with memory that is private already.
+        cls.start_for_all(ReadersVM()).said_until_pause()
+        cls.good = True
+
+    def setUp(self):
+        self.assertTrue(self.good, 'the guest has not come so far')
+        type(self).good = False
+
+    def ask_readers(self, server, to):
+        """The guest waits for the host, and the server is stopped."""
+        self.assertIsNone(server.unread(wait=False),
+                          'it has something to do before the guest converts')
+        before = Before(self.vm)
+        self.vm.resume()
+        request = server.unread(wait=True)
+        self.assertEqual(request[1], COMMANDS[to])
+        for name, read in READERS.items():
+            self.assertEqual(read(self.vm, before), [], name)
+        self.assertEqual(server.unread(wait=False), request,
+                         'the server has read the request meanwhile')
+
+    @tap.cases({to: to for to in DIRECTIONS})
+    def test_a_conversion_waits_and_readers_answer(self, to):
+        server = StoppedServer(self.vm.server)
         try:
-            problems = read(machine, before)
-        except EOFError:
-            problems = ['no answer']
-        if problems:
-            return [f'{name}: {problem}' for problem in problems]
-    if peer.unread(wait=False) != request:
-        return ['the server has read the request meanwhile']
-    return []
+            self.ask_readers(server, to)
+        finally:
+            server.go_on()
+        said = [key_values(line)['to'] for line in self.vm.said_until_pause()
+                if line.startswith('end ')]
+        self.assertEqual(said, [to])
+        runs = query_map(self.vm.qmp, 'm0')
+        self.assert_none(compare_maps(runs, self.vm.control.maps(), RAM))
+        self.assertEqual(sum(run['size'] for run in runs if run['private']),
+                         (AREA[1] - AREA[0]) * (to == 'private'))
+        type(self).good = True
 
-
-def check_converted(machine, to):
-    """Problems; the guest has converted all of its window."""
-    said = [key_values(line) for line in run_until_hold(machine)
-            if line.startswith('end ')]
-    runs = query_map(machine.qmp, 'm0')
-    problems = compare_maps(runs, machine.control.maps(), RAM)
-    private = sum(run['size'] for run in runs if run['private'])
-    if [words['to'] for words in said] != [to]:
-        problems.append(f'the guest has said {said}')
-    if private != (WINDOW[1] - WINDOW[0]) * (to == 'private'):
-        problems.append(f'{private} bytes are private')
-    return problems
-
-
-def check_direction(machine, to):
-    """Problems of one direction; the guest waits for the host, twice."""
-    peer = Peer(machine.server)
-    try:
-        problems = ask_readers(machine, peer, to)
-    finally:
-        peer.go_on()
-    return problems or check_converted(machine, to)
-
-
-def check_end(machine):
-    """The guest is released for the last time."""
-    machine.release()
-    run_until_hold(machine)
-    machine.release()
-    qemu, server = machine.wait()
-    problems = []
-    if qemu != EXIT_PASS or 'PASS' not in machine.console:
-        problems.append(f'QEMU exited with {qemu}')
-    if server:
-        problems.append(f'the server exited with {server}')
-    return problems
-
-
-def check_machine(machine):
-    """Yields the problems of each step."""
-    # The first round begins with memory that is private already.
-    run_until_hold(machine)
-    for to in DIRECTIONS:
-        yield check_direction(machine, to)
-    yield check_end(machine)
-
-
-def main():
-    """One machine, one test for each step."""
-    exit_on_signals()
-    steps = [f'a conversion to {to} waits, and readers answer'
-             for to in DIRECTIONS] + ['the guest ends well']
-    results = []
-    skip = kvm_problem()
-    print('TAP version 13')
-    print(f'1..{len(steps)}')
-    try:
-        if not skip:
-            with ReadersMachine(Paths()) as machine:
-                for problems in check_machine(machine):
-                    results.append(problems)
-                    if problems:
-                        problems += machine.console[-10:]
-                        problems += machine.errors().splitlines()[-10:]
-                        break
-    except (HarnessError, QmpError, EOFError, OSError, KeyError) as err:
-        results.append([f'{type(err).__name__}: {err}'])
-    results += [['not reached']] * (len(steps) - len(results))
-    for number, (step, problems) in enumerate(zip(steps, results), 1):
-        if skip:
-            print(f'ok {number} - {step} # SKIP {skip}')
-            continue
-        print(f"{'not ' if problems else ''}ok {number} - {step}")
-        for problem in problems:
-            print(f'# {problem}')
-    return 1 if not skip and any(results) else 0
+    def test_the_guest_ends_well(self):
+        self.vm.resume()
+        self.vm.said_until_pause()
+        self.vm.resume()
+        self.vm.assert_good_end()
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    tap.main()

@@ -14,6 +14,8 @@ Options opt = {
     .conv = "testdev",
     .chunk = HUGE_PAGE_SIZE / 1024,
     .cpus = 1,
+    /* of each CPU: enough for some of them to meet */
+    .storm = 2000,
 };
 
 static const struct {
@@ -32,6 +34,7 @@ static const struct {
     { "piece", &opt.piece },
     { "share", &opt.share },
     { "cpus", &opt.cpus },
+    { "storm", &opt.storm },
     { "dimm", &opt.dimm },
 };
 
@@ -40,11 +43,12 @@ static const struct {
     bool *flag;
 } flags[] = {
     { "progress", &opt.progress },
-    { "hold", &opt.hold },
+    { "pause", &opt.pause },
     { "touch", &opt.touch },
     { "keep", &opt.keep },
     { "reboot", &opt.reboot },
     { "write", &opt.write },
+    { "dma", &opt.dma },
     { "svm", &opt.svm },
 };
 

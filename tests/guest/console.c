@@ -139,7 +139,7 @@ void pass(void)
 /* The host looks at the state of the machine, then sends a byte */
 void wait_for_host(void)
 {
-    print("HOLD\n");
+    print("PAUSED\n");
     while (!host_has_sent()) {
         asm volatile("pause");
     }

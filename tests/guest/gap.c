@@ -98,7 +98,7 @@ void run_gap(void)
     }
     print("summary conversions=%u transfers=%u lost=%u\n", opt.gap, transfers,
           lost);
-    if (opt.hold) {
+    if (opt.pause) {
         wait_for_host();
     }
 }

@@ -34,7 +34,7 @@ typedef struct Options {
     uint32_t seed;
     uint32_t faults;            /* DMA attempts at private memory */
     bool progress;              /* print machine-readable progress */
-    bool hold;                  /* wait for a byte on COM1 at the end */
+    bool pause;                 /* wait for a byte on COM1 at the end */
     uint32_t gap;               /* conversions: see gap.c */
     uint32_t rounds;            /* no DMA: see rounds.c */
     uint32_t chunk;             /* KiB: of one request in a round */
@@ -45,8 +45,10 @@ typedef struct Options {
     bool keep;                  /* what was written survives conversions */
     bool reboot;                /* once, at the end */
     bool write;                 /* no DMA: see write.c */
+    bool dma;                   /* of edu, after what virtio= says */
     bool svm;                   /* no DMA: see svm.c */
     uint32_t cpus;              /* work at once: see smp.c */
+    uint32_t storm;             /* small requests of each of them */
     uint32_t dimm;              /* MiB, no DMA: see dimm.c */
     char conv[16];              /* how to convert memory */
     char virtio[16];            /* no DMA of edu: see virtio.h */

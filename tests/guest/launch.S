@@ -98,7 +98,7 @@ start32:
     want    PATTERN
     convert 0
     want    PATTERN
-    say     hold
+    say     paused
 wait:
     pause                               /* QEMU's main loop waits for us, too */
     movw    $COM1_LSR, %dx
@@ -133,7 +133,7 @@ print:
 7:  jmp     *%ebp
 
 hello:      .asciz "firmware: runs\n"
-hold:       .asciz "HOLD\n"
+paused:     .asciz "PAUSED\n"
 pass:       .asciz "PASS\n"
 refused:    .asciz "FAIL: the hypercall was refused\n"
 lost:       .asciz "FAIL: the page has other data\n"

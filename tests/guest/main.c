@@ -1,7 +1,7 @@
 /*
- * A guest that converts a bounce window under a DMA peer and checks all of it
+ * A guest that converts a bounce area under DMA and checks all of it
  *
- * The window starts as private memory.  It is shared in 2 MiB requests, as
+ * The bounce area starts as private memory.  It is shared in 2 MiB requests, as
  * guests share their bounce buffers, then pieces are taken back, then a long
  * random mix follows; after each step DMA must work exactly where the guest's
  * own model says that memory is shared.
@@ -25,9 +25,6 @@
 
 /* Random operations have up to 2^10 pages: 4 MiB */
 #define MAX_OP_ORDER            10
-
-/* Of each CPU: enough for some of them to meet */
-#define STORM_REQUESTS          2000
 
 struct MultibootInfo {
     uint32_t flags;
@@ -370,7 +367,7 @@ static void phase_refused(void)
 {
     uint32_t i, first, pages;
 
-    if (opt.hold) {
+    if (opt.pause) {
         wait_for_host();
     }
     for (i = 0; i < 200; i++) {
@@ -402,7 +399,7 @@ static void phase_storm(void)
     uint32_t i, first, pages;
 
     smp_barrier();
-    for (i = 0; i < STORM_REQUESTS; i++) {
+    for (i = 0; i < opt.storm; i++) {
         pages = 1 + rng_below(16);
         if (i % 2) {
             first = rng_below(model_pages() - pages + 1);
@@ -411,7 +408,7 @@ static void phase_storm(void)
         }
         convert(first, pages, rng() & 1);
     }
-    progress("storm", STORM_REQUESTS, STORM_REQUESTS);
+    progress("storm", opt.storm, opt.storm);
     smp_barrier();
 }
 
@@ -502,7 +499,7 @@ static void run_virtio(void)
     } else {
         fail("virtio=%s is unknown", opt.virtio);
     }
-    if (opt.hold) {
+    if (opt.pause && !opt.dma) {
         wait_for_host();
     }
 }
@@ -540,7 +537,9 @@ void guest_main(uint32_t magic, const MultibootInfo *info)
     }
     if (opt.virtio[0]) {
         run_virtio();
-        pass();
+        if (!opt.dma) {
+            pass();
+        }
     }
     if (opt.dimm) {
         run_dimm();
@@ -563,7 +562,7 @@ void guest_main(uint32_t magic, const MultibootInfo *info)
           count.conversions, count.to_shared_kib, count.to_private_kib,
           count.refused, count.dma_ok, count.dma_failed, count.blocked,
           model_shared_pages(), model_pages());
-    if (opt.hold) {
+    if (opt.pause) {
         wait_for_host();
     }
     finish();

@@ -33,7 +33,7 @@ void reboot_begin(void)
         verify_page(page);
     }
     print("summary boot=%u dma-ok=%u\n", rebooted() ? 2 : 1, count.dma_ok);
-    if (opt.hold) {
+    if (opt.pause) {
         wait_for_host();
     }
 }

@@ -112,7 +112,7 @@ static void step(uint32_t round, const char *to)
     if (opt.touch) {
         touch_all(round << 24);
     }
-    if (opt.hold) {
+    if (opt.pause) {
         wait_for_host();
     }
 }

@@ -2,6 +2,8 @@
 """What the guest of tests/guest says."""
 
 EXIT_PASS = 33
+# It waits for a byte on its serial port: pause=1
+PAUSED = 'PAUSED'
 
 
 def key_values(line):

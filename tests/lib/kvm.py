@@ -10,6 +10,10 @@ KVM_CHECK_EXTENSION = 0xae03
 KVM_CAP_VM_TYPES = 235
 KVM_CAP_GUEST_MEMFD_FLAGS = 244
 
+# For kvm_problem(): flags of a guest_memfd that can be mapped; a type of VMs
+MMAP_AND_INIT_SHARED = 3
+SW_PROTECTED_VM = 1
+
 
 def kvm_problem(guest_memfd_flags=0, vm_type=0):
     """None if KVM can create such a VM whose guest_memfd have these flags, else

@@ -1,11 +1,20 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""QMP."""
+"""QMP.
+
+QEMU's own qemu.qmp does not fit.  A client of it that waits for an event waits
+on when QEMU has ended, as the guests of these tests end it.  It takes a refused
+qmp_capabilities for the end of the session: on the rig's port, which all QEMUs
+have one after the other, it can be refused.
+"""
 
 import contextlib
 import itertools
 import json
+import time
 
 from lib.error import HarnessError
+
+POLL_SECONDS = 0.01
 
 
 class QmpError(Exception):
@@ -13,7 +22,7 @@ class QmpError(Exception):
 
 
 class Qmp:
-    """The least of a QMP client; events are kept.
+    """A client; events are kept.
 
     QEMU may find something in its socket that was written to one before it:
     answers are to what has their number, and to speak twice of capabilities is
@@ -60,6 +69,10 @@ class Qmp:
             else:
                 return answer['return']
 
+    def human(self, line):
+        """What the human monitor answers."""
+        return self.command('human-monitor-command', **{'command-line': line})
+
     def wait(self, matches):
         """The first event that matches, of those kept and those to come."""
         seen = 0
@@ -71,3 +84,12 @@ class Qmp:
             answer = self._read()
             if 'event' in answer:
                 self.events.append(answer)
+
+    def poll(self, condition):
+        """Wait for what QEMU has no event for; what @condition() returns.
+
+        It is asked now and then, so that QEMU has time for other things.
+        """
+        while not (result := condition()):
+            time.sleep(POLL_SECONDS)
+        return result

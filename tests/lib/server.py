@@ -21,7 +21,7 @@ class Control:
         self._file = sock.makefile('rw', encoding='ascii', newline='\n')
         sock.close()
 
-    def _ask(self, command):
+    def _query(self, command):
         self._file.write(command + '\n')
         self._file.flush()
         lines = []
@@ -37,7 +37,7 @@ class Control:
     def maps(self):
         """The mappings, sorted by address."""
         maps = []
-        for line in self._ask('maps'):
+        for line in self._query('maps'):
             iova, size, prot, fd = line.split()
             maps.append(Mapping(int(iova, 16), int(size, 16), prot,
                                 fd == 'fd'))
@@ -46,11 +46,11 @@ class Control:
     def stats(self):
         """The counters as a dictionary."""
         return {key: int(value) for key, value in
-                (line.split() for line in self._ask('stats'))}
+                (line.split() for line in self._query('stats'))}
 
     def quit(self):
         """Ask the server to exit."""
-        self._ask('quit')
+        self._query('quit')
 
 
 def start_server(server, path, errors, *options):

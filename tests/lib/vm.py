@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The guest in QEMU, with the edu device on a vfio-user server.
+"""A VM with the guest of tests/guest, and edu on a vfio-user server.
 
 Everything but the socket of the vfio-user server is connected by socket pairs,
 so there is nothing to wait for and nothing to clean up but one directory.
@@ -15,28 +15,38 @@ import subprocess
 import tempfile
 import threading
 
+from lib import tap
 from lib.error import HarnessError
+from lib.guest import EXIT_PASS, PAUSED
+from lib.paths import Paths
 from lib.process import die_with_parent
 from lib.qmp import Qmp
 from lib.server import start_server
 from lib.units import MIB
 
+# Of a VM: against hangs only, no test is as slow
+TIMEOUT = float(os.environ.get('GUEST_TIMEOUT', '300'))
 
-class Machine:
+
+class GuestError(HarnessError):
+    """The guest has failed, or has ended too soon."""
+
+
+class VM:
     """The server, QEMU and the guest; a context manager that ends them all.
 
-    Lines of the guest arrive in .lines, a queue that ends with None. Without
-    @peer there is no server; @peer_options are more of its device. If the guest is
-    @protected, KVM has private memory for it.
+    Lines of the guest arrive in .lines, a queue that ends with None.  Without
+    @server there is no server; @device_options are more of its device.  If the
+    guest is @protected, KVM has private memory for it.
     """
 
-    def __init__(self, paths, accel='tcg', huge=False, ram=512 * MIB,
+    def __init__(self, paths=None, accel='tcg', huge=False, ram=512 * MIB,
                  driver='emulated', init='private', memory=None,
-                 devices=None, guest='', smp=1, timeout=None, peer=True,
-                 peer_options=(), protected=False):
-        self.paths = paths
-        self.peer = peer
-        self._peer_options = dict(peer_options)
+                 devices=None, guest='', smp=1, timeout=TIMEOUT, server=True,
+                 device_options=(), protected=False):
+        self.paths = paths or Paths()
+        self.has_server = server
+        self._device_options = dict(device_options)
         self.accel = accel
         self.ram = ram
         self.smp = smp
@@ -57,13 +67,14 @@ class Machine:
                         else devices)
         self.server = self.qemu = self.qmp = self.control = None
         self._dir = self._errors = self._serial = self._reader = None
+        self._printed = ''
 
     def __enter__(self):
         self._dir = tempfile.mkdtemp(prefix='guest-memfd-')
         self._errors = open(os.path.join(self._dir, 'errors'), 'w+',
                             encoding='utf-8', errors='replace')
         try:
-            if self.peer:
+            if self.has_server:
                 self.server, self.control = self.start_server('edu', '--once')
             self._start_qemu()
         except BaseException:
@@ -80,7 +91,7 @@ class Machine:
                             *options)
 
     def socket(self, name):
-        """The path of a socket of this machine's."""
+        """The path of a socket of this VM's."""
         return os.path.join(self._dir, name)
 
     def command_line(self, fds):
@@ -103,9 +114,10 @@ class Machine:
                  '-device', 'isa-debug-exit,iobase=0xf4,iosize=4']
         for device in self.devices:
             args += ['-device', device]
-        if self.peer:
+        if self.has_server:
             args += ['-device', json.dumps({
-                'driver': 'vfio-user-pci', 'id': 'edu0', **self._peer_options,
+                'driver': 'vfio-user-pci', 'id': 'edu0',
+                **self._device_options,
                 'socket': {'type': 'unix',
                            'path': self.socket('edu')}})]
         return args + ['-kernel', self.paths.guest,
@@ -156,13 +168,42 @@ class Machine:
 
     def errors(self):
         """What QEMU and the server printed."""
-        self._errors.flush()
-        with open(self._errors.name, encoding='utf-8',
-                  errors='replace') as f:
-            return f.read().rstrip()
+        if self._errors:
+            self._errors.flush()
+            with open(self._errors.name, encoding='utf-8',
+                      errors='replace') as f:
+                self._printed = f.read().rstrip()
+        return self._printed
 
-    def release(self):
-        """Let a guest with hold=1 go on."""
+    def explain(self):
+        """Lines that help to understand a failure."""
+        lines = [f'no end after {self._timeout} s: killed'] \
+            if self.timed_out else []
+        return lines + [f'guest: {line}' for line in self.console[-20:]] + [
+            f'stderr: {line}' for line in self.errors().splitlines()[-20:]]
+
+    def next_line(self):
+        """What the guest says next; GuestError if it fails or ends."""
+        line = self.lines.get()
+        if line is None:
+            raise GuestError('the guest ended before it was done')
+        if line.startswith('FAIL'):
+            raise GuestError(line)
+        return line
+
+    def said_until(self, start):
+        """What the guest says up to the line that starts like this."""
+        said = []
+        while not said or not said[-1].startswith(start):
+            said.append(self.next_line())
+        return said
+
+    def said_until_pause(self):
+        """What the guest says before it waits for resume()."""
+        return self.said_until(PAUSED)[:-1]
+
+    def resume(self):
+        """Let a guest that has paused go on."""
         self._serial.sendall(b'g')
 
     def wait(self):
@@ -170,6 +211,15 @@ class Machine:
         qemu = self.qemu.wait()
         self._reader.join()
         return qemu, self.server.wait() if self.server else 0
+
+    def assert_good_end(self):
+        """Wait for the end, as the guest wants it."""
+        qemu, server = self.wait()
+        if 'PASS' not in self.console or qemu != EXIT_PASS:
+            raise GuestError(f'QEMU exited with {qemu}, expected {EXIT_PASS}; '
+                             f'the guest said {self.console[-1:]}')
+        if server:
+            raise HarnessError(f'the server exited with {server}')
 
     def close(self):
         """End whatever still runs."""
@@ -185,7 +235,45 @@ class Machine:
         if self._serial:
             self._serial.close()
         if self._errors:
+            self.errors()
             self._errors.close()
+            self._errors = None
         if self._dir:
             shutil.rmtree(self._dir, ignore_errors=True)
             self._dir = None
+
+
+class VMTest(tap.TestCase):
+    """A test that says what the VM did, if it fails.
+
+    A VM that several tests look at is started by start_for_all() in
+    setUpClass().
+    """
+
+    vm = None
+
+    def explain(self):
+        """Lines for a test that has failed."""
+        return self.vm.explain() if self.vm else []
+
+    def run(self, result=None):
+        failures = len(result.errors) + len(result.failures)
+        super().run(result)
+        if len(result.errors) + len(result.failures) > failures:
+            for line in self.explain():
+                result.print_raw(f'# {line}\n')
+
+    def start(self, vm):
+        """Start a VM that ends with this test."""
+        self.vm = vm
+        return self.enterContext(vm)
+
+    @classmethod
+    def start_for_all(cls, vm):
+        """Start a VM that ends with the last test of the class."""
+        cls.vm = vm
+        return cls.enterClassContext(vm)
+
+    def assert_none(self, problems):
+        """There are no problems."""
+        self.assertFalse(problems, '\n'.join(map(str, problems)))

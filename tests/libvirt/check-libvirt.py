@@ -1,8 +1,8 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Domains of a real libvirt with what gmem-xml adds to them; prints TAP.
+"""Domains of a real libvirt with what gmem-xml adds to them.
 
-The guest of tests/guest converts memory under a vfio-user DMA peer; it is
+The guest of tests/guest converts memory under a vfio-user device; it is
 looked at, converted, reset, and destroyed through virsh.
 """
 
@@ -10,22 +10,22 @@ import contextlib
 import os
 import re
 import subprocess
-import sys
+import unittest
 
-from lib import TOP, libvirtd
+from lib import TOP, libvirtd, tap
 from lib.dma_map import all_shared, compare_maps, query_map
 from lib.error import HarnessError
+from lib.guest import PAUSED
 from lib.hugepages import huge_pages
-from lib.kvm import kvm_problem
+from lib.kvm import MMAP_AND_INIT_SHARED, kvm_problem
 from lib.paths import Paths
-from lib.process import exit_on_signals
 from lib.qmp import QmpError
 from lib.server import start_server
+from lib.units import MIB
+from lib.vm import VMTest
 
 GMEM_XML = os.path.join(TOP, 'tools/gmem-xml')
-MIB = 1 << 20
-GUEST_MEMFD_MMAP_AND_INIT_SHARED = 3
-# What the guest leaves alone: its window is from 16 to 32 MiB
+# What the guest leaves alone: its bounce area is from 16 to 32 MiB
 OFFSET, LENGTH = 64 * MIB, 2 * MIB
 OTHER = 'dimm-memory'
 
@@ -60,11 +60,11 @@ DOMAIN = '''\
     <qemu:arg value='-device'/>
     <qemu:arg value='guest-memfd-testdev'/>
     <qemu:arg value='-device'/>
-    <qemu:arg value='{{"driver":"vfio-user-pci","id":"edu0",{peer}}}'/>
+    <qemu:arg value='{{"driver":"vfio-user-pci","id":"edu0",{device}}}'/>
   </qemu:commandline>
 </domain>
 '''
-PEER = '"socket":{{"type":"unix","path":"{dir}/edu"}}'
+DEVICE = '"socket":{{"type":"unix","path":"{dir}/edu"}}'
 BARE = re.compile(r'  <qemu:commandline>.*</qemu:commandline>\n', re.DOTALL)
 
 
@@ -92,7 +92,7 @@ def refused(function, *words):
         for word in words:
             if word not in str(err):
                 raise HarnessError(f'"{word}" is not in: {err}') from err
-        print('# ' + str(err).splitlines()[-1])
+        print(str(err).splitlines()[-1])
     else:
         raise HarnessError(f'it was not refused ({words[0]})')
 
@@ -101,7 +101,7 @@ class Case:
     """A domain: what it is, and what gmem-xml is asked for."""
 
     def __init__(self, name, kind, options, extra='', kib=128 * 1024,
-                 guest='hold=1', **expected):
+                 guest='pause=1', **expected):
         self.name, self.kind, self.options = name, kind, options
         self.extra, self.kib, self.expected = extra, kib, expected
         self.guest = guest
@@ -118,7 +118,7 @@ class Case:
     def problem(self):
         """Why it cannot be here."""
         if self.kind == 'kvm':
-            return kvm_problem(GUEST_MEMFD_MMAP_AND_INIT_SHARED)
+            return kvm_problem(MMAP_AND_INIT_SHARED)
         return None
 
 
@@ -174,7 +174,7 @@ class Scenario:
             dir=directory, qemu=os.path.realpath(self.paths.qemu),
             guest=self.paths.guest, options=self.case.guest,
             conv='none' if self.case.kind == 'kvm' else 'testdev',
-            peer=PEER.format(dir=directory))
+            device=DEVICE.format(dir=directory))
 
     def libvirt_accepts_what_gmem_xml_writes(self):
         """Define it before, then with the memory."""
@@ -188,7 +188,7 @@ class Scenario:
             ':'.join(self.paths.firmware)))
 
     def launch(self):
-        """Start it, with a DMA peer."""
+        """Start it, with a device."""
         self.server, self.control = start_server(
             self.paths.server, os.path.join(self.session.dir, 'edu'),
             self.errors, '--once')
@@ -198,7 +198,7 @@ class Scenario:
     def the_guest_starts_and_verifies_dma(self):
         """It holds when all went well."""
         self.launch()
-        self.console.wait_for('HOLD')
+        self.console.wait_for(PAUSED)
 
     def _block(self):
         blocks = self.monitor.command('query-guest-memfd')
@@ -234,7 +234,7 @@ class Scenario:
                                file.read(), re.MULTILINE)
         whole = [int(rss) for size, rss in sizes
                  if int(size) * 1024 == self.case.size]
-        print(f'# resident KiB of mappings as large as the memory: {whole}')
+        print(f'resident KiB of mappings as large as the memory: {whole}')
         if 'immediate' in self.case.extra:
             same('preallocated mappings', [rss for rss in whole if rss],
                  [self.case.size // 1024])
@@ -275,7 +275,7 @@ class Scenario:
     def after_a_reset_the_guest_verifies_dma_again(self):
         """And memory is as at the start."""
         self.session.virsh('reset', 'gmem')
-        self.console.wait_for('HOLD')
+        self.console.wait_for(PAUSED)
         if not self.case.ordinary():
             same('shared', self._shared_at_offset(),
                  self.case.expected['init'] == 'shared')
@@ -292,12 +292,12 @@ class Scenario:
              'running')
 
     def it_is_destroyed_and_starts_again(self):
-        """The peer ends with QEMU."""
+        """The server ends with QEMU."""
         self.session.virsh('destroy', 'gmem')
         same('the server', self.server.wait(libvirtd.CONSOLE_TIMEOUT), 0)
         self._stop_server()
         self.launch()
-        self.console.wait_for('HOLD')
+        self.console.wait_for(PAUSED)
         same('blocks', sorted(self._block()),
              [] if self.case.ordinary() else ['gmem0'])
         self.session.virsh('destroy', 'gmem')
@@ -323,7 +323,7 @@ class Scenario:
 def bare(paths, extra=''):
     """A domain that is only started, with guest_memfd memory."""
     return BARE.sub('', DOMAIN.format(
-        kind='qemu', kib=64 * 1024, extra=extra, dir='', peer='', conv='none',
+        kind='qemu', kib=64 * 1024, extra=extra, dir='', device='', conv='none',
         options='', guest=paths.guest, qemu=os.path.realpath(paths.qemu)))
 
 
@@ -398,95 +398,83 @@ def a_guest_reboots_itself(session, paths):
 def without_acpi_it_does_not_start(session, paths):
     """What gmem-xml warns of."""
     text = gmem_xml(bare(paths), 'add').replace('<acpi/>', '')
-    if not session.virsh('--version').startswith('9.0.'):
-        return              # later ones know that -no-acpi is gone
+    version = session.virsh('--version').strip()
+    if not version.startswith('9.0.'):
+        raise unittest.SkipTest(f'libvirt {version} knows that -no-acpi is '
+                                'gone')
     refused(lambda: start(session, text), '-no-acpi')
 
 
-SINGLE = (what_the_object_refuses_reaches_the_user,
-          the_size_of_the_memory_is_that_of_the_object,
-          numatune_holds_for_the_object,
-          numa_nodes_by_hand_are_refused_by_qemu,
-          a_guest_reboots_itself,
-          without_acpi_it_does_not_start)
+class Session:
+    """The libvirtd of all tests."""
+
+    daemon = None
 
 
-class Tap:
-    """Numbered results."""
-
-    def __init__(self):
-        self.number = self.failed = 0
-
-    def run(self, name, function, *args):
-        """A test; says whether it passed."""
-        self.number += 1
-        name = name.replace('_', ' ')
-        try:
-            function(*args)
-        except (HarnessError, QmpError, EOFError, OSError, KeyError,
-                ValueError, subprocess.TimeoutExpired) as err:
-            self.failed += 1
-            for line in f'{type(err).__name__}: {err}'.splitlines():
-                print('# ' + line)
-            print(f'not ok {self.number} - {name}', flush=True)
-            return False
-        print(f'ok {self.number} - {name}', flush=True)
-        return True
-
-    def skip(self, name, reason):
-        """One that cannot run here."""
-        self.number += 1
-        print(f"ok {self.number} - {name.replace('_', ' ')} # SKIP {reason}",
-              flush=True)
-
-
-def run_case(tap, session, paths, case, problem):
-    """All steps of a case; after one that fails the others do."""
-    scenario = None if problem else Scenario(session, paths, case)
-    good = True
-    for step in Scenario.steps:
-        name = f'{case.name}: {step.__name__}'
-        if problem:
-            tap.skip(name, problem)
-        elif good:
-            good = tap.run(name, step, scenario)
-        else:
-            tap.number += 1
-            tap.failed += 1
-            print(f'not ok {tap.number} - {name}\n# not reached')
-    if scenario:
-        if not good:
-            for line in scenario.console.lines[-10:]:
-                print('# guest: ' + line)
-            for line in (session.errors() +
-                         session.qemu_log('gmem')).splitlines():
-                print('# ' + line)
-        scenario.close()
-
-
-def main():
-    """All of it, in one libvirtd."""
-    exit_on_signals()
+def setUpModule():              # pylint: disable=invalid-name
+    """Start it."""
     problem = libvirtd.problem()
     if problem:
-        print(f'1..0 # SKIP {problem}')
-        return 0
-    print(f'1..{len(CASES) * len(Scenario.steps) + len(SINGLE)}', flush=True)
-    tap = Tap()
-    try:
-        paths = Paths()
-        with libvirtd.Daemon() as session:
-            for case in CASES:
-                with contextlib.ExitStack() as stack:
-                    run_case(tap, session, paths, case, case.problem() or
-                             stack.enter_context(huge_pages(case.huge())))
-            for test in SINGLE:
-                tap.run(test.__name__, test, session, paths)
-    except HarnessError as err:
-        print(f'Bail out! {err}')
-        return 1
-    return 1 if tap.failed else 0
+        raise unittest.SkipTest(problem)
+    daemon = libvirtd.Daemon()
+    unittest.addModuleCleanup(daemon.__exit__)
+    Session.daemon = daemon.__enter__()
+
+
+def domain_test(case):
+    """The steps of a case, each a test; after one that fails all do."""
+
+    class DomainTest(VMTest):
+        """One domain."""
+
+        @classmethod
+        def setUpClass(cls):
+            problem = case.problem() or \
+                cls.enterClassContext(huge_pages(case.huge()))
+            if problem:
+                raise unittest.SkipTest(problem)
+            cls.scenario = Scenario(Session.daemon, Paths(), case)
+            cls.addClassCleanup(cls.scenario.close)
+            cls.good = True
+
+        def id(self):
+            return f'{case.name}: ' + super().id()
+
+        def explain(self):
+            return [f'guest: {line}' for line in
+                    self.scenario.console.lines[-10:]] + (
+                        Session.daemon.errors() +
+                        Session.daemon.qemu_log('gmem')).splitlines()
+
+        @tap.cases({step.__name__.replace('_', ' '): step
+                    for step in Scenario.steps})
+        def test_step(self, step):
+            """domain"""
+            self.assertTrue(self.good, 'the domain has not come so far')
+            type(self).good = False
+            step(self.scenario)
+            type(self).good = True
+
+    return DomainTest
+
+
+Preallocated, HugePages, NumaCell = map(domain_test, CASES)
+
+
+class Single(tap.TestCase):
+    """Domains for one question each."""
+
+    @tap.cases({test.__name__.replace('_', ' '): test for test in (
+        what_the_object_refuses_reaches_the_user,
+        the_size_of_the_memory_is_that_of_the_object,
+        numatune_holds_for_the_object,
+        numa_nodes_by_hand_are_refused_by_qemu,
+        a_guest_reboots_itself,
+        without_acpi_it_does_not_start)})
+    def test_single(self, test):
+        """domain"""
+        test(Session.daemon, Paths())
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    tap.main()

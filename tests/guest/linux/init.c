@@ -3,7 +3,7 @@
  *
  * It is the only one, and ends the machine.  It talks to the host like the
  * guest of the directory above: lines to the debug console, a byte from COM1
- * when it holds, the outcome to isa-debug-exit.
+ * when it waits, the outcome to isa-debug-exit.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -200,7 +200,7 @@ static void say_ram(void)
     fclose(iomem);
 }
 
-static void hold(void)
+static void wait_for_host(void)
 {
     struct termios raw;
     int fd = open("/dev/ttyS0", O_RDWR | O_NOCTTY);
@@ -214,7 +214,7 @@ static void hold(void)
     if (tcsetattr(fd, TCSANOW, &raw)) {
         fail("/dev/ttyS0: %s", strerror(errno));
     }
-    say("HOLD");
+    say("PAUSED");
     if (read(fd, &c, 1) != 1) {
         fail("/dev/ttyS0: %s", strerror(errno));
     }
@@ -247,7 +247,7 @@ int main(int argc, char **argv)
     fill_start();
     workers_run();
     fill_stop();
-    hold();
+    wait_for_host();
     say("PASS");
     leave(EXIT_PASS);
 }

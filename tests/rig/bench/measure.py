@@ -91,7 +91,7 @@ def steps(l1, row, words):
     """Run the guest: a Step each time it waits."""
     row.prefix = PRELOAD
     line = start = wall = label = None
-    with L2(l1, row, f'conv={row.conv} hold=1 {words}') as l2:
+    with L2(l1, row, f'conv={row.conv} pause=1 {words}') as l2:
         while True:
             line = l1.console.readline().rstrip('\r\n')
             if line.startswith('begin '):
@@ -99,7 +99,7 @@ def steps(l1, row, words):
             elif line.startswith('end '):
                 wall = time.monotonic() - start
                 label = key_values(line)
-            elif line == 'HOLD':
+            elif line == 'PAUSED':
                 yield Step(l1, l2, row, label, wall)
                 l1.release()
             elif line.startswith('FAIL') or (not line and l1.console.ended):

@@ -391,7 +391,7 @@ class L2:
             self.wait()
 
     def run_until_hold(self):
-        """Read what the guest says up to HOLD: its summary, problems."""
+        """Read what the guest says up to PAUSED: its summary, problems."""
         summary = {}
         said = []
         while True:
@@ -404,7 +404,7 @@ class L2:
                 summary = key_values(line)
             elif line.startswith('FAIL'):
                 return summary, said
-            elif line == 'HOLD':
+            elif line == 'PAUSED':
                 return summary, []
 
     def wait(self):

@@ -24,7 +24,7 @@ PORT = ['-global', 'ICH9-LPC.acpi-pci-hotplug-with-bridge-support=off',
 # memory, one from it.
 FAULTS = 2
 # QEMU's edu takes 100 ms for each transfer, so there are few
-GUEST_WORDS = 'base=16 window=16 ops=4 hold=1'
+GUEST_WORDS = 'base=16 window=16 ops=4 pause=1'
 
 
 class Row:

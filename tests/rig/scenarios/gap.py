@@ -18,7 +18,7 @@ ROWS = [Row(split, EMULATED + PAGES_2M, 'iommufd', ram=64 * MIB, split=split)
 def gap(l1, tap, row):
     """DMA to one page, while its neighbours convert."""
     conversions = CONVERSIONS[row.name]
-    words = f'conv={row.conv} base=16 window=16 gap={conversions} hold=1'
+    words = f'conv={row.conv} base=16 window=16 gap={conversions} pause=1'
     if row.name != 'cut':
         l1.mark('expect-any-faults')
     with L2(l1, row, words) as l2:

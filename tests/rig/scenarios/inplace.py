@@ -111,7 +111,7 @@ def page_is_held(l1, tap, row_and_how):
 
 def guest_is_told(l1, tap, row):
     """A guest whose hypercall fails hears of it."""
-    words = f'conv={row.conv} base=16 window=32 rounds=2 hold=1'
+    words = f'conv={row.conv} base=16 window=32 rounds=2 pause=1'
     with L2(l1, row, words) as l2:
         l2.run_until_hold()
         l1.release()
@@ -125,9 +125,9 @@ def guest_is_told(l1, tap, row):
 
 
 def run_batch(l1):
-    """Read what the guest says up to HOLD: its figures, seconds, problems."""
+    """Read what the guest says up to PAUSED: its figures, seconds, problems."""
     end, seconds, said = {}, 0, []
-    while not said or said[-1] != 'HOLD':
+    while not said or said[-1] != 'PAUSED':
         said.append(l1.console.readline().rstrip('\r\n'))
         if said[-1].startswith('FAIL') or l1.console.ended:
             return end, seconds, said[-10:]
@@ -159,7 +159,7 @@ def random_mix(l1, tap, row):
     """Random conversions: data survives, and I1 to I3 hold after each batch."""
     batch = CONVERSIONS // len(MIXED) // BATCHES
     words = (f'conv={row.conv} base=16 window={WINDOW // MIB} rounds={BATCHES} '
-             f'mix={batch} seed={1 + MIXED.index(row)} touch=1 keep=1 hold=1')
+             f'mix={batch} seed={1 + MIXED.index(row)} touch=1 keep=1 pause=1')
     before = memory_used(l1)
     problems, ratios, seconds, retries = [], [], 0, 0
     with L2(l1, row, words) as l2:

@@ -21,7 +21,7 @@ REBOOT = Row('iommufd', IN_PLACE, 'iommufd', ram=64 * MIB,
              extra=PROTECTED['extra'] + ['-action', 'reboot=reset'])
 # Below what SeaBIOS uses: a VM that cannot reboot just stops
 REBOOT_WORDS = (f'conv={REBOOT.conv} base=16 window=30 rounds=1 mix=200 '
-                'touch=1 keep=1 reboot=1 hold=1')
+                'touch=1 keep=1 reboot=1 pause=1')
 
 DIMMS = [Row(vfio, IN_PLACE, vfio, ram=64 * MIB, machine=PROTECTED['machine'],
              extra=REBOOT.extra + ['-m', 'slots=2,maxmem=1G'])

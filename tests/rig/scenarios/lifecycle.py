@@ -224,7 +224,7 @@ def plug_often(machine, vfio):
 
 def plugging(l1, tap, row):
     """A device comes and goes while the guest converts, without pause."""
-    words = f'conv={row.conv} base=16 window=16 rounds=2 mix=2000 chunk=4 hold=1'
+    words = f'conv={row.conv} base=16 window=16 rounds=2 mix=2000 chunk=4 pause=1'
     with L2(l1, row, words) as l2:
         machine = Machine(l1, l2, row)
         changed = plug_often(machine, row.plugged)
@@ -283,7 +283,7 @@ def all_problems(l1, machine, row, server):
 def several(l1, tap, row):
     """Three containers of three kinds; one of them dies."""
     server = Server(l1)
-    words = f'conv={row.conv} base=16 window=16 rounds=3 mix=600 chunk=4 hold=1'
+    words = f'conv={row.conv} base=16 window=16 rounds=3 mix=600 chunk=4 pause=1'
     with L2(l1, row, words) as l2:
         machine = Machine(l1, l2, row)
         l2.qmp.command('device_add', driver='vfio-user-pci', id='dev',

@@ -48,7 +48,7 @@ def steady(l1, tap, rounds):
     row, chunk, least = rounds
     before = memory_used(l1)
     words = (f'conv={row.conv} base={BASE_MIB} window={WINDOW_MIB} '
-             f'rounds={ROUNDS} chunk={chunk} touch=1 hold=1')
+             f'rounds={ROUNDS} chunk={chunk} touch=1 pause=1')
     ratios = []
     with L2(l1, row, words) as l2:
         problems = []
@@ -94,7 +94,7 @@ def mapped(l1, tap, row):
 def no_dirty_log(l1, tap, row):
     """KVM has none of memory that can be private: to ask for it is no error."""
     words = f'conv={row.conv} base={BASE_MIB} window={WINDOW_MIB} ' \
-        'rounds=1 hold=1'
+        'rounds=1 pause=1'
     with L2(l1, row, words) as l2:
         problems = l2.run_until_hold()[1]
         l2.qmp.command('calc-dirty-rate', mode='dirty-bitmap',
