@@ -14,8 +14,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / 'build'))
 
 # pylint: disable=wrong-import-position
 import tap
-from fakeqmp import GIB, FakeQmp, block, runs
-from terminal import PATIENCE, Terminal
+from lib.fakeqmp import GIB, FakeQmp, block, runs
+from lib.terminal import PATIENCE, Terminal
 
 GMEM_TOP = tap.TOP / 'tools/gmem-top'
 MIB = 1 << 20

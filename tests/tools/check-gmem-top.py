@@ -23,7 +23,7 @@ sys.path.insert(0, str(TESTS / 'build'))
 import tap
 from lib.process import die_with_parent
 from lib.qmp import Qmp
-from terminal import PATIENCE, Terminal
+from lib.terminal import PATIENCE, Terminal
 
 QEMU = os.environ.get('QEMU', str(tap.TOP / 'build/qemu-system-x86_64'))
 GMEM_TOP = tap.TOP / 'tools/gmem-top'
