@@ -16,9 +16,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-sys.dont_write_bytecode = True
-
-# pylint: disable=wrong-import-position
 import bench_count
 import bench_report
 import bench_trips

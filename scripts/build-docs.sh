@@ -33,10 +33,13 @@ cp -R "$top"/docs/* "$top"/tests/docs/*.rst "$source"
 rm -rf "$1"
 mkdir -p "$1"
 status=0
-said=$(DOCS_TREE=$tree LC_ALL=C.UTF-8 PYTHONDONTWRITEBYTECODE=1 \
+# The extensions of QEMU's documentation, and what reads the QAPI schema
+said=$(DOCS_TREE=$tree PYTHONPATH=$tree/docs/sphinx:$tree/scripts \
+    LC_ALL=C.UTF-8 PYTHONDONTWRITEBYTECODE=1 \
     sphinx-build -W --keep-going -n -q -b html -c "$top/tests/docs" \
     -d "$source/.doctrees" "$source" "$1" 2>&1) || status=1
 # Warnings name the copy.
 [ -z "$said" ] || echo "$said" | sed "s|$source/|docs/|g" >&2
-[ -z "$said" ] && [ $status = 0 ] ||
+if [ -n "$said" ] || [ $status != 0 ]; then
     die "the documentation has errors: the lines above say where."
+fi

@@ -2,24 +2,19 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """bench.py: every benchmark runs, every group has its sides, goals are judged.
 
-Prints TAP.  What the figures are does not matter here.
+What the figures are does not matter here.
 """
 
 import json
 import math
 import os
 import shutil
-import sys
 
-sys.dont_write_bytecode = True
-
-# pylint: disable=wrong-import-position
-import tap
-
-sys.path.append(str(tap.TOP / 'scripts'))
 import bench
 import bench_report
 import bench_trips
+from lib import TOP, tap
+from lib.scripts import assert_done, assert_refused, run_script, write
 
 KEYS = {'group', 'case', 'side', 'metric', 'value', 'repeat'}
 BOTH = {'ours', 'qemu'}
@@ -36,10 +31,10 @@ BATCH = 128
 def run_bench(directory, *groups):
     """What bench.py writes, and what it prints"""
     output = directory / 'bench.json'
-    done = tap.run('bench.py', '--quick', '--output', output, *groups,
-                   REPEATS=2, SKIP_PACKAGES=1, CHECK_VM='skip',
-                   QEMU_SRC=os.environ.get('QEMU_SRC', ''))
-    tap.assert_done(done)
+    done = run_script('bench.py', '--quick', '--output', output, *groups,
+                      REPEATS=2, SKIP_PACKAGES=1, CHECK_VM='skip',
+                      QEMU_SRC=os.environ.get('QEMU_SRC', ''))
+    assert_done(done)
     return json.loads(output.read_text()), done.stdout
 
 
@@ -67,25 +62,6 @@ def sides_of(records, group, metric=None):
                              set()).add(record['side'])
     assert sides, 'nothing of %s' % group
     return sides
-
-
-def every_group_has_its_sides(directory):
-    groups = ('map', 'convert', 'threads', 'vfio-user', 'round-trips',
-              'vm-size')
-    result, text = run_bench(directory, *groups)
-    records = result['records']
-    check_records(records)
-    for name in ('cpu', 'cores', 'kernel', 'date', 'load', 'commit', 'qemu'):
-        assert result['machine'][name], name
-    for group, wanted in SIDES.items():
-        for case, sides in sides_of(records, group).items():
-            assert sides == wanted, '%s %s: %s' % (group, case, sides)
-    for (case, _), sides in sides_of(records, 'threads').items():
-        wanted = {'ours'} if case.startswith('one') else BOTH
-        assert sides == wanted, '%s: %s' % (case, sides)
-    check_page(records)
-    check_trips(records)
-    check_table(records, text)
 
 
 def check_page(records):
@@ -131,17 +107,6 @@ def check_table(records, text):
         assert line.endswith(': met'), line
 
 
-def instructions_are_counted(directory):
-    if not shutil.which('valgrind'):
-        raise tap.Skip('valgrind is not installed')
-    result = run_bench(directory, 'instructions')[0]
-    check_records(result['records'])
-    for group in ('map', 'convert'):
-        for case, sides in sides_of(result['records'], group,
-                                    'instructions').items():
-            assert sides == BOTH, '%s %s: %s' % (group, case, sides)
-
-
 def made_up(ours, qemu):
     """A record for each side, of the first goal"""
     for side, value in (('ours', ours), ('qemu', qemu)):
@@ -149,118 +114,143 @@ def made_up(ours, qemu):
                'metric': 'ns', 'side': side, 'value': value}
 
 
-def goals_are_met_and_missed(_directory):
-    def verdict(*values):
-        figures = bench_report.Figures(made_up(*values))
-        return list(bench_report.goals(figures))[0]
+class Benchmarks(tap.TestCase):
+    """What bench.py writes and says."""
 
-    assert verdict(100, 100000).endswith('met')
-    assert verdict(100, 50000).endswith('missed by a factor of 2')
+    def test_every_group_has_its_sides(self):
+        groups = ('map', 'convert', 'threads', 'vfio-user', 'round-trips',
+                  'vm-size')
+        result, text = run_bench(self.path, *groups)
+        records = result['records']
+        check_records(records)
+        for name in ('cpu', 'cores', 'kernel', 'date', 'load', 'commit',
+                     'qemu'):
+            assert result['machine'][name], name
+        for group, wanted in SIDES.items():
+            for case, sides in sides_of(records, group).items():
+                assert sides == wanted, '%s %s: %s' % (group, case, sides)
+        for (case, _), sides in sides_of(records, 'threads').items():
+            wanted = {'ours'} if case.startswith('one') else BOTH
+            assert sides == wanted, '%s: %s' % (case, sides)
+        check_page(records)
+        check_trips(records)
+        check_table(records, text)
 
+    def test_instructions_are_counted(self):
+        if not shutil.which('valgrind'):
+            raise tap.Skip('valgrind is not installed')
+        result = run_bench(self.path, 'instructions')[0]
+        check_records(result['records'])
+        for group in ('map', 'convert'):
+            for case, sides in sides_of(result['records'], group,
+                                        'instructions').items():
+                assert sides == BOTH, '%s %s: %s' % (group, case, sides)
 
-def the_cost_is_constant_or_not(_directory):
-    def verdict(*values):
-        records = [{'group': 'convert', 'case': size + ' uniform by 4 KiB',
-                    'metric': 'instructions', 'side': 'ours', 'value': value}
-                   for size, value in zip(('1 GiB', '1 TiB'), values)]
-        return list(bench_report.goals(bench_report.Figures(records)))
+    def test_goals_are_met_and_missed(self):
+        def verdict(*values):
+            figures = bench_report.Figures(made_up(*values))
+            return list(bench_report.goals(figures))[0]
 
-    absolute = 'a conversion, 1 TiB uniform by 4 KiB: %d instructions, wanted ' \
-        '1000: %s'
-    lines = verdict(900, 981)
-    assert absolute % (981, 'met') in lines
-    assert lines[-1].endswith('9 % apart, wanted 10: met')
-    lines = verdict(1250, 1500)
-    assert absolute % (1500, 'missed by 50 %') in lines
-    assert lines[-1].endswith('missed by 10 points')
+        assert verdict(100, 100000).endswith('met')
+        assert verdict(100, 50000).endswith('missed by a factor of 2')
 
+    def test_the_cost_is_constant_or_not(self):
+        def verdict(*values):
+            records = [{'group': 'convert', 'case': size + ' uniform by 4 KiB',
+                        'metric': 'instructions', 'side': 'ours',
+                        'value': value}
+                       for size, value in zip(('1 GiB', '1 TiB'), values)]
+            return list(bench_report.goals(bench_report.Figures(records)))
 
-def round_trips_are_counted(_directory):
-    """Lines as of QEMU's trace; mappings of other memory do not count."""
-    here, rom = bench_trips.BASE, 0xc0000
+        absolute = 'a conversion, 1 TiB uniform by 4 KiB: ' \
+            '%d instructions, wanted 1000: %s'
+        lines = verdict(900, 981)
+        assert absolute % (981, 'met') in lines
+        assert lines[-1].endswith('9 % apart, wanted 10: met')
+        lines = verdict(1250, 1500)
+        assert absolute % (1500, 'missed by 50 %') in lines
+        assert lines[-1].endswith('missed by 10 points')
 
-    def lines(*events):
-        for event in events:
-            yield 'vfio_user_recv_hdr  (edu) id 0x9 cmd 0x%x size 0x10 ' \
-                'flags 0x1' % -event if event < 0 else \
-                'vfio_user_dma_map  iova 0x%x size 0x1000 off 0x0 flags 0x3 ' \
-                'async_ops 1' % event if event % 2 == 0 else \
-                'vfio_user_dma_unmap  iova 0x%x size 0x1000 flags 0x0 ' \
-                'async_ops 1' % (event - 1)
+    def test_round_trips_are_counted(self):
+        # Lines as of QEMU's trace; mappings of other memory do not count
+        here, rom = bench_trips.BASE, 0xc0000
 
-    def counted(*events):
-        return tuple(bench_trips.count(lines(*events)).values())
+        def lines(*events):
+            for event in events:
+                yield 'vfio_user_recv_hdr  (edu) id 0x9 cmd 0x%x size 0x10 ' \
+                    'flags 0x1' % -event if event < 0 else \
+                    'vfio_user_dma_map  iova 0x%x size 0x1000 off 0x0 ' \
+                    'flags 0x3 async_ops 1' % event if event % 2 == 0 else \
+                    'vfio_user_dma_unmap  iova 0x%x size 0x1000 flags 0x0 ' \
+                    'async_ops 1' % (event - 1)
 
-    mapped, unmapped = -2, -3
-    assert counted() == (0, 0)
-    assert counted(here, here, here, mapped, mapped, mapped) == (3, 1)
-    assert counted(here, mapped, here + 1, unmapped, here, mapped) == (3, 3)
-    assert counted(here + 1, here, unmapped, here, mapped, mapped) == (3, 1)
-    # other messages, and other memory
-    assert counted(here, -9, here, mapped, mapped) == (2, 1)
-    assert counted(rom, here, mapped, here, mapped, mapped, rom) == (2, 1)
-    assert counted(rom, here, mapped, mapped, here, mapped) == (2, 2)
+        def counted(*events):
+            return tuple(bench_trips.count(lines(*events)).values())
 
+        mapped, unmapped = -2, -3
+        assert counted() == (0, 0)
+        assert counted(here, here, here, mapped, mapped, mapped) == (3, 1)
+        assert counted(here, mapped, here + 1, unmapped, here, mapped) == (3, 3)
+        assert counted(here + 1, here, unmapped, here, mapped, mapped) == (3, 1)
+        # other messages, and other memory
+        assert counted(here, -9, here, mapped, mapped) == (2, 1)
+        assert counted(rom, here, mapped, here, mapped, mapped, rom) == (2, 1)
+        assert counted(rom, here, mapped, mapped, here, mapped) == (2, 2)
 
-def round_trips_are_judged(_directory):
-    def verdict(case, requests, trips):
-        records = [{'group': 'round-trips', 'case': case, 'side': 'ours',
-                    'metric': metric, 'value': value} for metric, value in
-                   (('requests', requests), ('round-trips', trips))]
-        return list(bench_report.goals(bench_report.Figures(records)))
+    def test_round_trips_are_judged(self):
+        def verdict(case, requests, trips):
+            records = [{'group': 'round-trips', 'case': case, 'side': 'ours',
+                        'metric': metric, 'value': value} for metric, value in
+                       (('requests', requests), ('round-trips', trips))]
+            return list(bench_report.goals(bench_report.Figures(records)))
 
-    assert verdict('split of 2 MiB', 10, 1)[0].endswith(': 1, wanted 1: met')
-    assert verdict('split of 2 MiB', 10, 10)[0].endswith('a factor of 10')
-    reset = 'reset of 640 extents'
-    assert verdict(reset, 640, 10)[0].endswith(': 10, wanted 10: met')
-    assert verdict(reset, 640, 20)[0].endswith('missed by a factor of 2')
-    assert not verdict('plug beside 640 extents, apart', 640, 640)
+        assert verdict('split of 2 MiB', 10, 1)[0].endswith(
+            ': 1, wanted 1: met')
+        assert verdict('split of 2 MiB', 10, 10)[0].endswith('a factor of 10')
+        reset = 'reset of 640 extents'
+        assert verdict(reset, 640, 10)[0].endswith(': 10, wanted 10: met')
+        assert verdict(reset, 640, 20)[0].endswith('missed by a factor of 2')
+        assert not verdict('plug beside 640 extents, apart', 640, 640)
 
+    def test_what_is_slower_is_named(self):
+        def lines(case, ours, qemu):
+            records = [dict(record, case=case)
+                       for record in made_up(ours, qemu)]
+            return [line for line in
+                    bench_report.goals(bench_report.Figures(records))
+                    if line.startswith('slower')]
 
-def what_is_slower_is_named(_directory):
-    def lines(case, ours, qemu):
-        records = [dict(record, case=case) for record in made_up(ours, qemu)]
-        return [line for line in
-                bench_report.goals(bench_report.Figures(records))
-                if line.startswith('slower')]
+        assert lines('1 GiB uniform by 4 KiB', 200, 100) == [
+            "slower than QEMU's, map, 1 GiB uniform by 4 KiB, ns, ours: "
+            '2 times']
+        assert not lines('1 GiB uniform by 4 KiB', 99, 100)
 
-    assert lines('1 GiB uniform by 4 KiB', 200, 100) == [
-        "slower than QEMU's, map, 1 GiB uniform by 4 KiB, ns, ours: 2 times"]
-    assert not lines('1 GiB uniform by 4 KiB', 99, 100)
+    def test_what_has_no_noise_comes_first(self):
+        records = [{'group': 'convert', 'case': 'a', 'metric': metric,
+                    'side': 'ours', 'value': 1}
+                   for metric in ('ns', 'instructions', 'calls', 'round-trips')]
+        rows = list(bench_report.rows(bench_report.Figures(records)))
+        assert [(row[2], row[5]) for row in rows] == [
+            ('instructions', ''), ('round-trips', ''), ('ns', '1..1'),
+            ('calls', '1..1')]
 
-
-def what_has_no_noise_comes_first(_directory):
-    records = [{'group': 'convert', 'case': 'a', 'metric': metric,
-                'side': 'ours', 'value': 1}
-               for metric in ('ns', 'instructions', 'calls', 'round-trips')]
-    rows = list(bench_report.rows(bench_report.Figures(records)))
-    assert [(row[2], row[5]) for row in rows] == [
-        ('instructions', ''), ('round-trips', ''), ('ns', '1..1'),
-        ('calls', '1..1')]
-
-
-def only_qemus_own_code_is_compared_with(directory):
-    sources = {name: tap.TOP / 'build/src' / copy
-               for name, copy in bench.ORIGINALS.items()}
-    tap.write(directory / 'VERSION', '10.2.2\n')
-    for changed in sources:
-        for name, source in sources.items():
-            tap.write(directory / name, source.read_text() +
+    def test_only_qemus_own_code_is_compared_with(self):
+        sources = {name: TOP / 'build/src' / copy
+                   for name, copy in bench.ORIGINALS.items()}
+        write(self.path / 'VERSION', '10.2.2\n')
+        for changed in sources:
+            for name, source in sources.items():
+                write(self.path / name, source.read_text() +
                       ('/* changed */\n' if name == changed else ''))
-        tap.assert_refused(tap.run('bench.py', '--quick', 'map',
-                                   QEMU_SRC=directory), changed)
+            assert_refused(run_script('bench.py', '--quick', 'map',
+                                      QEMU_SRC=self.path), changed)
 
-
-def a_group_that_is_not_there_is_refused(directory):
-    done = tap.run('bench.py', 'maps', '--output', directory / 'bench.json')
-    assert done.returncode and 'there is no group "maps"' in done.stderr
-    assert not (directory / 'bench.json').exists()
+    def test_a_group_that_is_not_there_is_refused(self):
+        done = run_script('bench.py', 'maps', '--output',
+                          self.path / 'bench.json')
+        assert done.returncode and 'there is no group "maps"' in done.stderr
+        assert not (self.path / 'bench.json').exists()
 
 
 if __name__ == '__main__':
-    tap.main([every_group_has_its_sides, instructions_are_counted,
-              goals_are_met_and_missed, the_cost_is_constant_or_not,
-              round_trips_are_counted, round_trips_are_judged,
-              what_is_slower_is_named, what_has_no_noise_comes_first,
-              only_qemus_own_code_is_compared_with,
-              a_group_that_is_not_there_is_refused])
+    tap.main()

@@ -3,8 +3,7 @@
 """The project's C files, as other compilers see them: clang, a newer gcc.
 
 Each file of ours in QEMU's tree, and libvfio-user, with the options of
-build/qemu and -Werror.  Clang also checks the annotations of locks.  Prints
-TAP.
+build/qemu and -Werror.  Clang also checks the annotations of locks.
 """
 
 import functools
@@ -13,16 +12,11 @@ import re
 import shlex
 import shutil
 import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 
-sys.dont_write_bytecode = True
-
-# pylint: disable=wrong-import-position
-import tap
-
-sys.path.append(str(tap.TOP / 'scripts'))
 import qemu_variant
+from lib import tap
+from lib.scripts import write
 
 CLANG = 'clang-19'              # see install-packages.sh beside this file
 LIBVFIO_USER = 'subprojects/libvfio-user/lib/'
@@ -136,14 +130,6 @@ def compile_all(compiler, flags):
     assert not wrong, wrong
 
 
-def clang_compiles_our_files_and_finds_locks_in_order(_directory):
-    compile_all(clang(), ['-fsyntax-only'] + CLANG_FLAGS)
-
-
-def a_newer_gcc_compiles_our_files(_directory):
-    compile_all(newest_gcc(), ['-S', '-o', os.devnull])
-
-
 def about_locks(directory, *statements):
     """What clang says of a function with these statements."""
     text = TOKENS % ''.join(
@@ -151,53 +137,42 @@ def about_locks(directory, *statements):
         for word in statements)
     return compile_file(with_compiler(
         built()[NEIGHBOUR], clang(), ['-fsyntax-only'] + CLANG_FLAGS,
-        tap.write(directory / 'locks.c', text)))
+        write(directory / 'locks.c', text)))
 
 
-def clang_takes_locks_that_are_right(directory):
-    said = about_locks(directory, *RIGHT)
-    assert not said, said
+class Compilers(tap.TestCase):
+    """What compilers say of our files."""
 
+    def test_clang_compiles_our_files_and_finds_locks_in_order(self):
+        compile_all(clang(), ['-fsyntax-only'] + CLANG_FLAGS)
 
-def refused(directory, words, *statements):
-    """Clang must refuse the statements with these words."""
-    said = about_locks(directory, *statements)
-    assert words in said and '-Werror,-Wthread-safety' in said, said
+    if newest_gcc():
+        def test_a_newer_gcc_compiles_our_files(self):
+            compile_all(newest_gcc(), ['-S', '-o', os.devnull])
 
+    def test_clang_takes_locks_that_are_right(self):
+        said = about_locks(self.path, *RIGHT)
+        assert not said, said
 
-def clang_finds_a_call_without_its_lock(directory):
-    refused(directory, "calling function 'change' requires holding mutex "
-            "'inner'", *(word for word in RIGHT if 'inner' not in word))
-
-
-def clang_finds_a_lock_taken_out_of_order(directory):
-    refused(directory, "mutex 'outer' must be acquired before 'inner'",
-            'lock_inner', 'lock_outer', 'unlock_outer', 'unlock_inner')
-
-
-def clang_finds_a_call_that_waits_with_a_lock(directory):
-    refused(directory, "cannot call function 'wait_for_others' while mutex "
-            "'inner' is held", 'lock_inner', 'wait_for_others',
-            'unlock_inner')
-
-
-def clang_finds_a_lock_that_is_kept(directory):
-    refused(directory, "mutex 'inner' is still held", 'lock_inner')
-
-
-def clang_finds_guarded_data_without_its_lock(directory):
-    refused(directory, "writing variable 'counter' requires holding mutex "
-            "'inner'", 'counter = 1')
+    @tap.cases({
+        'a call without its lock': (
+            "calling function 'change' requires holding mutex 'inner'",
+            *(word for word in RIGHT if 'inner' not in word)),
+        'a lock taken out of order': (
+            "mutex 'outer' must be acquired before 'inner'",
+            'lock_inner', 'lock_outer', 'unlock_outer', 'unlock_inner'),
+        'a call that waits with a lock': (
+            "cannot call function 'wait_for_others' while mutex 'inner' is "
+            'held', 'lock_inner', 'wait_for_others', 'unlock_inner'),
+        'a lock that is kept': (
+            "mutex 'inner' is still held", 'lock_inner'),
+        'guarded data without its lock': (
+            "writing variable 'counter' requires holding mutex 'inner'",
+            'counter = 1')})
+    def test_clang_finds(self, words, *statements):
+        said = about_locks(self.path, *statements)
+        assert words in said and '-Werror,-Wthread-safety' in said, said
 
 
 if __name__ == '__main__':
-    TESTS = [clang_compiles_our_files_and_finds_locks_in_order,
-             clang_takes_locks_that_are_right,
-             clang_finds_a_call_without_its_lock,
-             clang_finds_a_lock_taken_out_of_order,
-             clang_finds_a_call_that_waits_with_a_lock,
-             clang_finds_a_lock_that_is_kept,
-             clang_finds_guarded_data_without_its_lock]
-    if newest_gcc():
-        TESTS.append(a_newer_gcc_compiles_our_files)
-    tap.main(TESTS)
+    tap.main()

@@ -7,28 +7,22 @@ change, as they were fetched.
 """
 
 import fnmatch
-import importlib.util
+import importlib
 import os
 import re
 import shutil
-import subprocess
-import sys
 import tempfile
 from functools import lru_cache
 from pathlib import Path
 
-import tap
+import repo_files
+from lib import TOP, checkpatch, tap
+from lib.scripts import assert_done, assert_refused, run_script
 
-sys.path.insert(0, str(tap.TOP / 'scripts'))
-import repo_files               # noqa: E402
+export_series = importlib.import_module('export-series')
 
-SPEC = importlib.util.spec_from_file_location(
-    'export_series', tap.TOP / 'scripts/export-series.py')
-export_series = importlib.util.module_from_spec(SPEC)
-SPEC.loader.exec_module(export_series)
-
-TREE = tap.TOP / 'build/src'
-BASE = Path(os.environ.get('QEMU_SRC') or tap.TOP / 'build/pristine')
+TREE = TOP / 'build/src'
+BASE = Path(os.environ.get('QEMU_SRC') or TOP / 'build/pristine')
 # What the series changes in QEMU's own tree, and make build does not need
 ONLY_UPSTREAM = {'MAINTAINERS'}
 SECTIONS = ('Problem', 'Design', 'Measurements', 'How to test',
@@ -48,15 +42,15 @@ def export(build=ONCE, **env):
     if not TREE.is_dir() or not BASE.is_dir():
         raise tap.Skip('build/src or build/pristine is missing: make build')
     given = {'QEMU_SRC': BASE} if os.environ.get('QEMU_SRC') else {}
-    tap.assert_done(tap.run('export-series.py', '--build', build,
-                            **given, **env))
+    assert_done(run_script('export-series.py', '--build', build,
+                           **given, **env))
     found = sorted((build / 'export').glob('0*.patch'))
     return found, sorted((build / 'export/libvfio-user').glob('0*.patch'))
 
 
 def touched():
     """The files of QEMU that patches/ changes."""
-    return sorted({name for patch in (tap.TOP / 'patches').glob('*.patch')
+    return sorted({name for patch in (TOP / 'patches').glob('*.patch')
                    for name in export_series.prepare_qemu.touched_files(patch)})
 
 
@@ -81,97 +75,95 @@ def kind(path):
     return path.read_bytes(), os.access(path, os.X_OK)
 
 
-def the_series_gives_what_make_build_compiles(_):
-    """Every file of ours, every file that we patch; and no other changes."""
-    git = applied()
-    wanted = set(touched()) | set(repo_files.overlay(tap.TOP))
-    different = [name for name in sorted(wanted)
-                 if not (git.path / name).is_file()
-                 or kind(git.path / name) != kind(TREE / name)]
-    assert not different, 'different: ' + ' '.join(different)
-    changed = set(git('diff', '--name-only', 'base').splitlines())
-    assert changed == wanted | ONLY_UPSTREAM, \
-        'changed: ' + ' '.join(sorted(changed ^ (wanted | ONLY_UPSTREAM)))
-    assert not git('status', '--porcelain')
+class Series(tap.TestCase):
+    """What is in build/export, and what git makes of it."""
+
+    def test_the_series_gives_what_make_build_compiles(self):
+        # Every file of ours, every file that we patch; and no other changes
+        git = applied()
+        wanted = set(touched()) | set(repo_files.overlay(TOP))
+        different = [name for name in sorted(wanted)
+                     if not (git.path / name).is_file()
+                     or kind(git.path / name) != kind(TREE / name)]
+        assert not different, 'different: ' + ' '.join(different)
+        changed = set(git('diff', '--name-only', 'base').splitlines())
+        assert changed == wanted | ONLY_UPSTREAM, \
+            'changed: ' + ' '.join(sorted(changed ^ (wanted | ONLY_UPSTREAM)))
+        assert not git('status', '--porcelain')
+
+    def test_every_file_has_a_maintainer(self):
+        # QEMU's MAINTAINERS has a pattern for each file when it comes
+        git = applied()
+        # The last commits are the library's, which QEMU does not have.
+        _, library = export()
+        overlay = set(repo_files.overlay(TOP))
+        for commit in git('rev-list', 'base..HEAD~%d' % len(library)).split():
+            files = git('ls-tree', '-r', '--name-only', commit).splitlines()
+            ours = set(files) & overlay
+            if not ours:
+                continue        # the fixes of QEMU stand first
+            own = git('show', commit + ':MAINTAINERS').split(
+                '\nguest_memfd memory\n')[1].split('\n\n')[0]
+            patterns = [line[3:] + ('*' if line.endswith('/') else '')
+                        for line in own.splitlines() if line.startswith('F: ')]
+            for name in ours:
+                assert any(fnmatch.fnmatch(name, each) for each in patterns), \
+                    '%s comes without a pattern in MAINTAINERS' % name
+            for each in patterns:
+                assert fnmatch.filter(files, each), '%s matches nothing' % each
+
+    def test_every_patch_is_clean(self):
+        # checkpatch.pl is content; there is a subject, a body, a signature
+        series, library = export()
+        for number, patch in enumerate(series[1:] + library, 1):
+            text = patch.read_text()
+            head, _, rest = text.partition('\n---\n')
+            subject, _, body = head.partition('\n\n')
+            assert re.search(r'^Subject: \[PATCH.*\] \S+: ', subject, re.M), \
+                head
+            assert re.search(r'\w\n\n?Signed-off-by: .+ <.+>$|'
+                             r'\w[.:]\n\nSigned-off-by: .+ <.+>$', body), \
+                '%s: no body, or no signature: %s' % (patch.name, body)
+            assert '\ndiff --git ' in rest
+            if patch in series:
+                assert patch.name.startswith('%04d-' % number)
+                assert '%02d/%d]' % (number, len(series) - 1) in subject
+        said = checkpatch.unclean(series[1:] + library, '--no-tree')
+        assert not said, '\n'.join('%s\n%s' % (patch.name, text)
+                                   for patch, text in said.items())
+
+    def test_the_cover_letter_has_all_sections(self):
+        # Problem, design, measurements; what comes; which files
+        series, _ = export()
+        text = series[0].read_text()
+        assert 'Subject: [PATCH 00/%d] ' % (len(series) - 1) in text
+        assert '***' not in text, 'a placeholder of git'
+        places = [text.find('\n%s\n%s\n' % (title, '=' * len(title)))
+                  for title in SECTIONS]
+        assert -1 not in places and places == sorted(places), places
+        assert re.search(r'^ \d+ files changed, ', text, re.M)
+
+    def test_the_same_again_gives_the_same(self):
+        # No dates or names of the machine; AUTHOR signs
+        first, _ = export()
+        author = 'A Tester <a@example.org>'
+        again, _ = export(self.path / 'again', AUTHOR=author, TZ='Asia/Tokyo',
+                          GIT_AUTHOR_DATE='2001-01-01',
+                          EMAIL='nobody@example.org', GIT_DIR='/nonexistent')
+        assert [path.name for path in first] == [path.name for path in again]
+        assert 'Signed-off-by: ' + author in again[1].read_text()
+        for path, twin in zip(first, again):
+            text = path.read_text()
+            for name in ('Signed-off-by: ', 'From: '):
+                text = text.replace(name + export_series.AUTHOR, name + author)
+            assert text == twin.read_text(), path.name
+
+    def test_a_wrong_author_is_refused(self):
+        # One sentence says so, and nothing is written
+        assert_refused(run_script('export-series.py', '--build', self.path,
+                                  AUTHOR='nobody'), 'AUTHOR')
+        assert not (self.path / 'export').exists()
 
 
-def every_file_has_a_maintainer(_):
-    """QEMU's MAINTAINERS has a pattern for each file when it comes."""
-    git = applied()
-    # The last commits are the library's, which QEMU does not have.
-    _, library = export()
-    for commit in git('rev-list', 'base..HEAD~%d' % len(library)).split():
-        files = git('ls-tree', '-r', '--name-only', commit).splitlines()
-        ours = set(files) & set(repo_files.overlay(tap.TOP))
-        if not ours:
-            continue        # the fixes of QEMU stand first
-        own = git('show', commit + ':MAINTAINERS').split(
-            '\nguest_memfd memory\n')[1].split('\n\n')[0]
-        patterns = [line[3:] + ('*' if line.endswith('/') else '')
-                    for line in own.splitlines() if line.startswith('F: ')]
-        for name in ours:
-            assert any(fnmatch.fnmatch(name, each) for each in patterns), \
-                '%s comes without a pattern in MAINTAINERS' % name
-        for each in patterns:
-            assert fnmatch.filter(files, each), '%s matches nothing' % each
-
-
-def every_patch_is_clean(_):
-    """checkpatch.pl is content; there is a subject, a body, a signature."""
-    series, library = export()
-    for number, patch in enumerate(series[1:] + library, 1):
-        text = patch.read_text()
-        head, _, rest = text.partition('\n---\n')
-        subject, _, body = head.partition('\n\n')
-        assert re.search(r'^Subject: \[PATCH.*\] \S+: ', subject, re.M), head
-        assert re.search(r'\w\n\n?Signed-off-by: .+ <.+>$|'
-                         r'\w[.:]\n\nSigned-off-by: .+ <.+>$', body), \
-            '%s: no body, or no signature: %s' % (patch.name, body)
-        assert '\ndiff --git ' in rest
-        if patch in series:
-            assert patch.name.startswith('%04d-' % number)
-            assert '%02d/%d]' % (number, len(series) - 1) in subject
-        done = subprocess.run(
-            ['perl', TREE / 'scripts/checkpatch.pl', '--no-tree', '--no-color',
-             '-q', '--no-summary', patch], check=False,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-            universal_newlines=True)
-        assert done.returncode == 0, patch.name + '\n' + done.stdout
-
-
-def the_cover_letter_has_all_sections(_):
-    """Problem, design, measurements; what comes; which files."""
-    series, _ = export()
-    text = series[0].read_text()
-    assert 'Subject: [PATCH 00/%d] ' % (len(series) - 1) in text
-    assert '***' not in text, 'a placeholder of git'
-    places = [text.find('\n%s\n%s\n' % (title, '=' * len(title)))
-              for title in SECTIONS]
-    assert -1 not in places and places == sorted(places), places
-    assert re.search(r'^ \d+ files changed, ', text, re.M)
-
-
-def the_same_again_gives_the_same(directory):
-    """No dates or names of the machine; AUTHOR signs."""
-    first, _ = export()
-    again, _ = export(directory / 'again', TZ='Asia/Tokyo', GIT_AUTHOR_DATE='2001-01-01',
-                      EMAIL='nobody@example.org', GIT_DIR='/nonexistent')
-    assert [path.name for path in first] == [path.name for path in again]
-    for path, twin in zip(first, again):
-        assert path.read_bytes() == twin.read_bytes(), path.name
-    signed, _ = export(directory / 'signed', AUTHOR='A Tester <a@example.org>')
-    for path in signed[1:]:
-        assert 'Signed-off-by: A Tester <a@example.org>' in path.read_text()
-
-
-def a_wrong_author_is_refused(directory):
-    """One sentence says so, and nothing is written."""
-    tap.assert_refused(tap.run('export-series.py', '--build', directory,
-                               AUTHOR='nobody'), 'AUTHOR')
-    assert not (directory / 'export').exists()
-
-
-tap.main([the_series_gives_what_make_build_compiles,
-          every_file_has_a_maintainer, every_patch_is_clean,
-          the_cover_letter_has_all_sections, the_same_again_gives_the_same,
-          a_wrong_author_is_refused])
+if __name__ == '__main__':
+    tap.main()

@@ -6,9 +6,9 @@ import socket
 import subprocess
 
 import pc
-import tap
-
+from lib import TOP, tap
 from lib.process import die_with_parent
+from lib.scripts import write
 
 DEVICES = {'tpm-crb', 'tpm-tis', 'vhost-scsi-pci', 'vhost-user-blk-pci',
            'vhost-user-fs-pci', 'vhost-user-gpio-pci', 'vhost-user-i2c-pci',
@@ -35,85 +35,81 @@ def started(*options):
     return pc.bios(*pc.QUIET, '-nodefaults', '-machine', 'q35', *options)
 
 
-def the_devices_are_there(_):
-    """Those that this QEMU's configuration decides about."""
-    found = {line.split('"')[1] for line in pc.listed('device')
-             if line.startswith('name "')}
-    assert DEVICES <= found, DEVICES - found
+class Features(tap.TestCase):
+    """What QEMU can do."""
 
+    def test_the_devices_are_there(self):
+        # Those that this QEMU's configuration decides about
+        found = {line.split('"')[1] for line in pc.listed('device')
+                 if line.startswith('name "')}
+        assert DEVICES <= found, DEVICES - found
 
-def the_image_formats_are_there(_):
-    """QEMU reads what qemu-img does."""
-    done = subprocess.run([tap.TOP / 'build/qemu-img', '--help'], check=True,
-                          stdout=subprocess.PIPE, universal_newlines=True)
-    found = set(done.stdout.partition('formats:')[2].split())
-    assert FORMATS <= found, FORMATS - found
+    def test_the_image_formats_are_there(self):
+        # QEMU reads what qemu-img does
+        done = subprocess.run([TOP / 'build/qemu-img', '--help'], check=True,
+                              stdout=subprocess.PIPE, universal_newlines=True)
+        found = set(done.stdout.partition('formats:')[2].split())
+        assert FORMATS <= found, FORMATS - found
 
+    def test_io_uring_and_native_aio_are_there(self):
+        # A kernel may forbid the one, and a file system not have the other
+        disk = write(self.path / 'disk', '0' * 4096)
+        for aio in 'native', 'io_uring':
+            try:
+                with started('-drive', 'if=virtio,format=raw,cache=none,aio=%s,'
+                             'file=%s' % (aio, disk)) as qemu:
+                    qemu.assert_running()
+            except AssertionError as error:
+                if 'not supported in this build' in str(error):
+                    raise
+                raise tap.Skip(str(error).strip()) from error
 
-def io_uring_and_native_aio_are_there(directory):
-    """A kernel may forbid the one, and a file system not have the other."""
-    disk = tap.write(directory / 'disk', '0' * 4096)
-    for aio in 'native', 'io_uring':
+    def test_a_client_sees_the_display_by_vnc(self):
+        # With what TLS needs
+        path = self.path / 'vnc'
+        with pc.bios(*pc.QUIET[2:], '-object', 'tls-creds-anon,id=tls0,'
+                     'endpoint=server', '-vnc', 'unix:%s' % path) as qemu, \
+                socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
+            client.connect(str(path))
+            assert client.recv(12, socket.MSG_WAITALL).startswith(b'RFB 003')
+            qemu.assert_running()
+
+    def test_a_guest_runs_in_the_sandbox(self):
+        # seccomp forbids most system calls
+        with started('-sandbox', 'on,obsolete=deny,elevateprivileges=deny,'
+                     'spawn=deny,resourcecontrol=deny') as qemu:
+            qemu.read_until(b'SeaBIOS')
+            qemu.assert_running()
+
+    def test_a_tpm_emulator_can_be_used(self):
+        # QEMU lists the kinds of TPMs that it can talk to
+        assert 'emulator' in ' '.join(pc.listed('tpmdev'))
+
+    def test_a_guest_boots_from_the_storage_daemon(self):
+        # The disk is served to vhost-user-blk by qemu-storage-daemon
+        disk = self.path / 'disk'
+        disk.write_bytes(boot_sector().ljust(1 << 20, b'\0'))
+        path = str(self.path / 'socket')
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as server:
+            server.bind(path)
+            server.listen()
+            daemon = subprocess.Popen(
+                [TOP / 'build/qemu-storage-daemon',
+                 '--blockdev', 'file,node-name=disk,filename=%s' % disk,
+                 '--export', 'vhost-user-blk,id=export,node-name=disk,'
+                 'addr.type=fd,addr.str=%d' % server.fileno()],
+                pass_fds=[server.fileno()], preexec_fn=die_with_parent)
         try:
-            with started('-drive', 'if=virtio,format=raw,cache=none,aio=%s,'
-                         'file=%s' % (aio, disk)) as qemu:
-                qemu.assert_running()
-        except AssertionError as error:
-            if 'not supported in this build' in str(error):
-                raise
-            raise tap.Skip(str(error).strip()) from error
+            with started('-object',
+                         'memory-backend-memfd,id=m0,size=1G,share=on',
+                         '-machine', 'memory-backend=m0',
+                         '-chardev', 'socket,id=disk,path=' + path,
+                         '-device', 'vhost-user-blk-pci,chardev=disk') as qemu:
+                qemu.read_until(TEXT)
+        finally:
+            daemon.kill()
+            daemon.wait()
 
 
-def a_client_sees_the_display_by_vnc(directory):
-    """With what TLS needs."""
-    path = directory / 'vnc'
-    with pc.bios(*pc.QUIET[2:], '-object', 'tls-creds-anon,id=tls0,'
-                 'endpoint=server', '-vnc', 'unix:%s' % path) as qemu, \
-            socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
-        client.connect(str(path))
-        assert client.recv(12, socket.MSG_WAITALL).startswith(b'RFB 003')
-        qemu.assert_running()
-
-
-def a_guest_runs_in_the_sandbox(_):
-    """seccomp forbids most system calls."""
-    with started('-sandbox', 'on,obsolete=deny,elevateprivileges=deny,'
-                 'spawn=deny,resourcecontrol=deny') as qemu:
-        qemu.read_until(b'SeaBIOS')
-        qemu.assert_running()
-
-
-def a_tpm_emulator_can_be_used(_):
-    """QEMU lists the kinds of TPMs that it can talk to."""
-    assert 'emulator' in ' '.join(pc.listed('tpmdev'))
-
-
-def a_guest_boots_from_the_storage_daemon(directory):
-    """The disk is served to vhost-user-blk by qemu-storage-daemon."""
-    disk = directory / 'disk'
-    disk.write_bytes(boot_sector().ljust(1 << 20, b'\0'))
-    path = str(directory / 'socket')
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as server:
-        server.bind(path)
-        server.listen()
-        daemon = subprocess.Popen(
-            [tap.TOP / 'build/qemu-storage-daemon',
-             '--blockdev', 'file,node-name=disk,filename=%s' % disk,
-             '--export', 'vhost-user-blk,id=export,node-name=disk,'
-             'addr.type=fd,addr.str=%d' % server.fileno()],
-            pass_fds=[server.fileno()], preexec_fn=die_with_parent)
-    try:
-        with started('-object', 'memory-backend-memfd,id=m0,size=1G,share=on',
-                     '-machine', 'memory-backend=m0',
-                     '-chardev', 'socket,id=disk,path=' + path,
-                     '-device', 'vhost-user-blk-pci,chardev=disk') as qemu:
-            qemu.read_until(TEXT)
-    finally:
-        daemon.kill()
-        daemon.wait()
-
-
-tap.main([the_devices_are_there, the_image_formats_are_there,
-          io_uring_and_native_aio_are_there, a_client_sees_the_display_by_vnc,
-          a_guest_runs_in_the_sandbox, a_tpm_emulator_can_be_used,
-          a_guest_boots_from_the_storage_daemon])
+if __name__ == '__main__':
+    tap.main()

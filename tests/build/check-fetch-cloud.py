@@ -6,7 +6,8 @@ import hashlib
 import lzma
 import subprocess
 
-import tap
+from lib import tap
+from lib.scripts import assert_done, assert_refused, run_script, write
 
 KERNEL = 'linux-image-9.9-cloud-amd64'
 DRIVERS = 'lib/modules/9.9/kernel/drivers/'
@@ -40,18 +41,18 @@ class Fixture:
         index = self.package('linux-image-cloud-amd64', {},
                              'Depends: %s (= 9.9-1), other\n' % KERNEL) + \
             self.package(KERNEL, FILES if files is None else files)
-        packages = tap.write(
+        packages = write(
             self.archive / 'dists/sid/main/binary-amd64/Packages', index)
-        tap.write(self.archive / 'dists/sid/Release',
-                  'Suite: sid\nCodename: sid\nComponents: main\n'
-                  'Architectures: amd64\nSHA256:\n %s %d '
-                  'main/binary-amd64/Packages\n'
-                  % (hashlib.sha256(packages.read_bytes()).hexdigest(),
-                     packages.stat().st_size))
-        tap.write(directory / 'etc/sources.list',
-                  'deb [arch=amd64 trusted=yes] file:%s sid main\n'
-                  % self.archive)
-        self.apt = tap.write(
+        write(self.archive / 'dists/sid/Release',
+              'Suite: sid\nCodename: sid\nComponents: main\n'
+              'Architectures: amd64\nSHA256:\n %s %d '
+              'main/binary-amd64/Packages\n'
+              % (hashlib.sha256(packages.read_bytes()).hexdigest(),
+                 packages.stat().st_size))
+        write(directory / 'etc/sources.list',
+              'deb [arch=amd64 trusted=yes] file:%s sid main\n'
+              % self.archive)
+        self.apt = write(
             directory / 'apt.conf',
             'Dir::Etc::sourcelist "%s";\nDir::Etc::sourceparts "%s";\n'
             % (directory / 'etc/sources.list', directory / 'etc/parts'))
@@ -62,9 +63,9 @@ class Fixture:
         control = ('Package: %s\nVersion: 9.9-1\nArchitecture: amd64\n'
                    'Maintainer: A <a@example.org>\n%sDescription: tiny\n'
                    % (name, fields))
-        tap.write(tree / 'DEBIAN/control', control)
+        write(tree / 'DEBIAN/control', control)
         for path, data in files.items():
-            tap.write(tree / path, '')
+            write(tree / path, '')
             (tree / path).write_bytes(data)
         deb = self.archive / ('%s_9.9-1_amd64.deb' % name)
         subprocess.run(['dpkg-deb', '-b', tree, deb], check=True,
@@ -75,8 +76,8 @@ class Fixture:
 
     def fetch(self):
         """Run fetch-cloud-kernel.py."""
-        return tap.run('fetch-cloud-kernel.py', '--build', self.build,
-                       APT_CONFIG=self.apt, QEMU_DL_DIR=self.cache)
+        return run_script('fetch-cloud-kernel.py', '--build', self.build,
+                          APT_CONFIG=self.apt, QEMU_DL_DIR=self.cache)
 
     @property
     def deb(self):
@@ -88,65 +89,58 @@ class Fixture:
         self.archive.rename(self.archive.with_name('closed'))
 
 
-def the_kernel_and_the_drivers_it_needs_are_unpacked(directory):
-    fixture = Fixture(directory)
-    tap.assert_done(fixture.fetch())
-    out = fixture.build / 'cloud-kernel'
-    assert (out / 'vmlinuz').read_bytes() == b'the kernel'
-    order = (out / 'modules').read_text().split()
-    assert order == ['virtio_a', 'virtio_b', 'virtio_blk', 'nvme'], order
-    assert sorted(path.name for path in out.iterdir()) == \
-        sorted([name + '.ko' for name in order] + ['modules', 'vmlinuz'])
-    assert (out / 'virtio_b.ko').read_bytes() == module(b'virtio_a')
+class Kernel(tap.TestCase):
+    """What is fetched and unpacked, and what is refused."""
 
+    def test_the_kernel_and_the_drivers_it_needs_are_unpacked(self):
+        fixture = Fixture(self.path)
+        assert_done(fixture.fetch())
+        out = fixture.build / 'cloud-kernel'
+        assert (out / 'vmlinuz').read_bytes() == b'the kernel'
+        order = (out / 'modules').read_text().split()
+        assert order == ['virtio_a', 'virtio_b', 'virtio_blk', 'nvme'], order
+        assert sorted(path.name for path in out.iterdir()) == \
+            sorted([name + '.ko' for name in order] + ['modules', 'vmlinuz'])
+        assert (out / 'virtio_b.ko').read_bytes() == module(b'virtio_a')
 
-def nothing_is_fetched_or_unpacked_twice(directory):
-    fixture = Fixture(directory)
-    tap.assert_done(fixture.fetch())
-    fixture.close_archive()
-    kernel = fixture.build / 'cloud-kernel/vmlinuz'
-    before = kernel.stat().st_ino
-    tap.assert_done(fixture.fetch())
-    assert kernel.stat().st_ino == before
-    fixture.build = directory / 'elsewhere'
-    tap.assert_done(fixture.fetch())
-    assert (fixture.build / 'cloud-kernel/vmlinuz').is_file()
+    def test_nothing_is_fetched_or_unpacked_twice(self):
+        fixture = Fixture(self.path)
+        assert_done(fixture.fetch())
+        fixture.close_archive()
+        kernel = fixture.build / 'cloud-kernel/vmlinuz'
+        before = kernel.stat().st_ino
+        assert_done(fixture.fetch())
+        assert kernel.stat().st_ino == before
+        fixture.build = self.path / 'elsewhere'
+        assert_done(fixture.fetch())
+        assert (fixture.build / 'cloud-kernel/vmlinuz').is_file()
 
+    def test_a_package_that_has_changed_is_refused(self):
+        fixture = Fixture(self.path)
+        assert_done(fixture.fetch())
+        with open(fixture.deb, 'ab') as deb:
+            deb.write(b'\n')
+        assert_refused(fixture.fetch(), fixture.deb.name, 'changed', 'remove')
 
-def a_package_that_has_changed_is_refused(directory):
-    fixture = Fixture(directory)
-    tap.assert_done(fixture.fetch())
-    with open(fixture.deb, 'ab') as deb:
-        deb.write(b'\n')
-    tap.assert_refused(fixture.fetch(), fixture.deb.name, 'changed', 'remove')
+    def test_a_file_that_is_not_a_package_is_refused(self):
+        fixture = Fixture(self.path)
+        fixture.cache.mkdir()
+        fixture.deb.write_bytes(b'no package')
+        assert_refused(fixture.fetch(), fixture.deb.name, 'remove')
 
-
-def a_file_that_is_not_a_package_is_refused(directory):
-    fixture = Fixture(directory)
-    fixture.cache.mkdir()
-    fixture.deb.write_bytes(b'no package')
-    tap.assert_refused(fixture.fetch(), fixture.deb.name, 'remove')
-
-
-def an_archive_without_it_is_told(directory):
-    fixture = Fixture(directory)
-    fixture.close_archive()
-    tap.assert_refused(fixture.fetch(), 'linux-image-cloud-amd64', 'sid',
+    def test_an_archive_without_it_is_told(self):
+        fixture = Fixture(self.path)
+        fixture.close_archive()
+        assert_refused(fixture.fetch(), 'linux-image-cloud-amd64', 'sid',
                        'apt.log', str(fixture.cache))
 
-
-def a_kernel_without_a_driver_is_refused(directory):
-    files = dict(FILES)
-    del files[DRIVERS + 'virtio/virtio-a.ko']
-    fixture = Fixture(directory, files)
-    tap.assert_refused(fixture.fetch(), 'virtio_a')
-    assert not (fixture.build / 'cloud-kernel').exists()
+    def test_a_kernel_without_a_driver_is_refused(self):
+        files = dict(FILES)
+        del files[DRIVERS + 'virtio/virtio-a.ko']
+        fixture = Fixture(self.path, files)
+        assert_refused(fixture.fetch(), 'virtio_a')
+        assert not (fixture.build / 'cloud-kernel').exists()
 
 
 if __name__ == '__main__':
-    tap.main([the_kernel_and_the_drivers_it_needs_are_unpacked,
-              nothing_is_fetched_or_unpacked_twice,
-              a_package_that_has_changed_is_refused,
-              a_file_that_is_not_a_package_is_refused,
-              an_archive_without_it_is_told,
-              a_kernel_without_a_driver_is_refused])
+    tap.main()

@@ -6,7 +6,8 @@ import hashlib
 import os
 import subprocess
 
-import tap
+from lib import tap
+from lib.scripts import assert_done, assert_refused, run_script, write
 
 CONF = '''[qemu]
 version = 1.0
@@ -38,14 +39,14 @@ class Fixture:
         etc = directory / 'etc'
         uri = 'file:%s' % self.archive
         if deb822:
-            tap.write(etc / 'parts/x.sources',
-                      '# a comment\nTypes: deb\nURIs: %s\nSuites: other %s\n'
-                      'Components: main\nTrusted: yes\n' % (uri, codename()))
+            write(etc / 'parts/x.sources',
+                  '# a comment\nTypes: deb\nURIs: %s\nSuites: other %s\n'
+                  'Components: main\nTrusted: yes\n' % (uri, codename()))
         else:
-            tap.write(etc / 'sources.list',
-                      '# a comment\ndeb [arch=amd64 trusted=yes] %s %s main\n'
-                      % (uri, codename()))
-        self.apt = tap.write(
+            write(etc / 'sources.list',
+                  '# a comment\ndeb [arch=amd64 trusted=yes] %s %s main\n'
+                  % (uri, codename()))
+        self.apt = write(
             directory / 'apt.conf',
             'Dir::Etc::sourcelist "%s";\nDir::Etc::sourceparts "%s";\n'
             % (etc / 'sources.list', etc / 'parts'))
@@ -53,14 +54,14 @@ class Fixture:
     def make_package(self):
         """Build tiny_1.0.dsc and tiny_1.0.tar.xz."""
         tree = self.archive / 'tiny-1.0'
-        tap.write(tree / 'debian/control',
-                  'Source: tiny\nMaintainer: A <a@example.org>\n\n'
-                  'Package: tiny\nArchitecture: all\nDescription: tiny\n')
-        tap.write(tree / 'debian/changelog',
-                  'tiny (1.0) sid; urgency=low\n\n  * Tiny.\n\n'
-                  ' -- A <a@example.org>  Thu, 01 Jan 2026 00:00:00 +0000\n')
-        tap.write(tree / 'debian/source/format', '3.0 (native)\n')
-        tap.write(tree / 'VERSION', '1.0\n')
+        write(tree / 'debian/control',
+              'Source: tiny\nMaintainer: A <a@example.org>\n\n'
+              'Package: tiny\nArchitecture: all\nDescription: tiny\n')
+        write(tree / 'debian/changelog',
+              'tiny (1.0) sid; urgency=low\n\n  * Tiny.\n\n'
+              ' -- A <a@example.org>  Thu, 01 Jan 2026 00:00:00 +0000\n')
+        write(tree / 'debian/source/format', '3.0 (native)\n')
+        write(tree / 'VERSION', '1.0\n')
         subprocess.run(['dpkg-source', '-b', 'tiny-1.0'], cwd=self.archive,
                        check=True, stdout=subprocess.DEVNULL,
                        stderr=subprocess.DEVNULL)
@@ -71,16 +72,16 @@ class Fixture:
         """Write the archive's index of suite sid."""
         sums = ''.join(' %s %d %s\n' % (self.digest(path), path.stat().st_size,
                                         path.name) for path in self.files)
-        sources = tap.write(
+        sources = write(
             self.archive / 'dists/sid/main/source/Sources',
             'Package: tiny\nBinary: tiny\nVersion: 1.0\n'
             'Maintainer: A <a@example.org>\nArchitecture: all\n'
             'Format: 3.0 (native)\nDirectory: .\n'
             'Checksums-Sha256:\n%s\n' % sums)
-        tap.write(self.archive / 'dists/sid/Release',
-                  'Suite: sid\nCodename: sid\nComponents: main\n'
-                  'Architectures: amd64\nSHA256:\n %s %d main/source/Sources\n'
-                  % (self.digest(sources), sources.stat().st_size))
+        write(self.archive / 'dists/sid/Release',
+              'Suite: sid\nCodename: sid\nComponents: main\n'
+              'Architectures: amd64\nSHA256:\n %s %d main/source/Sources\n'
+              % (self.digest(sources), sources.stat().st_size))
 
     @staticmethod
     def digest(path):
@@ -92,86 +93,77 @@ class Fixture:
         sums = ['    %s  %s' % ('0' * 64 if path.name == wrong
                                 else self.digest(path), path.name)
                 for path in self.files]
-        tap.write(self.conf, CONF.format(version=version,
-                                         sums='\n'.join(sums)))
+        write(self.conf, CONF.format(version=version,
+                                     sums='\n'.join(sums)))
 
     def fetch(self, **env):
         """Run fetch-qemu.py."""
-        return tap.run('fetch-qemu.py', 'qemu', '--build', self.build,
-                       '--conf', self.conf, APT_CONFIG=self.apt, **env)
+        return run_script('fetch-qemu.py', 'qemu', '--build', self.build,
+                          '--conf', self.conf, APT_CONFIG=self.apt, **env)
 
     def close_archive(self):
         """From now on nothing can be fetched."""
         self.archive.rename(self.archive.with_name('closed'))
 
 
-def a_package_is_fetched_through_the_machines_sources(directory):
-    for deb822 in (False, True):
-        fixture = Fixture(directory / str(deb822), deb822)
-        done = fixture.fetch()
-        tap.assert_done(done)
-        assert '_apt' not in done.stdout + done.stderr
-        assert (fixture.build / 'pristine/VERSION').read_text() == '1.0\n'
+class Archive(tap.TestCase):
+    """What is fetched and unpacked, and what is refused."""
 
+    def test_a_package_is_fetched_through_the_machines_sources(self):
+        for deb822 in (False, True):
+            fixture = Fixture(self.path / str(deb822), deb822)
+            done = fixture.fetch()
+            assert_done(done)
+            assert '_apt' not in done.stdout + done.stderr
+            assert (fixture.build / 'pristine/VERSION').read_text() == '1.0\n'
 
-def nothing_is_fetched_twice(directory):
-    fixture = Fixture(directory)
-    tap.assert_done(fixture.fetch())
-    fixture.close_archive()
-    stamp = (fixture.build / 'pristine.stamp').stat().st_mtime_ns
-    tap.assert_done(fixture.fetch())
-    assert (fixture.build / 'pristine.stamp').stat().st_mtime_ns == stamp
-    fixture.build.joinpath('pristine.stamp').unlink()
-    tap.assert_done(fixture.fetch())
+    def test_nothing_is_fetched_twice(self):
+        fixture = Fixture(self.path)
+        assert_done(fixture.fetch())
+        fixture.close_archive()
+        stamp = (fixture.build / 'pristine.stamp').stat().st_mtime_ns
+        assert_done(fixture.fetch())
+        assert (fixture.build / 'pristine.stamp').stat().st_mtime_ns == stamp
+        fixture.build.joinpath('pristine.stamp').unlink()
+        assert_done(fixture.fetch())
 
+    def test_another_clone_uses_the_same_downloads(self):
+        fixture = Fixture(self.path)
+        cache = self.path / 'cache'
+        assert_done(fixture.fetch(QEMU_DL_DIR=cache))
+        assert sorted(os.listdir(cache)) == ['tiny_1.0.dsc', 'tiny_1.0.tar.xz']
+        fixture.close_archive()
+        fixture.build = self.path / 'elsewhere'
+        assert_done(fixture.fetch(QEMU_DL_DIR=cache))
+        assert (fixture.build / 'pristine/VERSION').is_file()
 
-def another_clone_uses_the_same_downloads(directory):
-    fixture = Fixture(directory)
-    cache = directory / 'cache'
-    tap.assert_done(fixture.fetch(QEMU_DL_DIR=cache))
-    assert sorted(os.listdir(cache)) == ['tiny_1.0.dsc', 'tiny_1.0.tar.xz']
-    fixture.close_archive()
-    fixture.build = directory / 'elsewhere'
-    tap.assert_done(fixture.fetch(QEMU_DL_DIR=cache))
-    assert (fixture.build / 'pristine/VERSION').is_file()
-
-
-def a_version_that_has_gone_is_named(directory):
-    fixture = Fixture(directory)
-    fixture.write_conf(version='0.9')
-    tap.assert_refused(fixture.fetch(), 'tiny=0.9', 'QEMU_SRC', 'build/dl',
+    def test_a_version_that_has_gone_is_named(self):
+        fixture = Fixture(self.path)
+        fixture.write_conf(version='0.9')
+        assert_refused(fixture.fetch(), 'tiny=0.9', 'QEMU_SRC', 'build/dl',
                        'tiny_1.0.dsc', 'sid')
-    assert not (fixture.build / 'pristine').exists()
+        assert not (fixture.build / 'pristine').exists()
 
+    def test_a_machine_without_archive_is_told_so(self):
+        fixture = Fixture(self.path)
+        (self.path / 'etc/sources.list').write_text('')
+        assert_refused(fixture.fetch(), 'tiny=1.0', 'QEMU_SRC')
 
-def a_machine_without_archive_is_told_so(directory):
-    fixture = Fixture(directory)
-    (directory / 'etc/sources.list').write_text('')
-    tap.assert_refused(fixture.fetch(), 'tiny=1.0', 'QEMU_SRC')
+    def test_a_download_with_a_wrong_checksum_is_refused(self):
+        fixture = Fixture(self.path)
+        fixture.write_conf(wrong='tiny_1.0.tar.xz')
+        assert_refused(fixture.fetch(), 'tiny_1.0.tar.xz', 'checksum')
+        assert not (fixture.build / 'pristine').exists()
+        assert not (fixture.build / 'dl/tiny_1.0.tar.xz').exists()
 
-
-def a_download_with_a_wrong_checksum_is_refused(directory):
-    fixture = Fixture(directory)
-    fixture.write_conf(wrong='tiny_1.0.tar.xz')
-    tap.assert_refused(fixture.fetch(), 'tiny_1.0.tar.xz', 'checksum')
-    assert not (fixture.build / 'pristine').exists()
-    assert not (fixture.build / 'dl/tiny_1.0.tar.xz').exists()
-
-
-def a_cached_file_with_a_wrong_checksum_is_refused(directory):
-    fixture = Fixture(directory)
-    tap.assert_done(fixture.fetch())
-    fixture.build.joinpath('pristine.stamp').unlink()
-    with open(fixture.build / 'dl/tiny_1.0.dsc', 'ab') as dsc:
-        dsc.write(b'\n')
-    tap.assert_refused(fixture.fetch(), 'tiny_1.0.dsc', 'checksum', 'remove')
+    def test_a_cached_file_with_a_wrong_checksum_is_refused(self):
+        fixture = Fixture(self.path)
+        assert_done(fixture.fetch())
+        fixture.build.joinpath('pristine.stamp').unlink()
+        with open(fixture.build / 'dl/tiny_1.0.dsc', 'ab') as dsc:
+            dsc.write(b'\n')
+        assert_refused(fixture.fetch(), 'tiny_1.0.dsc', 'checksum', 'remove')
 
 
 if __name__ == '__main__':
-    tap.main([a_package_is_fetched_through_the_machines_sources,
-              nothing_is_fetched_twice,
-              another_clone_uses_the_same_downloads,
-              a_version_that_has_gone_is_named,
-              a_machine_without_archive_is_told_so,
-              a_download_with_a_wrong_checksum_is_refused,
-              a_cached_file_with_a_wrong_checksum_is_refused])
+    tap.main()

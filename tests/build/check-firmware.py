@@ -10,7 +10,7 @@ qemu-bundle only, where build-qemu.sh makes links.
 import shutil
 
 import pc
-import tap
+from lib import tap
 
 OVMF = '/usr/share/OVMF/'
 # What opens a window, and so needs a desktop
@@ -25,47 +25,45 @@ def network_cards():
     return [line.split('"')[1] for line in lines if 'bus PCI' in line]
 
 
-def qemu_starts_with_its_defaults(_):
-    """Nothing but the size of its memory is said; SeaBIOS runs the ROMs."""
-    options = pc.QUIET[:2] if WINDOWS & set(pc.listed('display')) else ()
-    with pc.bios(*options) as qemu:
-        qemu.assert_running()
-        # That of the display, and that of the network card
-        qemu.read_until(b'Running option rom at', times=2)
-
-
-def qemu_starts_with_each_network_card(_):
-    """With the ROM that it brings along, if any."""
-    cards = network_cards()
-    assert {'e1000', 'virtio-net-pci'} <= set(cards), cards
-    for card in cards:
-        with pc.bios(*pc.QUIET, '-nodefaults', '-machine', 'q35',
-                  '-device', card) as qemu:
-            qemu.assert_running()
-
-
 def uefi(*options):
     """Run OVMF until it looks for something to boot, and finds nothing."""
     with pc.Qemu(*pc.QUIET, '-nodefaults', '-machine', 'q35', *options,
-              text=('-serial', 'chardev:text')) as qemu:
+                 text=('-serial', 'chardev:text')) as qemu:
         qemu.read_until(b'BdsDxe')
         qemu.assert_running()
 
 
-def ovmf_runs_by_bios(_):
-    """QEMU finds the file by its name."""
-    uefi('-bios', 'OVMF.fd')
+class Firmware(tap.TestCase):
+    """QEMU starts, and its firmware runs."""
 
+    def test_qemu_starts_with_its_defaults(self):
+        # Nothing but the size of its memory is said; SeaBIOS runs the ROMs
+        options = pc.QUIET[:2] if WINDOWS & set(pc.listed('display')) else ()
+        with pc.bios(*options) as qemu:
+            qemu.assert_running()
+            # That of the display, and that of the network card
+            qemu.read_until(b'Running option rom at', times=2)
 
-def ovmf_runs_from_flash(directory):
-    """Code that is read only, and variables of the VM's own."""
-    variables = shutil.copy(OVMF + 'OVMF_VARS_4M.fd', directory)
-    drive = 'if=pflash,format=raw,unit=%d,readonly=%s,file=%s'
-    uefi('-drive', drive % (0, 'on', OVMF + 'OVMF_CODE_4M.fd'),
-         '-drive', drive % (1, 'off', variables))
+    def test_qemu_starts_with_each_network_card(self):
+        # With the ROM that it brings along, if any
+        cards = network_cards()
+        assert {'e1000', 'virtio-net-pci'} <= set(cards), cards
+        for card in cards:
+            with pc.bios(*pc.QUIET, '-nodefaults', '-machine', 'q35',
+                         '-device', card) as qemu:
+                qemu.assert_running()
+
+    def test_ovmf_runs_by_bios(self):
+        # QEMU finds the file by its name
+        uefi('-bios', 'OVMF.fd')
+
+    def test_ovmf_runs_from_flash(self):
+        # Code that is read only, and variables of the VM's own
+        variables = shutil.copy(OVMF + 'OVMF_VARS_4M.fd', self.path)
+        drive = 'if=pflash,format=raw,unit=%d,readonly=%s,file=%s'
+        uefi('-drive', drive % (0, 'on', OVMF + 'OVMF_CODE_4M.fd'),
+             '-drive', drive % (1, 'off', variables))
 
 
 if __name__ == '__main__':
-    tap.main([qemu_starts_with_its_defaults,
-              qemu_starts_with_each_network_card, ovmf_runs_by_bios,
-              ovmf_runs_from_flash])
+    tap.main()

@@ -9,7 +9,8 @@ import os
 import shutil
 import subprocess
 
-import tap
+from lib import TOP, tap
+from lib.scripts import assert_done, assert_refused, write
 
 CONFIGURE = '''#!/bin/sh
 for option; do printf '%s ' "$option"; done >>../configured
@@ -27,11 +28,11 @@ class Repository:
         self.top = directory
         scripts = directory / 'scripts'
         for name in ('fetch-qemu.py', 'prepare-qemu.py', 'check-space.sh'):
-            tap.write(scripts / name, '')
-        tap.write(scripts / 'install-packages.sh', PACKAGES)
-        self.script = shutil.copy(tap.TOP / 'scripts/build-qemu.sh', scripts)
-        tap.write(directory / 'build/src/VERSION', '10.2.2\n')
-        tap.write(directory / 'build/src/configure', CONFIGURE).chmod(0o755)
+            write(scripts / name, '')
+        write(scripts / 'install-packages.sh', PACKAGES)
+        self.script = shutil.copy(TOP / 'scripts/build-qemu.sh', scripts)
+        write(directory / 'build/src/VERSION', '10.2.2\n')
+        write(directory / 'build/src/configure', CONFIGURE).chmod(0o755)
 
     def prepare(self, **env):
         """Run the script with these options."""
@@ -44,62 +45,60 @@ class Repository:
 
     def configured(self, **env):
         """The options of all runs of configure so far, with the one for ENV."""
-        tap.assert_done(self.prepare(**env))
+        assert_done(self.prepare(**env))
         return [line.split() for line in
                 (self.top / 'build/configured').read_text().splitlines()]
 
 
-def the_same_options_are_configured_once(directory):
-    repository = Repository(directory)
-    repository.configured()
-    runs = repository.configured()
-    assert len(runs) == 1, runs
-    assert '--without-default-features' in runs[0], runs
-    assert '--enable-vhost-user' in runs[0], runs
+class Options(tap.TestCase):
+    """Which options QEMU's configure gets."""
+
+    def test_the_same_options_are_configured_once(self):
+        repository = Repository(self.path)
+        repository.configured()
+        runs = repository.configured()
+        assert len(runs) == 1, runs
+        assert '--without-default-features' in runs[0], runs
+        assert '--enable-vhost-user' in runs[0], runs
+
+    def test_options_hold_until_others_are_given(self):
+        repository = Repository(self.path)
+        repository.configured()
+        runs = repository.configured(
+            QEMU_CONFIGURE='--enable-curl --disable-vnc')
+        assert len(runs) == 2 and \
+            runs[1][-2:] == ['--enable-curl', '--disable-vnc'], runs
+        assert repository.configured() == runs
+        last = repository.configured(QEMU_CONFIGURE='')
+        assert len(last) == 3 and last[2] == last[0], last
+
+    def test_all_features_are_what_configure_finds(self):
+        repository = Repository(self.path)
+        runs = repository.configured(FULL='1')
+        assert '--without-default-features' not in runs[0], runs
+        packages = self.path / 'packages'
+        assert ' FULL=1\n' in packages.read_text(), packages.read_text()
+        assert repository.configured() == runs
+        packages.unlink()
+        runs = repository.configured(FULL='0')
+        assert '--without-default-features' in runs[1], runs
+        assert 'FULL=1' not in packages.read_text(), packages.read_text()
+
+    def test_what_full_cannot_be_is_refused(self):
+        repository = Repository(self.path)
+        assert_refused(repository.prepare(FULL='yes'), 'FULL', 'yes', '1', '0')
+        assert len(repository.configured()) == 1
+
+    def test_a_failed_configure_is_tried_again(self):
+        # What it left behind is not what the options say
+        repository = Repository(self.path)
+        repository.configured()
+        broken = write(self.path / 'build/broken', '')
+        done = repository.prepare(QEMU_CONFIGURE='--enable-curl')
+        assert done.returncode and 'no such option' in done.stderr, done.stderr
+        broken.unlink()
+        assert len(repository.configured(QEMU_CONFIGURE='')) == 3
 
 
-def options_hold_until_others_are_given(directory):
-    repository = Repository(directory)
-    repository.configured()
-    runs = repository.configured(QEMU_CONFIGURE='--enable-curl --disable-vnc')
-    assert len(runs) == 2 and \
-        runs[1][-2:] == ['--enable-curl', '--disable-vnc'], runs
-    assert repository.configured() == runs
-    last = repository.configured(QEMU_CONFIGURE='')
-    assert len(last) == 3 and last[2] == last[0], last
-
-
-def all_features_are_what_configure_finds(directory):
-    repository = Repository(directory)
-    runs = repository.configured(FULL='1')
-    assert '--without-default-features' not in runs[0], runs
-    packages = directory / 'packages'
-    assert ' FULL=1\n' in packages.read_text(), packages.read_text()
-    assert repository.configured() == runs
-    packages.unlink()
-    runs = repository.configured(FULL='0')
-    assert '--without-default-features' in runs[1], runs
-    assert 'FULL=1' not in packages.read_text(), packages.read_text()
-
-
-def what_full_cannot_be_is_refused(directory):
-    repository = Repository(directory)
-    tap.assert_refused(repository.prepare(FULL='yes'), 'FULL', 'yes', '1', '0')
-    assert len(repository.configured()) == 1
-
-
-def a_failed_configure_is_tried_again(directory):
-    """What it left behind is not what the options say."""
-    repository = Repository(directory)
-    repository.configured()
-    broken = tap.write(directory / 'build/broken', '')
-    done = repository.prepare(QEMU_CONFIGURE='--enable-curl')
-    assert done.returncode and 'no such option' in done.stderr, done.stderr
-    broken.unlink()
-    assert len(repository.configured(QEMU_CONFIGURE='')) == 3
-
-
-tap.main([the_same_options_are_configured_once,
-          options_hold_until_others_are_given,
-          all_features_are_what_configure_finds,
-          what_full_cannot_be_is_refused, a_failed_configure_is_tried_again])
+if __name__ == '__main__':
+    tap.main()

@@ -1,18 +1,15 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""QEMU's own tests: a few that touch what the patches change, and the comparison.
+"""QEMU's own tests: a few that touch what the patches change; the comparison.
 
 scripts/qemu-tests.py runs all of them.
 """
 
-import importlib.util
+import importlib
 
-import tap
+from lib import tap
 
-SPEC = importlib.util.spec_from_file_location(
-    'qemu_tests', tap.TOP / 'scripts/qemu-tests.py')
-qemu_tests = importlib.util.module_from_spec(SPEC)
-SPEC.loader.exec_module(qemu_tests)
+qemu_tests = importlib.import_module('qemu-tests')
 
 QUICK = ['check-qom-proplist', 'test-qdev-global-props',
          *('qtest-x86_64/' + name for name in (
@@ -21,19 +18,25 @@ QUICK = ['check-qom-proplist', 'test-qdev-global-props',
              'virtio-balloon-test'))]
 
 
-def a_few_pass(_directory):
-    results = qemu_tests.run(qemu_tests.BUILD / 'qemu', QUICK)
-    assert sorted(results) == sorted(QUICK), results
-    failed = [name for name in QUICK if results[name] not in qemu_tests.PASSED]
-    assert not failed, failed
+class QemuTests(tap.TestCase):
+    """Some tests of QEMU, and the comparison of results."""
+
+    def test_a_few_pass(self):
+        results = qemu_tests.run(qemu_tests.BUILD / 'qemu', QUICK)
+        assert sorted(results) == sorted(QUICK), results
+        failed = [name for name in QUICK
+                  if results[name] not in qemu_tests.PASSED]
+        assert not failed, failed
+
+    def test_what_is_worse_is_marked(self):
+        lines = list(qemu_tests.compare(
+            {'a': 'OK', 'b': 'FAIL', 'c': 'FAIL', 'd': 'TIMEOUT', 'e': 'OK'},
+            {'a': 'SKIP', 'b': 'OK', 'c': 'FAIL', 'e': 'ERROR'}))
+        assert lines == ['b: FAIL, released OK: WORSE',
+                         'c: FAIL, released FAIL',
+                         'd: TIMEOUT, released not there',
+                         'e: OK, released ERROR']
 
 
-def what_is_worse_is_marked(_directory):
-    lines = list(qemu_tests.compare(
-        {'a': 'OK', 'b': 'FAIL', 'c': 'FAIL', 'd': 'TIMEOUT', 'e': 'OK'},
-        {'a': 'SKIP', 'b': 'OK', 'c': 'FAIL', 'e': 'ERROR'}))
-    assert lines == ['b: FAIL, released OK: WORSE', 'c: FAIL, released FAIL',
-                     'd: TIMEOUT, released not there', 'e: OK, released ERROR']
-
-
-tap.main([a_few_pass, what_is_worse_is_marked])
+if __name__ == '__main__':
+    tap.main()

@@ -5,12 +5,11 @@ import os
 import socket
 import subprocess
 
-import tap
-
+from lib import TOP
 from lib.process import die_with_parent
 from lib.qmp import Qmp
 
-QEMU = os.environ.get('QEMU', str(tap.TOP / 'build/qemu-system-x86_64'))
+QEMU = os.environ.get('QEMU', str(TOP / 'build/qemu-system-x86_64'))
 # What every test but that of the defaults says
 QUIET = ('-display', 'none', '-accel', 'tcg')
 

@@ -1,17 +1,15 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Sphinx as QEMU's docs/conf.py has it, but for what needs more packages.
 
-DOCS_TREE is QEMU's source tree, whose extensions read the QAPI schema.
+DOCS_TREE is QEMU's source tree, whose extensions read the QAPI schema.  They
+are in PYTHONPATH: docs/sphinx and scripts.
 """
 
 import os
-import sys
 
 TREE = os.environ['DOCS_TREE']
-sys.path[:0] = [os.path.join(TREE, 'docs/sphinx'), os.path.join(TREE, 'scripts')]
 
 # Names that Sphinx wants, and those of QEMU's extensions
-# pylint: disable=invalid-name
 project = 'guest_memfd memory'
 extensions = ['qapi_domain', 'qapidoc', 'qmp_lexer']
 qapidoc_srctree = TREE

@@ -43,7 +43,7 @@ class FakeQmp:
     unknown.
     """
 
-    def __init__(self, path, greeting=GREETING, **answers):
+    def __init__(self, path, greeting=None, **answers):
         self.heard = []
         self.answers = {'qmp_capabilities': {}, 'query-name': {},
                         'query-guest-memfd': [block()],
@@ -51,7 +51,7 @@ class FakeQmp:
         self.answers.update((name.replace('_', '-') if name in QUERIES
                              else name, answer)
                             for name, answer in answers.items())
-        self._greeting = greeting
+        self._greeting = GREETING if greeting is None else greeting
         self._server = socket.socket(socket.AF_UNIX)
         self._server.bind(str(path))
         self._server.listen()

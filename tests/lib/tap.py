@@ -87,8 +87,8 @@ class TestCase(unittest.TestCase):
     maxDiff = None
     _path = None
 
-    def __init_subclass__(cls, **kwargs):
-        super().__init_subclass__(**kwargs)
+    def __init_subclass__(cls, *args, **kwargs):
+        super().__init_subclass__(*args, **kwargs)
         # All of them anew: what takes the place of a table stays there.
         for name, method in list(vars(cls).items()):
             if name.startswith(PREFIX):
@@ -166,16 +166,27 @@ def _interrupt(number, _frame):
     raise KeyboardInterrupt(signal.Signals(number).name)
 
 
-def main():
-    """Run the tests of the program, or those that its arguments name."""
+def _run(function):
+    """What a function returns that is given a runner and a loader of tests."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _interrupt)
     try:
-        result = unittest.main(testRunner=_Runner(), testLoader=_Loader(),
-                               exit=False).result
+        return function(_Runner(), _Loader())
     except KeyboardInterrupt as reason:
         print('Bail out! %s' % reason, flush=True)
         sys.exit(1)
+
+
+def run_class(cls):
+    """Run the tests of one class; whether all of them passed."""
+    return _run(lambda runner, loader: runner.run(
+        loader.loadTestsFromTestCase(cls))).wasSuccessful()
+
+
+def main():
+    """Run the tests of the program, or those that its arguments name."""
+    result = _run(lambda runner, loader: unittest.main(
+        testRunner=runner, testLoader=loader, exit=False)).result
     if not result.testsRun:
         sys.exit('%s: it has no such test' % os.path.basename(sys.argv[0]))
     sys.exit(not result.wasSuccessful())

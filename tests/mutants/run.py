@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Put faults into the code, one after the other: do the tests notice them?
 
-    tests/mutants/run.py [--list FILE] [WORD ...]
+    scripts/build-qemu.sh env tests/mutants/run.py [--list FILE] [WORD ...]
 
 runs the mutants whose names have all the WORDs, of all lists or of one, on what
 "make build" has left in build/.  A list is TOML; each [[mutant]] has
@@ -29,15 +29,11 @@ import sys
 import tomllib
 from pathlib import Path
 
-sys.dont_write_bytecode = True
-HERE = Path(__file__).resolve().parent
-TOP = HERE.parent.parent
-sys.path.append(str(TOP / 'scripts'))
-
-# pylint: disable=wrong-import-position
 import qemu_variant
+from lib import TOP, tap
 from qemu_variant import Variant, VariantError
 
+HERE = Path(__file__).resolve().parent
 QEMU = 'qemu-system-x86_64'
 PEER = 'tests/vfio-user/edu-server'
 # What programs look for beside themselves, and is not changed
@@ -164,8 +160,7 @@ def mutated(mutant):
 
 def try_mutant(tests, mutant):
     """Which program noticed what, or None."""
-    programs = tests.named(mutant['tests']) if 'tests' in mutant else \
-        tests.containing(mutant['file'])
+    programs = programs_for(tests, mutant)
     if not programs:
         raise MutantError('no unit test contains %s: name tests'
                           % mutant['file'])
@@ -182,6 +177,13 @@ def try_mutant(tests, mutant):
     return None
 
 
+def programs_for(tests, mutant):
+    """The test programs that may notice a mutant."""
+    if 'tests' in mutant:
+        return tests.named(mutant['tests'])
+    return tests.containing(mutant['file'])
+
+
 def read_list(path):
     """The mutants of a list."""
     with open(path, 'rb') as file:
@@ -192,6 +194,45 @@ def read_list(path):
     return mutants
 
 
+def prepared(mutants):
+    """The test programs, none of which fails without a mutant."""
+    tests = Tests()
+    programs = sorted({program for mutant in mutants
+                       for program in programs_for(tests, mutant)})
+    tests.make(programs)
+    for program in programs:
+        failed = tests.run(program)
+        if failed:
+            raise MutantError('%s fails without a mutant: %s'
+                              % (program, failed))
+    return tests
+
+
+def run_mutants(mutants):
+    """Print TAP; how many were noticed, and whether all were."""
+    tests = prepared(mutants)
+    counts = {'noticed': 0, 'SURVIVED': 0, 'wrong': 0}
+
+    class Mutants(tap.TestCase):
+        """Each of them has to be noticed."""
+
+        @tap.cases({mutant['name']: mutant for mutant in mutants})
+        def test_noticed(self, mutant):
+            result = 'wrong'
+            try:
+                noticed = try_mutant(tests, mutant)
+                result = 'noticed' if noticed else 'SURVIVED'
+            finally:
+                counts[result] += 1
+            assert noticed, 'it SURVIVED'
+            print('by ' + noticed)
+
+    passed = tap.run_class(Mutants)
+    print('# ' + ', '.join('%d %s' % (count, result)
+                           for result, count in counts.items()))
+    return passed
+
+
 def main():
     """Run the mutants that were asked for."""
     parser = argparse.ArgumentParser(description=__doc__.split('\n', 1)[0])
@@ -199,42 +240,18 @@ def main():
                         help='a list (all in tests/mutants)')
     parser.add_argument('words', nargs='*', metavar='WORD')
     args = parser.parse_args()
-
-    counts = {'noticed': 0, 'SURVIVED': 0, 'wrong': 0}
     try:
         mutants = [mutant for path in args.list or sorted(HERE.glob('*.toml'))
                    for mutant in read_list(path)
                    if all(word in mutant['name'] for word in args.words)]
-        tests = Tests()
-        programs = sorted({program for mutant in mutants
-                           for program in tests.named(mutant.get('tests', []))
-                           or tests.containing(mutant.get('file'))})
-        tests.make(programs)
-        for program in programs:
-            failed = tests.run(program)
-            if failed:
-                raise MutantError('%s fails without a mutant: %s'
-                                  % (program, failed))
+        names = [mutant['name'] for mutant in mutants]
+        if not names or len(set(names)) < len(names):
+            raise MutantError('two have one name' if names else 'there is no '
+                              'mutant with these words')
+        return 0 if run_mutants(mutants) else 1
     except (MutantError, VariantError, OSError, KeyError) as error:
         print('mutants: %s' % error, file=sys.stderr)
         return 2
-    print('1..%d' % len(mutants), flush=True)
-    for number, mutant in enumerate(mutants, 1):
-        try:
-            noticed = try_mutant(tests, mutant)
-            result = 'noticed' if noticed else 'SURVIVED'
-        except (MutantError, VariantError, OSError) as error:
-            noticed, result = str(error), 'wrong'
-        counts[result] += 1
-        for line in noticed.splitlines() if result == 'wrong' else []:
-            print('# ' + line)
-        print('%sok %d - %s: %s' % (
-            '' if result == 'noticed' else 'not ', number, mutant['name'],
-            result) + (' by ' + noticed if result == 'noticed' else ''),
-            flush=True)
-    print('# ' + ', '.join('%d %s' % (count, result)
-                           for result, count in counts.items()))
-    return 1 if counts['SURVIVED'] or counts['wrong'] else 0
 
 
 if __name__ == '__main__':

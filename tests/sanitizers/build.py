@@ -8,12 +8,7 @@ unit tests.  What is compiled for that is written in docs/devel/guest-memfd/test
 
 import re
 import sys
-from pathlib import Path
 
-sys.dont_write_bytecode = True
-sys.path.append(str(Path(__file__).resolve().parent.parent.parent / 'scripts'))
-
-# pylint: disable=wrong-import-position
 import qemu_variant
 from qemu_variant import Variant, VariantError
 

@@ -2,19 +2,14 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """run.py: what a sanitizer reports fails the test, and is printed.
 
-Programs with one fault each, compiled with the flags of build.py.  Prints TAP.
+Programs with one fault each, compiled with the flags of build.py.
 """
 
 import subprocess
-import sys
 
-sys.dont_write_bytecode = True
-
-# pylint: disable=wrong-import-position
 import build
-
-sys.path.append(str(build.qemu_variant.TOP / 'tests/build'))
-import tap
+from lib import TOP, tap
+from lib.scripts import write
 
 PROGRAM = '''
 #include <pthread.h>
@@ -75,61 +70,45 @@ RACE = '''
 
 def run(directory, flags, statements):
     """Compile a program, and run it by run.py."""
-    source = tap.write(directory / 'program.c', PROGRAM % statements)
+    source = write(directory / 'program.c', PROGRAM % statements)
     subprocess.run(['gcc', *build.COMMON.split(), *flags.split(), '-g', '-o',
                     directory / 'program', source], check=True)
-    return subprocess.run([tap.TOP / 'tests/sanitizers/run.py',
+    return subprocess.run([TOP / 'tests/sanitizers/run.py',
                            directory / 'program'], check=False,
                           stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                           universal_newlines=True)
 
 
-def reported(directory, flags, statements, *words):
-    """The fault must be reported, with these words."""
-    done = run(directory, flags, statements)
-    assert done.returncode != 0, done.stdout
-    assert '1..2' in done.stdout, done.stdout
-    assert 'not ok' in done.stdout, done.stdout
-    for word in words:
-        assert any(word in line for line in done.stdout.splitlines()
-                   if line.startswith('# ')), done.stdout
+class Reports(tap.TestCase):
+    """Programs with one fault each, and one without."""
 
+    def test_a_program_without_fault_passes(self):
+        for flags in (build.ASAN_LINK, build.TSAN):
+            done = run(self.path, flags, '(void)argc;')
+            assert done.returncode == 0, done.stdout
+            assert done.stdout.splitlines() == [
+                '1..2', 'ok 1 - all is well',
+                'ok 2 - no sanitizer has reported anything'], done.stdout
 
-def a_program_without_fault_passes(directory):
-    for flags in (build.ASAN_LINK, build.TSAN):
-        done = run(directory, flags, '(void)argc;')
-        assert done.returncode == 0, done.stdout
-        assert done.stdout.splitlines() == [
-            '1..2', 'ok 1 - all is well',
-            'ok 2 - no sanitizer has reported anything'], done.stdout
-
-
-def memory_beyond_the_end(directory):
-    reported(directory, build.ASAN_LINK, OVERFLOW, 'heap-buffer-overflow',
-             'program.c')
-
-
-def a_fault_of_a_child_that_is_expected_to_fail(directory):
-    reported(directory, build.ASAN_LINK, CHILD, 'heap-buffer-overflow')
-
-
-def memory_that_is_lost(directory):
-    reported(directory, build.ASAN_LINK, LEAK, 'detected memory leaks',
-             'program.c')
-
-
-def behaviour_that_is_undefined(directory):
-    reported(directory, build.ASAN_LINK, SHIFT, 'shift exponent 32')
-
-
-def threads_that_race(directory):
-    reported(directory, build.TSAN, RACE, 'data race', 'program.c')
+    @tap.cases({
+        'memory beyond the end': (
+            build.ASAN_LINK, OVERFLOW, 'heap-buffer-overflow', 'program.c'),
+        'a fault of a child that is expected to fail': (
+            build.ASAN_LINK, CHILD, 'heap-buffer-overflow'),
+        'memory that is lost': (
+            build.ASAN_LINK, LEAK, 'detected memory leaks', 'program.c'),
+        'behaviour that is undefined': (
+            build.ASAN_LINK, SHIFT, 'shift exponent 32'),
+        'threads that race': (build.TSAN, RACE, 'data race', 'program.c')})
+    def test_reported_is(self, flags, statements, *words):
+        done = run(self.path, flags, statements)
+        assert done.returncode != 0, done.stdout
+        assert '1..2' in done.stdout, done.stdout
+        assert 'not ok' in done.stdout, done.stdout
+        for word in words:
+            assert any(word in line for line in done.stdout.splitlines()
+                       if line.startswith('# ')), done.stdout
 
 
 if __name__ == '__main__':
-    tap.main([a_program_without_fault_passes,
-              memory_beyond_the_end,
-              a_fault_of_a_child_that_is_expected_to_fail,
-              memory_that_is_lost,
-              behaviour_that_is_undefined,
-              threads_that_race])
+    tap.main()

@@ -5,19 +5,14 @@
 import json
 import os
 import subprocess
-import sys
 import time
-from pathlib import Path
 
-sys.dont_write_bytecode = True
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / 'build'))
 
-# pylint: disable=wrong-import-position
-import tap
+from lib import TOP, tap
 from lib.fakeqmp import GIB, FakeQmp, block, runs
 from lib.terminal import PATIENCE, Terminal
 
-GMEM_TOP = tap.TOP / 'tools/gmem-top'
+GMEM_TOP = TOP / 'tools/gmem-top'
 MIB = 1 << 20
 PARTS = 64 * MIB
 EVIL = 'x\x1b]0;owned\x07\x1b[2J\r\n\t\x9b31m\u202e\x00\ud800<&">'
@@ -44,101 +39,6 @@ def evil_block():
                  listeners=[{'name': EVIL, **listener}])
 
 
-def rubbish_is_refused(directory):
-    no_qmp = 'is no QMP socket'
-    not_qmp = 'that is not QMP'
-    bad = 'bad answer from QEMU'
-    deep = b'[' * 100000 + b'\n'
-    number = b'{"QMP": ' + b'9' * 10000 + b'}\n'
-    answer = {'query_guest_memfd': None}
-    cases = [(dict(greeting=greeting), no_qmp) for greeting in
-             (b'rubbish\n', b'\x00\xff\n', b'{}\n', b'[]\n', deep, number,
-              {'QMP': 7}, {'QMP': {'version': 7, 'capabilities': []}},
-              {'QMP': {'version': {}, 'capabilities': 7}},
-              b'x' * (11 * MIB))]
-    cases += [(dict(greeting=b''), None),
-              (dict(qmp_capabilities=b''), None),
-              (dict(qmp_capabilities=b'{"error": {}}\n'), no_qmp),
-              (dict(greeting={'QMP': {'version': {}, 'capabilities': []}}),
-               'no known version'),
-              (dict(query_name=[]), bad), (dict(query_name={'name': 7}), bad),
-              (answer, 'has no command query-guest-memfd')]
-    cases += [(dict(query_guest_memfd=rubbish), not_qmp) for rubbish in
-              (b'rubbish\n', deep, b'{"error": {}}\n', b'[]\n')]
-    cases += [(dict(query_guest_memfd=rubbish), bad) for rubbish in
-              (7, {}, 'x', [7], [{}], [block(), block()],
-               [block(id=7)], [block(driver=None)], [block(listeners=[{}])],
-               [block(**{'to-shared': []})], [block(**{'huge-pages': [7]})])]
-    cases += [(dict(query_guest_memfd=[block(size=size)]),
-               "no valid 'size'")
-              for size in (True, 0, -1, 1 << 64, 1e9, '1', None)]
-    cases += [(dict(query_guest_memfd_map=rubbish), bad) for rubbish in
-              (7, {}, runs(), runs(GIB - 4096), runs(GIB, 4096), runs(0, GIB),
-               runs(4096, end=0), runs(4096, end=8192), runs(-4096, GIB),
-               runs(1 << 63), {'runs': [{'offset': 0, 'size': GIB,
-                                         'private': 1}]})]
-    for number, (answers, words) in enumerate(cases):
-        path = directory / ('%d' % number)
-        FakeQmp(path, **answers)
-        code, out, err = gmem_top(path, '--once')
-        assert code in (1, 3) and not out, (answers, code, out)
-        assert err.count('\n') == 1 and 'Traceback' not in err, err
-        assert (words or '') in err, (str(answers)[:300], err)
-
-
-def names_cannot_control_the_terminal(directory):
-    event = {'event': 'GUEST_MEMFD_CONVERSION_FAILED',
-             'timestamp': {'seconds': 1, 'microseconds': 1},
-             'data': {'id': EVIL, 'offset': 1, 'size': 2, 'private': True,
-                      'error': EVIL}}
-    told = json.dumps(event).encode() + b'\n'
-    path = directory / 'qmp'
-    server = FakeQmp(path, query_name={'name': EVIL},
-                     query_guest_memfd=[evil_block()])
-    code, out, _ = gmem_top(path, '--once')
-    assert code == 0 and out.count(HARMLESS) == 6, out
-    code, out, _ = gmem_top(path, '--json')
-    assert json.loads(out)['blocks'][0]['id'] == EVIL
-    # The block is asked for by its real name
-    assert server.heard[-1][1]['id'] == EVIL
-    code, out, _ = gmem_top(path, '--svg', '-')
-    assert code == 0 and 'x?]0;owned??[2J????31m???&lt;&amp;"&gt;' in out
-
-    path = directory / 'live'
-    FakeQmp(path, query_guest_memfd=[evil_block()],
-            query_name=told + b'{"return": {}, "id": "__qmp#00000"}\n')
-    terminal = Terminal(directory, [GMEM_TOP, path], size=(120, 24))
-    terminal.until('> ' + HARMLESS, HARMLESS + ' ', 'to private: ' + HARMLESS)
-    terminal.type('q')
-    assert terminal.end() == 0
-    assert 'owned\x07' not in terminal.seen and '\x9b' not in terminal.seen
-
-
-def huge_sizes_take_no_memory(directory):
-    size = (1 << 64) - 4096
-    pages = [{'size': 1, 'shared': 0, 'private': 0, 'mixed': 0}]
-    path = directory / 'qmp'
-    FakeQmp(path, query_guest_memfd=[block(size=size, **{
-        'huge-pages': pages})], query_guest_memfd_map=runs(4096, size - 4096))
-    code, out, _ = gmem_top(path, '--json')
-    block_map = json.loads(out)['blocks'][0]['map']
-    assert code == 0 and block_map['cell-size'] == 1 << 44
-    assert [run['state'] for run in block_map['runs']] == ['mixed', 'private']
-    assert gmem_top(path, '--once')[0] == 0
-    assert gmem_top(path, '--png', directory / 'png')[0] == 0
-
-
-def sizes_have_three_digits(directory):
-    for number, (size, text) in enumerate((
-            (0, '0 B'), (999, '999 B'), (1000, '0.977 KiB'),
-            (33856, '33.1 KiB'), (1023487, '999 KiB'), (1023488, '0.976 MiB'),
-            ((1 << 64) - 1, '16 EiB'))):
-        path = directory / ('%d' % number)
-        FakeQmp(path, query_guest_memfd=[block(**{'metadata-bytes': size})])
-        code, out, _ = gmem_top(path, '--once')
-        assert code == 0 and ', metadata %s, vmemmap' % text in out, out
-
-
 def a_page_at_a_time(asked):
     """An answer of 1024 runs of 4 KiB, or the rest."""
     end = min(asked['offset'] + asked['limit'] * 4096, PARTS)
@@ -148,74 +48,169 @@ def a_page_at_a_time(asked):
             **({'next-offset': end} if end < PARTS else {})}
 
 
-def the_vm_is_asked_little(directory):
-    path = directory / 'qmp'
-    server = FakeQmp(path, query_guest_memfd=[block(size=PARTS)],
-                     query_guest_memfd_map=a_page_at_a_time)
-    terminal = Terminal(directory, [GMEM_TOP, '--interval', '0.1', path])
-    terminal.until('% read', '0 MiB ▒▒▒', '???')
-    terminal.until('0 MiB ' + 32 * '▒', 'up to date')
-    asked = [name for name, _ in server.heard].count('query-guest-memfd')
-    while [name for name, _ in server.heard].count('query-guest-memfd') < \
-            asked + 5:
-        assert terminal.read()
-    terminal.type('q')
-    assert terminal.end() == 0
-    parts = [args for name, args in server.heard
-             if name == 'query-guest-memfd-map']
-    # Once, in small parts: nothing has changed since
-    assert [part['offset'] for part in parts] == list(range(0, PARTS, 4 * MIB))
-    assert {part['limit'] for part in parts} == {1024}
-    assert {name for name, _ in server.heard} == {
-        'qmp_capabilities', 'query-name', 'query-guest-memfd',
-        'query-guest-memfd-map'}
+class Answers(tap.TestCase):
+    """What gmem-top makes of what a server says."""
 
+    def test_rubbish_is_refused(self):
+        no_qmp = 'is no QMP socket'
+        not_qmp = 'that is not QMP'
+        bad = 'bad answer from QEMU'
+        deep = b'[' * 100000 + b'\n'
+        number = b'{"QMP": ' + b'9' * 10000 + b'}\n'
+        answer = {'query_guest_memfd': None}
+        cases = [(dict(greeting=greeting), no_qmp) for greeting in
+                 (b'rubbish\n', b'\x00\xff\n', b'{}\n', b'[]\n', deep, number,
+                  {'QMP': 7}, {'QMP': {'version': 7, 'capabilities': []}},
+                  {'QMP': {'version': {}, 'capabilities': 7}},
+                  b'x' * (11 * MIB))]
+        cases += [(dict(greeting=b''), None),
+                  (dict(qmp_capabilities=b''), None),
+                  (dict(qmp_capabilities=b'{"error": {}}\n'), no_qmp),
+                  (dict(greeting={'QMP': {'version': {}, 'capabilities': []}}),
+                   'no known version'),
+                  (dict(query_name=[]), bad),
+                  (dict(query_name={'name': 7}), bad),
+                  (answer, 'has no command query-guest-memfd')]
+        cases += [(dict(query_guest_memfd=rubbish), not_qmp) for rubbish in
+                  (b'rubbish\n', deep, b'{"error": {}}\n', b'[]\n')]
+        cases += [(dict(query_guest_memfd=rubbish), bad) for rubbish in
+                  (7, {}, 'x', [7], [{}], [block(), block()],
+                   [block(id=7)], [block(driver=None)], [block(listeners=[{}])],
+                   [block(**{'to-shared': []})],
+                   [block(**{'huge-pages': [7]})])]
+        cases += [(dict(query_guest_memfd=[block(size=size)]),
+                   "no valid 'size'")
+                  for size in (True, 0, -1, 1 << 64, 1e9, '1', None)]
+        cases += [(dict(query_guest_memfd_map=rubbish), bad) for rubbish in
+                  (7, {}, runs(), runs(GIB - 4096), runs(GIB, 4096),
+                   runs(0, GIB),
+                   runs(4096, end=0), runs(4096, end=8192), runs(-4096, GIB),
+                   runs(1 << 63), {'runs': [{'offset': 0, 'size': GIB,
+                                             'private': 1}]})]
+        for number, (answers, words) in enumerate(cases):
+            path = self.path / ('%d' % number)
+            FakeQmp(path, **answers)
+            code, out, err = gmem_top(path, '--once')
+            assert code in (1, 3) and not out, (answers, code, out)
+            assert err.count('\n') == 1 and 'Traceback' not in err, err
+            assert (words or '') in err, (str(answers)[:300], err)
 
-def a_change_is_read_again(directory):
-    state = {'private': 64 * MIB}
+    def test_names_cannot_control_the_terminal(self):
+        event = {'event': 'GUEST_MEMFD_CONVERSION_FAILED',
+                 'timestamp': {'seconds': 1, 'microseconds': 1},
+                 'data': {'id': EVIL, 'offset': 1, 'size': 2, 'private': True,
+                          'error': EVIL}}
+        told = json.dumps(event).encode() + b'\n'
+        path = self.path / 'qmp'
+        server = FakeQmp(path, query_name={'name': EVIL},
+                         query_guest_memfd=[evil_block()])
+        code, out, _ = gmem_top(path, '--once')
+        assert code == 0 and out.count(HARMLESS) == 6, out
+        code, out, _ = gmem_top(path, '--json')
+        assert json.loads(out)['blocks'][0]['id'] == EVIL
+        # The block is asked for by its real name
+        assert server.heard[-1][1]['id'] == EVIL
+        code, out, _ = gmem_top(path, '--svg', '-')
+        assert code == 0 and 'x?]0;owned??[2J????31m???&lt;&amp;"&gt;' in out
 
-    def info(_):
-        """Slower than gmem-top asks."""
-        time.sleep(0.15)
-        return [block(**{'private-bytes': state['private'],
-                         'shared-bytes': GIB - state['private']})]
+        path = self.path / 'live'
+        FakeQmp(path, query_guest_memfd=[evil_block()],
+                query_name=told + b'{"return": {}, "id": "__qmp#00000"}\n')
+        terminal = Terminal(self.path, [GMEM_TOP, path], size=(120, 24))
+        terminal.until('> ' + HARMLESS, HARMLESS + ' ',
+                       'to private: ' + HARMLESS)
+        terminal.type('q')
+        assert terminal.end() == 0
+        assert 'owned\x07' not in terminal.seen and '\x9b' not in terminal.seen
 
-    def area(_):
-        """What is private is at the end."""
-        return runs(GIB - state['private'], state['private'])
+    def test_huge_sizes_take_no_memory(self):
+        size = (1 << 64) - 4096
+        pages = [{'size': 1, 'shared': 0, 'private': 0, 'mixed': 0}]
+        path = self.path / 'qmp'
+        FakeQmp(path, query_guest_memfd=[block(size=size, **{
+            'huge-pages': pages})],
+            query_guest_memfd_map=runs(4096, size - 4096))
+        code, out, _ = gmem_top(path, '--json')
+        block_map = json.loads(out)['blocks'][0]['map']
+        assert code == 0 and block_map['cell-size'] == 1 << 44
+        assert [run['state'] for run in block_map['runs']] == [
+            'mixed', 'private']
+        assert gmem_top(path, '--once')[0] == 0
+        assert gmem_top(path, '--png', self.path / 'png')[0] == 0
 
-    path = directory / 'qmp'
-    FakeQmp(path, query_guest_memfd=info, query_guest_memfd_map=area)
-    terminal = Terminal(directory, [GMEM_TOP, '--interval', '0.1', path])
-    terminal.until('896 MiB ' + 32 * '░' + 32 * '█')
-    state['private'] = 132 * MIB
-    terminal.until('768 MiB ' + 62 * '░' + 2 * '█', '896 MiB ' + 64 * '█')
-    terminal.type('q')
-    assert terminal.end() == 0
+    def test_sizes_have_three_digits(self):
+        for number, (size, text) in enumerate((
+                (0, '0 B'), (999, '999 B'), (1000, '0.977 KiB'),
+                (33856, '33.1 KiB'), (1023487, '999 KiB'),
+                (1023488, '0.976 MiB'),
+                ((1 << 64) - 1, '16 EiB'))):
+            path = self.path / ('%d' % number)
+            FakeQmp(path, query_guest_memfd=[block(**{'metadata-bytes': size})])
+            code, out, _ = gmem_top(path, '--once')
+            assert code == 0 and ', metadata %s, vmemmap' % text in out, out
 
+    def test_the_vm_is_asked_little(self):
+        path = self.path / 'qmp'
+        server = FakeQmp(path, query_guest_memfd=[block(size=PARTS)],
+                         query_guest_memfd_map=a_page_at_a_time)
+        terminal = Terminal(self.path, [GMEM_TOP, '--interval', '0.1', path])
+        terminal.until('% read', '0 MiB ▒▒▒', '???')
+        terminal.until('0 MiB ' + 32 * '▒', 'up to date')
+        asked = [name for name, _ in server.heard].count('query-guest-memfd')
+        while [name for name, _ in server.heard].count('query-guest-memfd') < \
+                asked + 5:
+            assert terminal.read()
+        terminal.type('q')
+        assert terminal.end() == 0
+        parts = [args for name, args in server.heard
+                 if name == 'query-guest-memfd-map']
+        # Once, in small parts: nothing has changed since
+        assert [part['offset'] for part in parts] == list(
+            range(0, PARTS, 4 * MIB))
+        assert {part['limit'] for part in parts} == {1024}
+        assert {name for name, _ in server.heard} == {
+            'qmp_capabilities', 'query-name', 'query-guest-memfd',
+            'query-guest-memfd-map'}
 
-def a_vm_that_does_not_answer(directory):
-    path = directory / 'qmp'
-    FakeQmp(path, query_guest_memfd=b'\n')
-    code, _, err = gmem_top(path, '--once')
-    assert code in (1, 3), err
-    path = directory / 'silent'
-    FakeQmp(path, query_name=b'{"event": "X", "timestamp": {}}\n')
-    code, _, err = gmem_top(path, '--once', '--timeout', '5')
-    assert code == 1 and 'QEMU does not answer' in err
-    path = directory / 'stuck'
-    FakeQmp(path, query_guest_memfd_map=b'{"event": "X", "timestamp": {}}\n')
-    terminal = Terminal(directory, [GMEM_TOP, path])
-    terminal.until('no answer from QEMU for', '0% read')
-    terminal.type('q')
-    assert terminal.end() == 0
+    def test_a_change_is_read_again(self):
+        state = {'private': 64 * MIB}
+
+        def info(_):
+            """Slower than gmem-top asks."""
+            time.sleep(0.15)
+            return [block(**{'private-bytes': state['private'],
+                             'shared-bytes': GIB - state['private']})]
+
+        def area(_):
+            """What is private is at the end."""
+            return runs(GIB - state['private'], state['private'])
+
+        path = self.path / 'qmp'
+        FakeQmp(path, query_guest_memfd=info, query_guest_memfd_map=area)
+        terminal = Terminal(self.path, [GMEM_TOP, '--interval', '0.1', path])
+        terminal.until('896 MiB ' + 32 * '░' + 32 * '█')
+        state['private'] = 132 * MIB
+        terminal.until('768 MiB ' + 62 * '░' + 2 * '█', '896 MiB ' + 64 * '█')
+        terminal.type('q')
+        assert terminal.end() == 0
+
+    def test_a_vm_that_does_not_answer(self):
+        path = self.path / 'qmp'
+        FakeQmp(path, query_guest_memfd=b'\n')
+        code, _, err = gmem_top(path, '--once')
+        assert code in (1, 3), err
+        path = self.path / 'silent'
+        FakeQmp(path, query_name=b'{"event": "X", "timestamp": {}}\n')
+        code, _, err = gmem_top(path, '--once', '--timeout', '5')
+        assert code == 1 and 'QEMU does not answer' in err
+        path = self.path / 'stuck'
+        FakeQmp(path,
+                query_guest_memfd_map=b'{"event": "X", "timestamp": {}}\n')
+        terminal = Terminal(self.path, [GMEM_TOP, path])
+        terminal.until('no answer from QEMU for', '0% read')
+        terminal.type('q')
+        assert terminal.end() == 0
 
 
 if __name__ == '__main__':
-    tap.main([rubbish_is_refused,
-              names_cannot_control_the_terminal,
-              huge_sizes_take_no_memory,
-              sizes_have_three_digits,
-              the_vm_is_asked_little,
-              a_change_is_read_again,
-              a_vm_that_does_not_answer])
+    tap.main()

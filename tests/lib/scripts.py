@@ -1,27 +1,19 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Just enough to write tests of the build scripts that print TAP."""
+"""Run the programs of scripts/ on files that are made for a test."""
 
 import os
 import subprocess
-import sys
-import tempfile
-import traceback
-from pathlib import Path
 
-TOP = Path(__file__).resolve().parent.parent.parent
+from lib import TOP
 
 
-class Skip(Exception):
-    """The machine lacks what a test needs."""
-
-
-def run(script, *args, **env):
+def run_script(name, *args, **env):
     """Run one of scripts/ and return its exit code, stdout and stderr."""
     full = {name: value for name, value in os.environ.items()
             if name not in ('QEMU_SRC', 'QEMU_DL_DIR')}
     full.update((name, str(value)) for name, value in env.items())
     full['LC_ALL'] = 'C'
-    return subprocess.run([str(TOP / 'scripts' / script)] +
+    return subprocess.run([str(TOP / 'scripts' / name)] +
                           [str(arg) for arg in args], env=full, check=False,
                           stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
                           stderr=subprocess.PIPE, universal_newlines=True)
@@ -47,25 +39,3 @@ def write(path, text):
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text)
     return path
-
-
-def main(tests):
-    """Run each test in a directory of its own; print TAP."""
-    print('1..%d' % len(tests))
-    failed = 0
-    for number, test in enumerate(tests, 1):
-        name = test.__name__.replace('_', ' ')
-        with tempfile.TemporaryDirectory() as directory:
-            try:
-                test(Path(directory))
-            except Skip as reason:
-                print('ok %d - %s # SKIP %s' % (number, name, reason),
-                      flush=True)
-            except Exception:   # whatever it is, it fails this test only
-                failed += 1
-                for line in traceback.format_exc().splitlines():
-                    print('# ' + line)
-                print('not ok %d - %s' % (number, name), flush=True)
-            else:
-                print('ok %d - %s' % (number, name), flush=True)
-    sys.exit(1 if failed else 0)
