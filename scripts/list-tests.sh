@@ -38,9 +38,8 @@ scripts/build-qemu.sh tests | while read -r name; do
     esac
 done
 
-for suite in vfio-user guest tools libvirt build docs sanitizers; do
+for suite in vfio-user guest tools libvirt build docs style sanitizers; do
     for path in "tests/$suite"/check-*.py "tests/$suite"/check-*.sh; do
         [ ! -x "$path" ] || echo "$suite $path"
     done
 done
-echo "style scripts/check-style.py"

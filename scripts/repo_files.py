@@ -8,7 +8,7 @@ import subprocess
 OUTSIDE = ('.ci/', '.git/', 'build/', 'docs/tools/', 'patches/', 'scripts/',
            'tests/build/', 'tests/docs/', 'tests/guest/', 'tests/rig/',
            'tests/lib/', 'tests/libvirt/', 'tests/mutants/',
-           'tests/sanitizers/', 'tests/tools/', 'tools/')
+           'tests/sanitizers/', 'tests/style/', 'tests/tools/', 'tools/')
 
 
 def listed(repo):
