@@ -15,6 +15,7 @@ device, so that there the monitor waits for each conversion.
 
 import ctypes
 import os
+import re
 import select
 import signal
 import socket
@@ -134,7 +135,8 @@ def read_map(vm, before):
 def read_human(vm, _before):
     """info guest-memfd."""
     answer = vm.qmp.human('info guest-memfd')
-    return [] if 'm0' in answer and 'm1' in answer else [answer]
+    blocks = re.findall(r'^(\S+): .* driver=', answer, re.MULTILINE)
+    return [] if sorted(blocks) == ['m0', 'm1'] else [answer]
 
 
 def read_memory(vm, _before):

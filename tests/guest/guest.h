@@ -28,8 +28,8 @@
 
 /* What the guest is asked to do (the multiboot command line) */
 typedef struct Options {
-    uint32_t base;              /* MiB: the window is [base, base + window) */
-    uint32_t window;            /* MiB */
+    uint32_t base;              /* MiB: where the bounce area begins */
+    uint32_t window;            /* MiB: how large the bounce area is */
     uint32_t ops;               /* random operations */
     uint32_t seed;
     uint32_t faults;            /* DMA attempts at private memory */
@@ -79,7 +79,7 @@ static inline void count_add(uint32_t *counter, int32_t n)
 
 /* smp.c */
 typedef struct Cpu {
-    uint32_t first;             /* page of the window: its slice begins there */
+    uint32_t first;             /* page of the bounce area: its slice */
     uint32_t pages;
     uint32_t shared_pages;
     uint32_t rng;               /* state of the random numbers */
@@ -92,7 +92,7 @@ Cpu *cpu_of(uint32_t number);
 Cpu *this_cpu(void);
 /* Here each CPU waits for all others */
 void smp_barrier(void);
-/* All CPUs do it, each in its slice of the window */
+/* All CPUs do it, each in its slice of the bounce area */
 void smp_run(void (*work)(void));
 void smp_main(void);
 
@@ -231,7 +231,7 @@ uint32_t model_pages(void);
 uint32_t model_shared_pages(void);
 /* Pages before the first huge page that lies in the slice as a whole */
 uint32_t model_head(void);
-/* Slices for all CPUs, of a window that is private; back to one slice */
+/* Slices for all CPUs, of a bounce area that is private; back to one */
 void model_split(void);
 void model_join(void);
 uint32_t page_address(uint32_t page);
@@ -273,7 +273,7 @@ void reboot_begin(void);
 void reboot_once(void);
 
 /* main.c */
-/* Pages of the window; the guest fails if that does */
+/* Pages of the bounce area; the guest fails if that does */
 void convert(uint32_t first, uint32_t pages, bool shared);
 typedef struct MultibootInfo MultibootInfo;
 

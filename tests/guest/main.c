@@ -135,7 +135,7 @@ static void phase_share(void)
 
     for (page = 0; page < pages; page += HUGE_PAGE_PAGES) {
         convert(page, MIN(HUGE_PAGE_PAGES, pages - page), true);
-        /* the rest of the window is private still */
+        /* the rest of the bounce area is private still */
         if (page + HUGE_PAGE_PAGES < pages) {
             verify_page(page + HUGE_PAGE_PAGES);
         }
@@ -252,7 +252,7 @@ static void phase_random(void)
     }
 }
 
-/* As many mappings as can be: every other page of a quarter of the window */
+/* As many mappings as can be: every other page of a quarter */
 static void phase_fragments(void)
 {
     uint32_t pages = model_pages() / 4;
@@ -315,7 +315,7 @@ static void phase_bad_requests(void)
     int shared;
     uint32_t i;
 
-    /* the first page of the window is shared, its second one private */
+    /* the first page of the bounce area is shared, its second one private */
     convert(0, 1, true);
     convert(1, 1, false);
 

@@ -1,8 +1,8 @@
 /*
- * What the guest believes about each page of the window: a plain bitmap
+ * What the guest believes about each page of the bounce area: a plain bitmap
  *
- * A CPU has a slice of the window, and knows of no other page.  As long as one
- * CPU works the slice is the window.
+ * A CPU has a slice of the bounce area, and knows of no other page.  As long as
+ * one CPU works the slice is the bounce area.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */

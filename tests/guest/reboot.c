@@ -1,7 +1,7 @@
 /*
  * reboot=1: the guest resets the machine at its end, once
  *
- * At the beginning of both boots, all of the window has to be shared.  A byte of
+ * At the beginning of both boots, all of the area has to be shared.  A byte of
  * the RTC's memory, which a reset leaves alone, tells the second boot from the
  * first.
  *

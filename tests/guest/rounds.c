@@ -1,5 +1,6 @@
 /*
- * rounds=N: the window is converted again and again, for a host that measures
+ * rounds=N: the bounce area is converted again and again, for a host that
+ * measures
  *
  * A round makes all of it private, then shared, in requests of chunk=KIB; or,
  * with mix=N, makes N requests anywhere.  With piece=KIB it takes that much out

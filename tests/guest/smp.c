@@ -1,5 +1,6 @@
 /*
- * Several CPUs: they start, have a slice of the window each, and work at once
+ * Several CPUs: they start, have a slice of the bounce area each, and work at
+ * once
  *
  * The number of a CPU is that of its stack.  What a CPU has for itself is in
  * its Cpu; all else is shared by all of them: spinlocks guard edu with what its

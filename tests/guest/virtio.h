@@ -13,7 +13,7 @@
 #define VIRTIO_ID_BALLOON       5
 #define VIRTIO_ID_VSOCK         19
 
-/* A queue has three pages of the window, each for a part of it */
+/* A queue has three pages of the bounce area, each for a part of it */
 #define VIRTQUEUE_PAGES         3
 #define VIRTQUEUE_SIZE          8u
 

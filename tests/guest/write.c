@@ -1,5 +1,5 @@
 /*
- * write=1: the guest writes all over the window until the host sends a byte
+ * write=1: the guest writes all over its bounce area until it gets a byte
  *
  * What it wrote last to each page is in its own memory, too.  Each page is
  * compared before it is written to, and all of them at the end: for a host that
