@@ -17,7 +17,7 @@ from lib import tap
 from lib.dma_map import compare_maps, query_map
 from lib.kvm import kvm_problem
 from lib.units import MIB
-from lib.vm import VM, VMTest
+from lib.vm import MSG_TIMEOUT, VM, VMTest
 
 RAM = 256 * MIB
 OPS = 100000        # more than it gets to
@@ -46,8 +46,9 @@ class HotplugVM(VM):
     def plug(self):
         """The second device comes."""
         self.qmp.command('device_add', driver='vfio-user-pci', id='edu1',
-                         bus='rp', socket={'type': 'unix',
-                                           'path': self.socket('edu1')})
+                         bus='rp', **{'x-msg-timeout': MSG_TIMEOUT},
+                         socket={'type': 'unix',
+                                 'path': self.socket('edu1')})
 
     def unplug(self, second):
         """It goes, and with it all that it has mapped.

@@ -28,7 +28,7 @@ from lib.error import HarnessError
 from lib.guest import key_values
 from lib.kvm import kvm_problem
 from lib.units import MIB, PAGE
-from lib.vm import TIMEOUT, VM, VMTest
+from lib.vm import MSG_TIMEOUT, VM, VMTest
 
 RAM = 64 * MIB
 AREA = (16 * MIB, 32 * MIB)
@@ -102,13 +102,13 @@ class ReadersVM(VM):
     def __init__(self):
         start, end = AREA
         super().__init__(accel='kvm', ram=RAM, init='shared',
+                         device_options={'x-msg-timeout': 2 * MSG_TIMEOUT},
                          guest=f'base={start // MIB} rounds=2 pause=1 '
                                f'window={(end - start) // MIB} '
                                f'chunk={CHUNK // 1024}')
 
     def command_line(self, fds):
         return super().command_line(fds) + [
-            '-global', f'vfio-user-pci.x-msg-timeout={int(TIMEOUT * 2000)}',
             '-object', f'memory-backend-guest-memfd,id=m1,size={OTHER},'
                        'driver=emulated,init=shared']
 

@@ -26,6 +26,9 @@ from lib.units import MIB
 
 # Of a VM: against hangs only, no test is as slow
 TIMEOUT = float(os.environ.get('GUEST_TIMEOUT', '300'))
+# Milliseconds for a vfio-user server: on a host that has much to do a good one
+# does not answer in the five seconds that are the default
+MSG_TIMEOUT = int(TIMEOUT * 1000)
 
 
 class GuestError(HarnessError):
@@ -117,7 +120,7 @@ class VM:
         if self.has_server:
             args += ['-device', json.dumps({
                 'driver': 'vfio-user-pci', 'id': 'edu0',
-                **self._device_options,
+                'x-msg-timeout': MSG_TIMEOUT, **self._device_options,
                 'socket': {'type': 'unix',
                            'path': self.socket('edu')}})]
         return args + ['-kernel', self.paths.guest,
