@@ -44,8 +44,9 @@ stamp=$build/kernel.stamp
 new="$version $(cat "$build/kernel-src.stamp" 2>/dev/null || true)
 ${KERNEL_SRC:-}
 $(cksum <"$fragment") $(cksum <"$0") $(gcc -dumpfullversion)"
-if [ -f "$out/arch/x86/boot/bzImage" ] && [ -f "$stamp" ] &&
-    [ "$(cat "$stamp")" = "$new" ]; then
+# The user's own tree may have changed: make knows.
+if [ -z "${KERNEL_SRC:-}" ] && [ -f "$out/arch/x86/boot/bzImage" ] &&
+    [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$new" ]; then
     exit 0
 fi
 
