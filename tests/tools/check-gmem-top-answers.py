@@ -52,7 +52,7 @@ class Answers(tap.TestCase):
     """What gmem-top makes of what a server says."""
 
     def test_rubbish_is_refused(self):
-        no_qmp = 'is no QMP socket'
+        no_qmp = 'is not a QMP socket'
         not_qmp = 'that is not QMP'
         bad = 'bad answer from QEMU'
         deep = b'[' * 100000 + b'\n'

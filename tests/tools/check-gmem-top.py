@@ -382,7 +382,7 @@ class GmemTop(tap.TestCase):
                 sock.connect(str(machine.path))
                 assert sock.recv(1)
             assert 'm0: 1 GiB' in said(gmem_top('--once', machine.path))
-            assert 'no QMP socket' in complaint(
+            assert 'not a QMP socket' in complaint(
                 gmem_top('--once', machine.busy))
         with socket.socket() as sock:       # nobody listens
             sock.bind(('127.0.0.1', 0))

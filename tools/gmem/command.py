@@ -32,7 +32,7 @@ def add_help(parser):
 
 
 def complain(prog, text):
-    """A line on stderr, if there is still somebody to read it."""
+    """A line on stderr, if stderr still has a reader."""
     try:
         print(f'{prog}: {text}', file=sys.stderr, flush=True)
     except OSError:

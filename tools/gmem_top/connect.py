@@ -57,14 +57,14 @@ def make_client(qmp):
 
 
 def reason(err):
-    """Why a connection failed; asyncio has words of its own for that."""
+    """Why a connection failed; asyncio's own text is not that of the errno."""
     if isinstance(err, OSError) and err.errno and err.errno > 0:
         return os.strerror(err.errno)
     return getattr(err, 'strerror', None) or err
 
 
 def parse_address(text):
-    """A path, or HOST:PORT if it looks like that and is no file."""
+    """A path, or HOST:PORT if it looks like that and is not a file."""
     host, colon, port = text.rpartition(':')
     if colon and port.isdigit() and '/' not in text \
             and not os.path.exists(text):
@@ -73,7 +73,7 @@ def parse_address(text):
 
 
 class Monitor:
-    """A connection; nobody else can have it meanwhile."""
+    """A connection; it excludes other clients of the socket."""
 
     def __init__(self, address):
         self.name = printable(address)
@@ -89,7 +89,7 @@ class Monitor:
                          'a second -qmp), or QEMU does not run')
 
     def _socket(self):
-        """Connected; QMPClient would take a full backlog for a connection."""
+        """Connected; QMPClient would treat a full backlog as a connection."""
         sock = socket.socket(socket.AF_UNIX)
         try:
             sock.setblocking(False)
@@ -124,7 +124,7 @@ class Monitor:
             if isinstance(err.exc, OSError):
                 raise GmemError(f'{self.name}: {reason(err.exc)}; is the VM '
                                 'running?') from err
-            raise GmemError(f'{self.name}: this is no QMP socket') from err
+            raise GmemError(f'{self.name}: this is not a QMP socket') from err
         except (LookupError, TypeError, ValueError, AttributeError) as err:
             raise GmemError(f'{self.name}: QMP of no known version') from err
 
@@ -148,7 +148,7 @@ class Monitor:
         raise await self._gone()
 
     async def _gone(self):
-        """Why the connection ended; several may ask."""
+        """Why the connection ended; several callers may await it."""
         if self.end is None:
             self.end = asyncio.ensure_future(self._reason())
         return await asyncio.shield(self.end)
@@ -159,7 +159,7 @@ class Monitor:
             await self.client.disconnect()
         except (EOFError, ConnectionError):
             pass
-        except Exception:       # whatever it sent, there is no going on
+        except Exception:       # whatever it sent, the connection is useless
             return GmemError(f'{self.name}: the other side sent something '
                              'that is not QMP')
         return Gone(f'{self.name}: the VM is gone')

@@ -146,7 +146,7 @@ def map_age(block, now):
 
 
 def geometry(block, width, height, zoom=0):
-    """Columns and cell size with which the map fits, but for the ZOOM."""
+    """Columns and cell size with which the map fits, except for the ZOOM."""
     label = LABEL if width >= SHORT else 0
     columns = 1 << max(width - label, 1).bit_length() - 1
     cell = block.map.cell
@@ -204,7 +204,7 @@ def screen(vm, view, size, glyphs, now, source='', status=''):
     foot.append([('q quit  up/down block  +/- cells  PgUp/PgDn map', 'title')])
     head = [header(vm, source)]
     if not vm.blocks:
-        text = NO_BLOCKS if vm.blocks is not None else 'QEMU is asked'
+        text = NO_BLOCKS if vm.blocks is not None else 'waiting for QEMU'
         body = [[(text, '')]]
     else:
         block = vm.blocks[view.chosen(vm)]

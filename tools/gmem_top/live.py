@@ -220,8 +220,8 @@ class Live:
 
     def status(self):
         """A word if QEMU is slow."""
-        asked = self.poller.asked
-        waited = time.monotonic() - asked if asked else 0
+        sent_at = self.poller.sent_at
+        waited = time.monotonic() - sent_at if sent_at else 0
         return f'no answer from QEMU for {waited:.0f} s' \
             if waited > SLOW else ''
 

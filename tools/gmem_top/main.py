@@ -18,10 +18,10 @@ from .connect import Monitor
 from .model import STATES, printable
 from .poll import Poller
 
-SHORT_PAUSE = 3             # of --once, which somebody waits for
+SHORT_PAUSE = 3             # of --once, whose user waits
 EPILOG = (
     'A QMP socket serves one client at a time: give QEMU one for gmem-top '
-    '(-qmp unix:PATH,server=on,wait=off). gmem-top sends nothing but query '
+    '(-qmp unix:PATH,server=on,wait=off). gmem-top sends only query '
     'commands. Keys of the live view: up and down choose a block, + and - '
     'make cells smaller and larger, PgUp, PgDn and Home move the map, q '
     'quits. Exit status: 0 success (or q), 1 an error, 2 wrong arguments, '
@@ -113,7 +113,7 @@ async def once(poller, args):
             if await poller.read_map(block, pause=SHORT_PAUSE):
                 seconds[block.id] = time.monotonic() - start
     blocks = [block for block in vm.blocks if block.id in seconds]
-    await poller.monitor.close()        # the rest needs no VM
+    await poller.monitor.close()        # the rest does not need the VM
     if args.block and not blocks:
         raise GmemError(f'{printable(args.block)}: no such block of '
                         'guest_memfd memory')

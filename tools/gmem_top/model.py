@@ -24,7 +24,7 @@ NAMES = ('driver', 'conversion', 'init')
 
 
 class BadReply(GmemError):
-    """The other side is no QEMU that we know."""
+    """The other side is not a QEMU that we know."""
 
 
 def printable(text, length=4 * NAME_LENGTH):
@@ -231,7 +231,7 @@ class VM:
     def __init__(self, name=''):
         self.name = printable(name, NAME_LENGTH)
         self.version = ''
-        self.blocks = None          # None: not asked yet
+        self.blocks = None          # None: not queried yet
         self.failure = ''           # the last one that QEMU reported
 
     def update(self, answer, now):

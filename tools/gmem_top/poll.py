@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Ask QEMU, little and seldom.
+"""Query QEMU, in small parts with pauses.
 
-Each answer keeps QEMU's main loop busy for a moment, and a part of the map
-holds the block's lock, so that the guest's conversions wait.  So parts are
-small, there is a pause after each, many times as long as it took, and a map
-that has not changed is not read again.
+Each answer keeps QEMU's main loop busy for a moment, and the query
+of a part of the map takes the block's lock, so the guest's conversions wait.
+So parts are small, a pause after each is many times as long as it took, and
+a map that has not changed is not read again.
 """
 
 import asyncio
@@ -23,15 +23,15 @@ class Poller:
     def __init__(self, monitor):
         self.monitor = monitor
         self.vm = VM()
-        self.asked = None           # since when QEMU owes an answer
+        self.sent_at = None         # when the query that waits was sent
 
     async def _query(self, command, **arguments):
         """One answer, and when it came."""
-        self.asked = time.monotonic()
+        self.sent_at = time.monotonic()
         try:
             answer = await self.monitor.query(command, **arguments)
         finally:
-            self.asked = None
+            self.sent_at = None
         return answer, time.monotonic()
 
     async def start(self):

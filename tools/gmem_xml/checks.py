@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What a domain has that guest_memfd memory cannot live with, for gmem-xml."""
+"""Checks of a domain that is to have guest_memfd memory, for gmem-xml."""
 
 import json
 import re
@@ -15,7 +15,7 @@ RESERVED_ID = r'pc\.ram|ram-node\d+|dimm\d+|masterKey\d+'
 
 
 class Report:
-    """What is refused, and what is only said."""
+    """What is refused, and warnings."""
 
     def __init__(self):
         self.problems, self.warnings = [], []
@@ -123,7 +123,7 @@ def check_kind(report, root):
                     '-no-acpi, which this QEMU does not have; add it')
     if root.find('launchSecurity') is not None:
         report.warn('<launchSecurity>', 'guest_memfd memory was never run '
-                    'with the hardware of confidential machines')
+                    'with the hardware of confidential VMs')
 
 
 def memory_size(report, root):
@@ -145,11 +145,11 @@ def memory_size(report, root):
 
 
 def check_numa(report, root, size):
-    """Cells; returns the elements that have to go, as paths."""
+    """Cells; returns the elements to take out, as paths."""
     cells = root.findall('cpu/numa/cell')
     if len(cells) > 1:
-        report.refuse('<cpu><numa>', f'there are {len(cells)} cells, and each '
-                      'has a memory object of libvirt\'s own; QEMU refuses '
+        report.refuse('<cpu><numa>', f'there are {len(cells)} cells, and '
+                      'libvirt makes a memory object for each; QEMU refuses '
                       '-numa memdev= beside -machine memory-backend=, which '
                       'libvirt passes where there are no cells',
                       'leave one cell, or start QEMU without libvirt')
@@ -170,14 +170,14 @@ def check_numa(report, root, size):
 
 
 def check_backing(report, root):
-    """<memoryBacking>; returns what is to be said by options instead, and the
-    elements that have to go: libvirt would allocate its own memory by them.
+    """<memoryBacking>; returns the options that replace elements, and the
+    elements to take out: with them libvirt would allocate its own memory.
     """
     wanted, gone = {}, []
     if root.find('memoryBacking/locked') is not None:
-        report.refuse('<memoryBacking><locked>', 'libvirt has memory of its '
-                      'own beside this, which the guest never sees, and all '
-                      'of it would be locked too', 'take it out (for devices '
+        report.refuse('<memoryBacking><locked>', 'libvirt also has memory of '
+                      'its own for the domain, which the guest does not use, '
+                      'and would lock all of it', 'take it out (for devices '
                       'that are passed through, <memtune><hard_limit> does)')
     if root.find('memoryBacking/hugepages') is not None:
         gone.append('memoryBacking/hugepages')
@@ -232,7 +232,7 @@ def check_hotplug(report, root):
 
 
 def check_devices(report, root, args):
-    """Devices that exclude this memory, or that it disappoints."""
+    """Devices that cannot be used with this memory, or that may fail."""
     for path, name, value, what in (
             ('interface', 'type', 'vdpa', 'vhost-vdpa'),
             ('disk', 'type', 'nvme', 'a userspace NVMe disk')):
@@ -243,14 +243,14 @@ def check_devices(report, root, args):
                           'take it out')
     for driver in ('virtio-mem', 'vhost-vdpa'):
         if args.devices(driver):
-            report.refuse(f"<qemu:arg value='{driver}...'>", 'it and '
-                          'guest_memfd memory exclude each other',
+            report.refuse(f"<qemu:arg value='{driver}...'>", 'it cannot '
+                          'be used with guest_memfd memory',
                           'take it out')
     for balloon in root.findall('devices/memballoon'):
         if balloon.get('freePageReporting') == 'on':
             report.warn("<memballoon freePageReporting='on'>", 'a guest that '
-                        'reports private pages can lose the device where '
-                        'memory is converted in place; take it out')
+                        'reports private pages can lose the device if memory '
+                        'is converted in place; take it out')
 
 
 def check_passthrough(report, root, args, size, split):
@@ -288,9 +288,9 @@ def check_passthrough(report, root, args, size, split):
                       'type1, and this needs iommufd', 'use auto, or pass the '
                       'device through by <qemu:arg>s with iommufd=')
     if root.find('devices/iommu') is not None:
-        report.warn('<devices><iommu>', 'where memory can become private, '
-                    'QEMU refuses a device that is passed through behind it; '
-                    'take it out')
+        report.warn('<devices><iommu>', 'QEMU refuses a device that is passed '
+                    'through behind it if memory can become private; take it '
+                    'out')
 
 
 def check_arguments(report, args, name, slots):
@@ -312,20 +312,20 @@ def check_arguments(report, args, name, slots):
         if args.has(flag):
             report.refuse(f"<qemu:arg value='-{flag}'>", why, 'take it out')
     if any(each.get('mem-lock') == 'on' for each in args.of('overcommit')):
-        report.refuse("<qemu:arg value='mem-lock=on'>", 'libvirt has memory '
-                      'of its own beside this, which would be locked too',
+        report.refuse("<qemu:arg value='mem-lock=on'>", 'libvirt also has '
+                      'memory of its own for the domain, and would lock it',
                       'take it out')
     for memory in args.of('m'):
         if slots is not None or '' in memory or 'size' in memory:
             report.refuse("<qemu:arg value='-m'>", '<memory>, --slots and '
-                          '--max-memory say how much there is', 'take it out')
+                          '--max-memory set the size', 'take it out')
     if any(each.get('id') == name for each in args.of('object', 'device')):
         report.refuse(f"<qemu:arg value='...id={name}'>",
                       'the name is taken', 'use another --id')
 
 
 def confidential(root, args):
-    """Whether the machine has private memory."""
+    """Whether the VM has private memory."""
     return root.find('launchSecurity') is not None or any(
         'confidential-guest-support' in each
         for each in args.of('machine', 'M'))

@@ -31,7 +31,8 @@ class _Builder(ET.TreeBuilder):
 
     def doctype(self, *_args):
         """<!DOCTYPE ...>: entities could grow without bound."""
-        raise XmlError('it has a DOCTYPE, which no domain needs; take it out')
+        raise XmlError('it has a DOCTYPE, which a domain does not need; '
+                       'take it out')
 
     def start_ns(self, prefix, uri):
         """A declaration of the element that starts next."""

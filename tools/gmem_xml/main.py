@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Give a libvirt domain guest_memfd memory, or take it back.
+"""Give a libvirt domain guest_memfd memory, or take it out.
 
-libvirt does not know this memory, so it comes in <qemu:commandline>; an
-element in <metadata> says what was added, and keeps what had to go for it.
-What was added is taken out before it is added again.
+libvirt does not know this memory, so it is written to <qemu:commandline>.  An
+element in <metadata> records what was added, and keeps what was taken out.
+"add" first does what "remove" does.
 """
 
 import sys
@@ -47,7 +47,7 @@ def check_options(report, opts, root, args, size):
             refuse('conversion', 'driver=emulated can only convert in-place',
                    'leave it out')
         if has_private:
-            refuse('driver', 'it protects no memory, but the machine is '
+            refuse('driver', 'it does not protect memory, and the VM is '
                    'confidential', 'leave it out')
     elif not has_private:
         if opts.conversion in ('in-place', 'two-copy'):
@@ -58,8 +58,8 @@ def check_options(report, opts, root, args, size):
                    'leave it out, or use driver=emulated')
     if driver == 'kvm' and huge and (
             not has_private or opts.conversion in ('none', 'in-place')):
-        refuse('hugetlb', 'all of this memory is a guest_memfd, and no '
-               "kernel's has huge pages", 'use driver=emulated, or off')
+        refuse('hugetlb', 'all of this memory is a guest_memfd, which '
+               'cannot have huge pages', 'use driver=emulated, or off')
     if driver == 'kvm' and not has_private and opts.host_nodes:
         report.warn(opts.origin.get('host-nodes', '--host-nodes'),
                     'a guest_memfd follows nodes from Linux 7.3 on; where '
@@ -93,7 +93,7 @@ def choose_nodes(report, opts, tuned):
 
 
 def check(report, opts, root):
-    """All of it; the size, and the elements that have to go, as paths."""
+    """All checks; the size, and the elements to take out, as paths."""
     opts.origin = {}        # of options that elements have set
     args = checks.Arguments(root)
     checks.check_kind(report, root)
@@ -126,7 +126,7 @@ def ranges(nodes):
 
 
 def qemu_arguments(opts, size):
-    """What QEMU is to be told."""
+    """The arguments of QEMU."""
     words = [('id', opts.id), ('size', as_option(size)),
              ('driver', opts.driver), ('conversion', opts.conversion),
              ('init', opts.init)]
@@ -165,7 +165,7 @@ def marked(root):
 
 
 def take(parent, element):
-    """Take an element out; who has nothing else keeps no blanks."""
+    """Take an element out; its parent keeps no blanks if it is empty now."""
     parent.remove(element)
     if not len(parent) and not (parent.text or '').strip():
         parent.text = None
@@ -228,7 +228,7 @@ def remove_arguments(root, mark):
 
 
 def remove(root):
-    """Take out what was added, and put back what had to go."""
+    """Take out what was added, and put back what was taken out."""
     metadata, mark = marked(root)
     if mark is None:
         raise XmlError('gmem-xml has added nothing to this domain')
@@ -237,7 +237,7 @@ def remove(root):
     kept = mark.find(f'{OURS}emulator')
     emulator = root.find('devices/emulator')
     if kept is not None and emulator is not None and \
-            emulator.text == kept.get('now'):       # nobody has changed it
+            emulator.text == kept.get('now'):       # it was not changed since
         emulator.text = kept.text
         if not kept.text:
             take(root.find('devices'), emulator)
@@ -245,7 +245,7 @@ def remove(root):
         path = '/'.join([piece.get('from', '')] + [each.tag for each in piece])
         if path not in REMOVABLE or not piece.get('at', '').isdecimal():
             raise CHANGED
-        if root.find(path) is None:                 # nobody has put in another
+        if root.find(path) is None:                 # it was not replaced since
             parent = sub_element(root, piece.get('from'))
             parent.insert(int(piece.get('at')), piece[0])
     for element in (metadata, root.find(f'{QEMU}commandline')):

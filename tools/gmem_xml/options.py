@@ -9,9 +9,10 @@ from gmem.command import add_help, make_parser
 from . import checks
 
 DESCRIPTION = (
-    'Give a libvirt domain guest_memfd memory, or take it back. libvirt does '
-    'not know this memory: gmem-xml writes it into <qemu:commandline>, and an '
-    'element of <metadata> says what was added and keeps what had to go.')
+    'Give a libvirt domain guest_memfd memory, or take it out. libvirt does '
+    'not know this memory: gmem-xml writes it into <qemu:commandline>. An '
+    'element of <metadata> records what was added and keeps what was taken '
+    'out.')
 EPILOG = (
     'Both commands read the XML of a domain, as virsh dumpxml prints it, and '
     'write it to standard output. Exit status: 0 success, 1 the domain or an '
@@ -55,7 +56,7 @@ def huge_option(text):
 
 
 def path_option(text):
-    """A file or directory: libvirt does not look into any PATH."""
+    """A file or directory: libvirt does not search PATH."""
     if not text.startswith('/') or not text.isprintable():
         raise argparse.ArgumentTypeError(
             f'{text!r} is not an absolute path that XML can hold')
@@ -82,13 +83,13 @@ OBJECT = (
     ('--id', {'type': name_option, 'default': 'gmem0', 'metavar': 'ID'},
      'name of the memory object (default: gmem0)'),
     ('--driver', {'choices': ('auto', 'kvm', 'emulated')},
-     'who converts pages: KVM, or QEMU alone, which protects nothing '
-     '(default: kvm in a domain of this type, else emulated)'),
+     'the driver that converts pages: KVM, or QEMU alone, which does not '
+     'protect memory (default: kvm in a domain of this type, else emulated)'),
     ('--conversion', {'choices': ('auto', 'in-place', 'two-copy', 'none')},
      "how pages are converted (default: as the host's kernel can)"),
     ('--init', {'choices': ('auto', 'shared', 'private')},
      'state of all pages at the start and after a reset (default: private '
-     'in a confidential machine, else shared)'),
+     'in a confidential VM, else shared)'),
     ('--hugetlb', {'type': huge_option, 'metavar': 'SIZE|on|off'},
      "size of the huge pages, 2M or 1G; on is the host's default (default: "
      'what <hugepages> says)'),
@@ -102,12 +103,12 @@ OBJECT = (
      'NUMA nodes of the host that the memory comes from, like 0,2-3 '
      '(default: those of <numatune>)'),
     ('--policy', {'choices': ('preferred', 'bind', 'interleave')},
-     'how it comes from these nodes (default: that of <numatune>, or bind)'),
+     'NUMA policy for these nodes (default: that of <numatune>, or bind)'),
     ('--merge', SWITCH,
-     'let the host merge equal pages (default: what the machine says)'),
+     'let the host merge equal pages (default: setting of the machine)'),
     ('--dump', SWITCH,
-     'include the memory in core dumps of QEMU (default: what the machine '
-     'says)'))
+     'include the memory in core dumps of QEMU (default: setting of the '
+     'machine)'))
 DOMAIN = (
     ('--emulator', {'type': path_option, 'metavar': 'PATH'},
      'the QEMU of <emulator>, as an absolute path'),
@@ -129,9 +130,9 @@ def parse_args():
     commands = parser.add_subparsers(dest='command', required=True,
                                      metavar='add|remove')
     for name, text in (
-            ('add', 'give a domain guest_memfd memory (again: with other '
-                    'options)'),
-            ('remove', 'take back what add has done')):
+            ('add', 'give a domain guest_memfd memory, or change its '
+                    'options'),
+            ('remove', 'take out what add has added')):
         command = commands.add_parser(name, help=text, allow_abbrev=False,
                                       add_help=False,
                                       description=text.capitalize() + '.')
