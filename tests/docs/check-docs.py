@@ -9,6 +9,7 @@ Each literal block of the manual and of the Markdown files is marked as one of
   hmp NAME      a command of the monitor, after all of that
   libvirt NAME  commands of virsh and gmem-xml, and the QEMU they lead to
   host          commands that are not run
+  run           "make run" and what it prints
   event         an event
   none          a picture, or something else that is no command
 
@@ -40,7 +41,7 @@ HOST_LACKS = ('not enough free huge pages of ',
               "the host's kernel refuses a file of huge pages",
               'cannot bind memory to host NUMA nodes')
 KINDS = {'vm': 'vm', 'qmp': 'talk', 'hmp': 'monitor', 'libvirt': 'libvirt',
-         'host': 'host', 'event': 'event'}
+         'host': 'host', 'event': 'event', 'run': 'run'}
 
 
 def all_blocks():
@@ -247,6 +248,15 @@ class Pages(tap.TestCase):
                               (TREE / path).read_text(), re.MULTILINE)
             assert found, '%s has no %s' % (path, name)
             assert value(bound) == value(found.group(1)), (name, found.group(1))
+
+    def test_the_picture_is_what_its_script_draws(self):
+        # Except for the time of the drawing
+        subprocess.run([TOP / 'scripts/docs-images.py', self.path], check=True,
+                       env={**os.environ, 'QEMU': examples.QEMU})
+        drawn, kept = (re.sub(r'20[\d: +-]+', '', path.read_text())
+                       for path in (self.path / 'map.svg',
+                                    TOP / 'docs/images/map.svg'))
+        self.assertEqual(drawn, kept, 'run scripts/docs-images.py')
 
     def test_all_blocks_are_known(self):
         for block in all_blocks():
