@@ -27,7 +27,10 @@ from rig.lib import cpus
 L1_MIB = 7168
 PORTS = ('agent', 'qmp', 'console', 'com1')     # /dev/vport0p1 and following
 EDU = '0000:00:03.0'
-SECOND_EDU = '0000:00:05.0'    # not for L2
+# Its transfers take 100 ms, so long that memory converts meanwhile
+SECOND_EDU = '0000:00:05.0'
+# Of the first one
+DMA_DELAY_MS = 1
 # In seconds, for the monitor of a QEMU that may hang
 PATIENCE = 10
 # At the CPUs of an L1 that hangs, and so long apart
@@ -129,7 +132,8 @@ class L1:
             '-nodefaults', '-display', 'none', '-no-reboot',
             '-accel', 'tcg,thread=multi', '-cpu', 'EPYC,+svm,+npt,+x2apic',
             '-machine', 'q35,kernel-irqchip=split', '-smp', '2',
-            '-m', str(L1_MIB), '-device', device, '-device', 'edu,addr=3',
+            '-m', str(L1_MIB), '-device', device,
+            '-device', f'edu,addr=3,dma_delay_ms={DMA_DELAY_MS}',
             '-device', 'edu,addr=5',
             '-kernel', kernel, '-initrd', initramfs,
             '-append', f'{APPEND} {words} {more_words}', *options]
@@ -356,9 +360,9 @@ class L2:
         split = f',x-dma-split={row.split}' if row.split else ''
         if row.vfio == 'iommufd':
             args += ['-object', 'iommufd,id=iommufd0', '-device',
-                     f'vfio-pci,host={EDU},iommufd=iommufd0{split}']
+                     f'vfio-pci,host={row.device},iommufd=iommufd0{split}']
         elif row.vfio == 'type1':
-            args += ['-device', f'vfio-pci,host={EDU}{split}']
+            args += ['-device', f'vfio-pci,host={row.device}{split}']
         args += row.extra
         if guest is None:
             args += ['-S']

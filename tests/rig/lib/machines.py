@@ -2,6 +2,7 @@
 """The machines that run in L2."""
 
 from lib.units import MIB
+from rig.lib.l1 import EDU
 
 EMULATED = 'memory-backend-guest-memfd,driver=emulated,init=private'
 TWO_COPY = 'memory-backend-guest-memfd,init=shared'
@@ -23,7 +24,6 @@ PORT = ['-global', 'ICH9-LPC.acpi-pci-hotplug-with-bridge-support=off',
 # The kernel prints no more than three IOMMU faults in five seconds. One DMA to
 # memory, one from it.
 FAULTS = 2
-# QEMU's edu takes 100 ms for each transfer, so there are few
 GUEST_WORDS = 'base=16 window=16 ops=4 pause=1'
 
 
@@ -40,11 +40,12 @@ class Row:
     @prefix: words before those of QEMU's command line
     @qemu: 'qemu' is ours, 'baseline' as it was released
     @split: x-dma-split of the device
+    @device: which one of L1
     """
 
     def __init__(self, name, memory, vfio, ram=128 * MIB, machine=(),
                  extra=(), conv='testdev', faults=FAULTS, page_size=4096,
-                 configs=('intel',), prefix=(), qemu='qemu', split=None):
+                 configs=('intel',), prefix=(), qemu='qemu', split=None, device=EDU):
         self.name = name
         self.memory = memory
         self.vfio = vfio
@@ -59,3 +60,4 @@ class Row:
         self.prefix = list(prefix)
         self.qemu = qemu
         self.split = split
+        self.device = device

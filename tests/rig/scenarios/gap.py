@@ -6,12 +6,13 @@ policy without a gap loses no transfer; of the others, the figures are shown.
 """
 
 from lib.units import MIB
-from rig.lib.l1 import L2
+from rig.lib.l1 import SECOND_EDU, L2
 from rig.lib.machines import EMULATED, PAGES_2M, Row
 
 # As many as have to pass without harm; with a gap, fewer
 CONVERSIONS = {'cut': 10000, 'auto': 2000}
-ROWS = [Row(split, EMULATED + PAGES_2M, 'iommufd', ram=64 * MIB, split=split)
+ROWS = [Row(split, EMULATED + PAGES_2M, 'iommufd', ram=64 * MIB, split=split,
+            device=SECOND_EDU)
         for split in CONVERSIONS]
 
 

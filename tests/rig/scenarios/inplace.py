@@ -48,7 +48,7 @@ DOORS = Row('doors', IN_PLACE, None, machine=PROTECTED['machine'],
             extra=RESET.extra + ['-device', f'loader,addr={DATA:#x},'
                                  f'data={LOADED:#x},data-len=4'])
 EMULATED_DEVICE = Row('edu', IN_PLACE, None, machine=PROTECTED['machine'],
-                      extra=PROTECTED['extra'] + ['-device', 'edu'],
+                      extra=PROTECTED['extra'] + ['-device', 'edu,dma_delay_ms=1'],
                       conv='hypercall')
 REFUSED = (
     (Row('two-copy', TWO_COPY + ',conversion=two-copy', None, **PROTECTED),
