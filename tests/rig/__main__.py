@@ -3,11 +3,11 @@
 
 Boots Linux 7.3 (L1) under TCG with an emulated IOMMU, and in it runs QEMU (L2)
 under KVM with the edu device passed through. Two L1s run side by side, as far as
-the machine has memory for both: each keeps one processor busy most of the time.
+the host has memory for both: each keeps one processor busy most of the time.
 Prints TAP; the last line is "N passed, N failed, N skipped". Logs are
 build/vm/*.log.
 
-Environment: CHECK_VM=skip (do nothing), QUICK=1 (the first row of each kind),
+Environment: CHECK_VM=skip (do nothing), QUICK=1 (the first configuration of each kind),
 CONVERSIONS (random ones, in place), KERNEL_SRC, QEMU_DL_DIR, JOBS.
 """
 

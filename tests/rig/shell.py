@@ -24,7 +24,7 @@ def prompt(l1):
     readline.set_auto_history(True)
     while True:
         try:
-            line = input(f'L1 ({l1.config})# ')
+            line = input(f'L1 ({l1.platform})# ')
         except EOFError:
             print()
             return
@@ -41,7 +41,7 @@ def main():
     """Boot L1, and let the user have it."""
     parser = argparse.ArgumentParser(
         prog='make rig-shell', description=__doc__.split('\n', 1)[0])
-    parser.add_argument('config', nargs='?', default='intel',
+    parser.add_argument('platform', nargs='?', default='intel',
                         choices=sorted(IOMMUS), help='the IOMMU of L1')
     parser.add_argument('--gdb', action='store_true',
                         help="wait for gdb's \"target remote :1234\"")
@@ -52,7 +52,7 @@ def main():
         log = os.path.join(LOGS, 'shell.log')
         print(f'booting; the log of the kernel is {os.path.relpath(log)}',
               flush=True)
-        with L1(args.config, QEMU, find_firmware(QEMU), KERNEL, archive, log,
+        with L1(args.platform, QEMU, find_firmware(QEMU), KERNEL, archive, log,
                 options=['-s', '-S'] if args.gdb else []) as l1:
             l1.wait_ready()
             with contextlib.suppress(KeyboardInterrupt):

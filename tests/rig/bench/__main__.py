@@ -2,7 +2,7 @@
 """What conversions cost on a real kernel, under emulation: read the ratios.
 
 Boots L1 as the rig does, with conversion in place switched off and on, and
-measures machines in it by turns (cases.py). A line for each step of a guest;
+measures VMs in it by turns (cases.py). A line for each step of a guest;
 build/bench-vm.json has a record for each figure. "qemu" is QEMU as it was released
 (baseline.py), which is built for this.
 """
@@ -30,14 +30,14 @@ KERNEL_WORDS = 'vfio_iommu_type1.dma_entry_limit=1000000 ' \
 LIMIT = 1200
 
 
-def boot_and_measure(config, archive, report):
+def boot_and_measure(platform, archive, report):
     """All groups with one switch of L1's kernel."""
-    with L1(config, QEMU, find_firmware(QEMU), KERNEL, archive,
-            os.path.join(LOGS, f'bench-{config}.log'),
+    with L1(platform, QEMU, find_firmware(QEMU), KERNEL, archive,
+            os.path.join(LOGS, f'bench-{platform}.log'),
             KERNEL_WORDS) as l1:
         with l1.bounded(BOOT_LIMIT):
             l1.wait_ready()
-        for group in GROUPS[config]:
+        for group in GROUPS[platform]:
             with l1.bounded(LIMIT):
                 group(l1, report)
 
@@ -46,20 +46,20 @@ def main():
     """Measure, print, write build/bench-vm.json."""
     parser = argparse.ArgumentParser(
         prog='rig.bench', description=__doc__.split('\n', 1)[0])
-    parser.add_argument('words', nargs='*', help='only machines that have all of '
+    parser.add_argument('groups', nargs='*', metavar='GROUP', help='only VMs that have all of '
                         'these in group, device and side, like "dma type1 log"')
-    words = parser.parse_args().words
+    words = parser.parse_args().groups
     exit_on_signals()
     report = Report(words, int(os.environ.get('REPEATS') or 3))
     try:
         archive = prepare('bench.cpio', baseline.build())
-        for config in GROUPS:
-            if config == 'in-place' and not kernel_is_patched():
+        for platform in GROUPS:
+            if platform == 'in-place' and not kernel_is_patched():
                 print('no conversion in place: KERNEL_SRC has not the patches '
                       'of tests/rig/kernel')
-            elif config == 'intel' or report.wanted(
+            elif platform == 'intel' or report.wanted(
                     'request', 'iommufd no device', 'in-place'):
-                boot_and_measure(config, archive, report)
+                boot_and_measure(platform, archive, report)
         for line in summary(report.records):
             print(f'== {line}')
     except (HarnessError, L1Error) as err:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Build build/baseline: QEMU as it was released, for the benchmark to compare with.
 
-Released QEMU has no machine with private memory that runs in the rig, so it gets
+Released QEMU has no VM with private memory that runs in the rig, so it gets
 x-sw-protected-guest (baseline-qemu). Its conversions, and what it does for VFIO,
 are as they were.
 """

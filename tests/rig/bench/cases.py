@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What rig.bench measures on the rig: machines, and what their guests do.
+"""What rig.bench measures on the rig: VMs, and what their guests do.
 
 A group is a function of a booted L1 and a Report. What is compared runs by turns:
 a, b, a, b, ... in one boot.
@@ -11,8 +11,8 @@ from lib.error import HarnessError
 from lib.units import MIB
 from rig.bench.measure import steps
 from rig.lib.checks import memory_used
-from rig.lib.machines import (EMULATED, IN_PLACE, PAGES_2M, PROTECTED, TWO_COPY,
-                              Row)
+from rig.lib.configurations import (EMULATED, IN_PLACE, PAGES_2M, PROTECTED, TWO_COPY,
+                                    Config)
 
 BASE_MIB = 16
 GIB_MIB = 1024
@@ -83,9 +83,9 @@ class Report:
         print(f'{group}: {case}, {side} #{repeat}: {text}', flush=True)
 
 
-def words_for(window, chunk, rounds, **more):
+def words_for(area, chunk, rounds, **more):
     """The guest's command line."""
-    more.update(base=BASE_MIB, window=window, chunk=chunk, rounds=rounds)
+    more.update(base=BASE_MIB, window=area, chunk=chunk, rounds=rounds)
     return ' '.join(f'{key}={value}' for key, value in more.items())
 
 
@@ -106,10 +106,10 @@ def dma(l1, report):
         for vfio, split in POLICIES:
             if not report.wanted('dma', vfio, split):
                 continue
-            row = Row(f'{vfio}, {split}', EMULATED + PAGES_2M, vfio,
-                      ram=(BASE_MIB + DMA_MIB + 16) * MIB, split=split)
+            config = Config(f'{vfio}, {split}', EMULATED + PAGES_2M, vfio,
+                            ram=(BASE_MIB + DMA_MIB + 16) * MIB, split=split)
             before = None
-            for step in steps(l1, row, words_for(DMA_MIB, 2048, 2, piece=4)):
+            for step in steps(l1, config, words_for(DMA_MIB, 2048, 2, piece=4)):
                 case = f'{vfio}, 2M pages, {STEPS[step.to]}'
                 where = ('dma', case, split, repeat)
                 if step.round == 2:
@@ -122,33 +122,33 @@ def dma(l1, report):
                     report.note(where, split_figures(step, before, gibs))
 
 
-def conversion_row(side, vfio, pages, ram):
-    """A machine of ours (by its kind or policy) or of released QEMU."""
+def conversion_config(side, vfio, pages, ram):
+    """A VM of ours (by its kind or policy) or of released QEMU."""
     if side == 'qemu':
-        return Row(f'{vfio}, {side}', BASELINE + pages, vfio, ram=ram,
-                   qemu='baseline', **PROTECTED)
+        return Config(f'{vfio}, {side}', BASELINE + pages, vfio, ram=ram,
+                      qemu='baseline', **PROTECTED)
     options = IN_PLACE if side == 'in-place' else TWO_COPY
     split = side if side in ('auto', 'page') else None
-    return Row(f'{vfio}, {side}', options + pages, vfio, ram=ram, split=split,
-               **PROTECTED)
+    return Config(f'{vfio}, {side}', options + pages, vfio, ram=ram, split=split,
+                  **PROTECTED)
 
 
-def converted(l1, report, group, row, side, todo, repeat=0):
-    """Run one machine; a step of each round after the first is reported."""
-    window, chunk, rounds, touch = todo
-    pages = '2M' if PAGES_2M in row.memory else '4K'
-    for step in steps(l1, row, words_for(window, chunk, rounds + 1,
-                                         touch=touch)):
+def converted(l1, report, group, config, side, todo, repeat=0):
+    """Run one VM; a step of each round after the first is reported."""
+    area, chunk, rounds, touch = todo
+    pages = '2M' if PAGES_2M in config.memory else '4K'
+    for step in steps(l1, config, words_for(area, chunk, rounds + 1,
+                                            touch=touch)):
         if step.round == 1:
             continue
-        case = f"{row.vfio or 'no device'}, {pages} pages, {chunk} KiB " \
+        case = f"{config.vfio or 'no device'}, {pages} pages, {chunk} KiB " \
             f'{STEPS[step.to]}'
         more = {}
-        if row.qemu == 'qemu':
+        if config.qemu == 'qemu':
             one = step.block()[f'to-{step.to}']
             more = {'retries': one['retries'], 'failures': one['failures']}
         report.step((group, case, side, repeat or step.round - 1), step,
-                    window, chunk, more)
+                    area, chunk, more)
 
 
 def huge(l1, report):
@@ -157,38 +157,38 @@ def huge(l1, report):
         for vfio in ('iommufd', 'type1'):
             for side in ('auto', 'page', 'qemu'):
                 if report.wanted('conversion', vfio, side):
-                    row = conversion_row(side, vfio, PAGES_2M, 64 * MIB)
-                    converted(l1, report, 'conversion', row, side,
+                    config = conversion_config(side, vfio, PAGES_2M, 64 * MIB)
+                    converted(l1, report, 'conversion', config, side,
                               (32, 2048, 1, 0), repeat)
 
 
 def requests(l1, report):
     """4 KiB pages, small and large requests; the guest uses the memory."""
-    sides = ('in-place',) if l1.config == 'in-place' else ('two-copy', 'qemu')
-    for chunk, window in ((4, 4), (2048, 32)):
+    sides = ('in-place',) if l1.platform == 'in-place' else ('two-copy', 'qemu')
+    for chunk, area in ((4, 4), (2048, 32)):
         for vfio in ('iommufd', None):
             for side in sides:
                 if report.wanted('request', vfio or 'no device', side):
-                    row = conversion_row(side, vfio, '', 64 * MIB)
-                    converted(l1, report, 'request', row, side,
-                              (window, chunk, report.repeats, 1))
+                    config = conversion_config(side, vfio, '', 64 * MIB)
+                    converted(l1, report, 'request', config, side,
+                              (area, chunk, report.repeats, 1))
 
 
 def steady(l1, report):
-    """What a machine holds once its guest has settled."""
+    """What a VM holds once its guest has settled."""
     # Huge pages that are reserved, as by default, or preallocated are not freed.
     for pages in ('', PAGES_2M + ',reserve=off', PAGES_2M + ',prealloc=on'):
         for side in ('ours', 'qemu'):
             if report.wanted('steady memory', side):
-                row = conversion_row('qemu' if side == 'qemu' else 'two-copy',
-                                     None, pages, STEADY_MIB * MIB)
-                steady_of(l1, report, row, side)
+                config = conversion_config('qemu' if side == 'qemu' else 'two-copy',
+                                           None, pages, STEADY_MIB * MIB)
+                steady_of(l1, report, config, side)
 
 
-def steady_of(l1, report, row, side):
-    """All private but a window; single pages here and there; as at first."""
-    pages = '2M' if PAGES_2M in row.memory else '4K'
-    if 'prealloc' in row.memory:
+def steady_of(l1, report, config, side):
+    """All private except a bounce area; single pages here and there; as at first."""
+    pages = '2M' if PAGES_2M in config.memory else '4K'
+    if 'prealloc' in config.memory:
         pages += ', preallocated'
     when = {(1, 'shared'): f'{SWIOTLB_MIB} MiB shared',
             (1, 'any'): f'then {SINGLE_PAGES} single pages',
@@ -196,15 +196,15 @@ def steady_of(l1, report, row, side):
     before, reserved = memory_used(l1), reserved_pages(l1)
     words = words_for(STEADY_MIB - BASE_MIB - 2, 2048, 2, touch=1,
                       share=SWIOTLB_MIB, mix=SINGLE_PAGES)
-    with contextlib.closing(steps(l1, row, words)) as run:
+    with contextlib.closing(steps(l1, config, words)) as run:
         for step in run:
             if (step.round, step.to) in when:
                 there = memory_used(l1) - before
                 kept = (reserved_pages(l1) - reserved) * 2 * MIB
                 report.note(('steady memory', f'{pages}, '
                              f'{when.pop((step.round, step.to))}', side, 1),
-                            {'bytes': there, 'bytes-of-vm-size':
-                             there / row.ram, 'reserved-bytes': kept})
+                            {'bytes': there, 'bytes-of-machine-size':
+                             there / config.ram, 'reserved-bytes': kept})
             if not when:
                 break
 
@@ -216,13 +216,13 @@ def reserved_pages(l1):
 
 
 def sizes(l1, report):
-    """The same work in machines of several sizes."""
+    """The same work in VMs of several sizes."""
     for repeat in range(1, report.repeats + 1):
         for size in SIZES_MIB:
             if not report.wanted('vm size', str(size)):
                 continue
-            row = conversion_row('two-copy', 'iommufd', '', size * MIB)
-            for step in steps(l1, row, words_for(16, 64, 2, piece=4)):
+            config = conversion_config('two-copy', 'iommufd', '', size * MIB)
+            for step in steps(l1, config, words_for(16, 64, 2, piece=4)):
                 if step.round == 2:
                     report.step(('vm size', f'iommufd, 4K pages, '
                                  f'{STEPS[step.to]}', f'{size} MiB', repeat),

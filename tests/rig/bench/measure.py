@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Measure a machine in L2 while its guest converts memory (tests/guest/rounds.c).
+"""Measure a VM in L2 while its guest converts memory (tests/guest/rounds.c).
 
 calls-preload.c times each exit of a vCPU that converts something, and the calls of
 the kernel in it; what is left of an exit is QEMU's, with the system calls that it
@@ -13,7 +13,7 @@ import time
 from lib.error import HarnessError
 from lib.guest import key_values
 from rig.lib import iommu
-from rig.lib.l1 import EDU, L2
+from rig.lib.l1 import EDU, L2, PAUSED
 
 PRELOAD = ['env', 'LD_PRELOAD=/rig/calls-preload.so']
 KERNEL_CALLS = ('map', 'unmap', 'attributes', 'memory', 'prefault', 'other')
@@ -23,16 +23,16 @@ MEMINFO = ('Slab', 'PageTables', 'SecPageTables')
 
 
 class Step:
-    """One step of a round, and the machine while it waits after it.
+    """One step of a round, and the VM while it waits after it.
 
     @calls: {kind of call, 'exits', 'exit': (how many, seconds)}
     @wall: seconds from its first line to its last
     """
 
-    def __init__(self, l1, l2, row, words, wall):
+    def __init__(self, l1, l2, config, words, wall):
         self.l1 = l1
         self.l2 = l2
-        self.row = row
+        self.config = config
         self.round = int(words['round'])
         self.to = words['to']
         self.wall = wall
@@ -65,7 +65,7 @@ class Step:
         """{what: bytes}: of L1's kernel, and QEMU's own (its heap)."""
         found = {}
         for line in self.l1.run(
-                f'cat /proc/meminfo /proc/$(pidof {self.row.qemu})/status; '
+                f'cat /proc/meminfo /proc/$(pidof {self.config.qemu})/status; '
                 'grep nr_iommu_pages /proc/vmstat'):
             name, *rest = line.replace(':', ' ').split()
             if name in MEMINFO:
@@ -79,7 +79,7 @@ class Step:
 
     def entries(self):
         """{size: how many} in the IOMMU."""
-        sizes = [size for _iova, size in iommu.READ[self.l1.config](self.l1, EDU)]
+        sizes = [size for _iova, size in iommu.READ[self.l1.platform](self.l1, EDU)]
         return {size: sizes.count(size) for size in set(sizes)}
 
     def block(self):
@@ -87,11 +87,11 @@ class Step:
         return self.l2.qmp.command('query-guest-memfd')[0]
 
 
-def steps(l1, row, words):
+def steps(l1, config, words):
     """Run the guest: a Step each time it waits."""
-    row.prefix = PRELOAD
+    config.prefix = PRELOAD
     line = start = wall = label = None
-    with L2(l1, row, f'conv={row.conv} pause=1 {words}') as l2:
+    with L2(l1, config, f'conv={config.conv} pause=1 {words}') as l2:
         while True:
             line = l1.console.readline().rstrip('\r\n')
             if line.startswith('begin '):
@@ -99,11 +99,11 @@ def steps(l1, row, words):
             elif line.startswith('end '):
                 wall = time.monotonic() - start
                 label = key_values(line)
-            elif line == 'PAUSED':
-                yield Step(l1, l2, row, label, wall)
+            elif line == PAUSED:
+                yield Step(l1, l2, config, label, wall)
                 l1.release()
             elif line.startswith('FAIL') or (not line and l1.console.ended):
                 break
         problems = l2.bad_end()
         if problems:
-            raise HarnessError('\n'.join([f'{row.name}: {line}'] + problems))
+            raise HarnessError('\n'.join([f'{config.name}: {line}'] + problems))

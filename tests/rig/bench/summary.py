@@ -34,7 +34,7 @@ def against(case, sides, other):
 
 
 def summary(records):
-    """Lines: policies, QEMU's part, sizes of machines."""
+    """Lines: policies, QEMU's part, sizes of VMs."""
     for (group, case), sides in medians(records).items():
         auto = sides.get('auto', {})
         if 'calls-per-gib' in auto and 'KiB out' not in case and \
@@ -50,5 +50,5 @@ def summary(records):
             each = [one['median-seconds-per-conversion']
                     for one in sides.values()]
             yield (f'{group}: {case}: {min(each) * 1e6:.0f} to '
-                   f'{max(each) * 1e6:.0f} us in machines of '
+                   f'{max(each) * 1e6:.0f} us in VMs of '
                    f"{', '.join(sides)}")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What several scenarios ask, and compare."""
+"""What several scenarios query, and compare."""
 
 from lib.dma_map import query_map
 from lib.error import HarnessError
@@ -12,17 +12,17 @@ LISTENER = {'iommufd': 'vfio-iommu-iommufd', 'type1': 'vfio-iommu-legacy',
             'user': 'vfio-iommu-user'}
 
 
-class Machine:
+class VM:
     """A running L2: the map of a block is compared with the IOMMU.
 
     The block has @size bytes, and starts at guest physical address @base.
     """
 
-    def __init__(self, l1, l2, row, block='m0', base=0, size=0):
+    def __init__(self, l1, l2, config, block='m0', base=0, size=0):
         self._l1 = l1
         self._block = block
         self.base = base
-        self._size = size or row.ram
+        self._size = size or config.ram
         self.l2 = l2
         self.pid = l1.run('pidof qemu')[0]
 
@@ -41,9 +41,9 @@ class Machine:
 
     def problems(self, runs=None):
         """Not exactly the shared pages are in the IOMMU; @runs: the map."""
-        # first, as this waits for a reset that was asked for
+        # first, as this waits for a reset that was requested
         runs = runs or self.runs()
-        return iommu.compare_pages(iommu.READ[self._l1.config](self._l1, EDU),
+        return iommu.compare_pages(iommu.READ[self._l1.platform](self._l1, EDU),
                                    runs, self._size, self.base)
 
     def attempt(self, offset, size, private):
@@ -75,9 +75,9 @@ def missing(text, words):
     return [f'{lost} not in: {text}'] if lost else []
 
 
-def refused(l1, row, words):
+def refused(l1, config, words):
     """Problems if QEMU ends with other words than these; None if it starts."""
-    l2 = L2(l1, row)
+    l2 = L2(l1, config)
     try:
         with l2:
             return None
@@ -93,23 +93,23 @@ def failed_conversions(l2):
             if event['event'] == 'GUEST_MEMFD_CONVERSION_FAILED']
 
 
-def not_possible(l1, tap, row_and_words):
-    """A machine that is refused at the start, with the reason."""
-    problems = refused(l1, *row_and_words)
+def not_possible(l1, tap, config_and_words):
+    """A VM that is refused at the start, with the reason."""
+    problems = refused(l1, *config_and_words)
     tap.result('refused with the reason',
                ['it was not refused'] if problems is None else problems)
 
 
-def listeners(machine):
+def listeners(vm):
     """What QEMU says of each, by name."""
-    block = machine.l2.qmp.command('query-guest-memfd')[0]
+    block = vm.l2.qmp.command('query-guest-memfd')[0]
     return {listener['name']: listener for listener in block['listeners']}
 
 
-def del_device(machine, kind):
+def del_device(vm, kind):
     """Take "dev" away: it has gone when nothing of its kind is mapped."""
-    machine.l2.qmp.command('device_del', id='dev')
-    while any(name.startswith(LISTENER[kind]) for name in listeners(machine)):
+    vm.l2.qmp.command('device_del', id='dev')
+    while any(name.startswith(LISTENER[kind]) for name in listeners(vm)):
         pass
 
 

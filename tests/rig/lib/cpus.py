@@ -59,11 +59,11 @@ def look(qmp):
     return looks
 
 
-def is_deaf(history):
+def is_unresponsive(history):
     """Whether it waits for interrupts, with the same one always in service.
 
     One that runs could be seen like that by accident, as registers and APIC are
-    read one after the other, but not twice; one that is deaf still wakes for
+    read one after the other, but not twice; one that is unresponsive still wakes for
     interrupts of a higher priority.
     """
     return (sum(cpu.waits for cpu in history) >= 2 and
@@ -84,7 +84,7 @@ def known_hang(looks, expired):
     is told, may have a CPU in the kernel for that long.
     """
     for history in zip(*looks):
-        if is_deaf(history):
+        if is_unresponsive(history):
             return 'TCG has lost an interrupt'
         if expired and is_in_kernel(history):
             return 'a CPU never leaves the kernel, at ' + \
@@ -95,7 +95,7 @@ def known_hang(looks, expired):
 def known_end(exit_code, said):
     """What is known to end QEMU in L1; '' if it is not that.
 
-    No guest of the rig resets its machine, so that only a triple fault does.
+    No guest of the rig resets its VM, so that only a triple fault does.
     @said: the last lines of the guest, and the last events of QMP
     """
     if exit_code == 0 and any('"guest-reset"' in line for line in said):

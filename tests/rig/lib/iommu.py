@@ -78,7 +78,7 @@ def subtract(ranges, holes):
 class Extents:
     """What VFIO should have mapped: the policy "log", in the plainest way.
 
-    For a machine that was never started.
+    For a VM that was never started.
     """
 
     def __init__(self):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""L1, a machine with a real kernel under TCG, and L2, QEMU under KVM in it.
+"""L1, a VM with a real kernel under TCG, and L2, QEMU under KVM in it.
 
 The kernel of L1 logs to its serial line; all else goes through ports of a
 virtio console: commands to the shell in L1, and the monitor, the debug console
@@ -25,6 +25,8 @@ from rig.lib import cpus
 # So much that there are two free huge pages of 1 GiB: nodes of half this size do
 # not begin or end at multiples of it
 L1_MIB = 7168
+# What the guest says before it waits for a byte (its option pause=1)
+PAUSED = 'PAUSED'
 PORTS = ('agent', 'qmp', 'console', 'com1')     # /dev/vport0p1 and following
 EDU = '0000:00:03.0'
 # Its transfers take 100 ms, so long that memory converts meanwhile
@@ -121,10 +123,10 @@ class Port:
 class L1:
     """A context manager that boots it, and ends it."""
 
-    def __init__(self, config, qemu, firmware, kernel, initramfs, log,
+    def __init__(self, platform, qemu, firmware, kernel, initramfs, log,
                  more_words='', options=()):
-        self.config = config
-        device, words = IOMMUS[config]
+        self.platform = platform
+        device, words = IOMMUS[platform]
         self._command = [qemu]
         for d in firmware:
             self._command += ['-L', d]
@@ -337,38 +339,38 @@ class L1:
 class L2:
     """QEMU in L1, under KVM; a context manager that ends it.
 
-    @row is one of the rows of a scenario; with @guest, the words of its command
-    line, the guest runs, else no CPU does.
+    @config is one of the configurations of a scenario; with @guest, the words of
+    its command line, the guest runs, else no CPU does.
     """
 
-    def __init__(self, l1, row, guest=None):
+    def __init__(self, l1, config, guest=None):
         self._l1 = l1
         self.errors = []
-        args = [f'/rig/{row.qemu}', '-L', '/rig/firmware', '-nodefaults',
+        args = [f'/rig/{config.qemu}', '-L', '/rig/firmware', '-nodefaults',
                 '-display', 'none', '-no-reboot', '-accel', 'kvm',
-                '-cpu', 'host', '-m', f'{row.ram >> 20}M', '-object',
-                f'{row.memory},id=m0,size={row.ram}', '-machine',
-                ','.join(('q35', 'memory-backend=m0') + row.machine)]
+                '-cpu', 'host', '-m', f'{config.ram >> 20}M', '-object',
+                f'{config.memory},id=m0,size={config.ram}', '-machine',
+                ','.join(('q35', 'memory-backend=m0') + config.machine)]
         for number, name in enumerate(PORTS[1:], 2):
             args += ['-chardev', f'serial,id={name},path=/dev/vport0p{number}']
         args += ['-mon', 'chardev=qmp,mode=control',
                  '-device', 'isa-debugcon,iobase=0xe9,chardev=console',
                  '-device', 'isa-serial,chardev=com1',
                  '-device', 'isa-debug-exit,iobase=0xf4,iosize=4']
-        if row.qemu == 'qemu':
+        if config.qemu == 'qemu':
             args += ['-device', 'guest-memfd-testdev']
-        split = f',x-dma-split={row.split}' if row.split else ''
-        if row.vfio == 'iommufd':
+        split = f',x-dma-split={config.split}' if config.split else ''
+        if config.vfio == 'iommufd':
             args += ['-object', 'iommufd,id=iommufd0', '-device',
-                     f'vfio-pci,host={row.device},iommufd=iommufd0{split}']
-        elif row.vfio == 'type1':
-            args += ['-device', f'vfio-pci,host={row.device}{split}']
-        args += row.extra
+                     f'vfio-pci,host={config.device},iommufd=iommufd0{split}']
+        elif config.vfio == 'type1':
+            args += ['-device', f'vfio-pci,host={config.device}{split}']
+        args += config.extra
         if guest is None:
             args += ['-S']
         else:
             args += ['-kernel', '/rig/guest.elf', '-append', guest]
-        self._command = ' '.join(map(shlex.quote, row.prefix + args))
+        self._command = ' '.join(map(shlex.quote, config.prefix + args))
         self.qmp = None
         self.exit_code = None
         self._last_words = []   # of the guest, and why QEMU ended
@@ -394,8 +396,8 @@ class L2:
                     self.qmp.command('quit')
             self.wait()
 
-    def run_until_hold(self):
-        """Read what the guest says up to PAUSED: its summary, problems."""
+    def run_until_pause(self):
+        """Read what the guest says up to its pause: its summary, problems."""
         summary = {}
         said = []
         while True:
@@ -408,7 +410,7 @@ class L2:
                 summary = key_values(line)
             elif line.startswith('FAIL'):
                 return summary, said
-            elif line == 'PAUSED':
+            elif line == PAUSED:
                 return summary, []
 
     def wait(self):

@@ -24,7 +24,7 @@ KNOWN_FAULTS = 2
 
 
 def first_of_each_kind(items):
-    """The first (name, function, row) of each function."""
+    """The first (name, function, configuration) of each function."""
     kinds = set()
     for item in items:
         if item[1] not in kinds:
@@ -49,12 +49,12 @@ class Rig:
         self._seconds = []      # (how long, name) of each scenario
         self._initramfs = initramfs
 
-    def boot(self, config):
-        """A machine that has not booted yet."""
-        log = os.path.join(LOGS, f'l1-{config}-{next(self._boots)}.log')
-        self._tap.note(f'L1 boots with the {config} IOMMU '
+    def boot(self, platform):
+        """An L1 that has not booted yet."""
+        log = os.path.join(LOGS, f'l1-{platform}-{next(self._boots)}.log')
+        self._tap.note(f'L1 boots with the {platform} IOMMU '
                        f'({os.path.relpath(log)})')
-        return L1(config, QEMU, self._firmware, KERNEL, self._initramfs, log)
+        return L1(platform, QEMU, self._firmware, KERNEL, self._initramfs, log)
 
     def run_all(self, wanted):
         """The lanes, each in a thread; one after the other without the memory."""
@@ -77,31 +77,31 @@ class Rig:
         for seconds, name in sorted(self._seconds, reverse=True)[:10]:
             self._tap.note(f'{seconds:4.0f} s {name}')
 
-    def _run_lane(self, configs, wanted):
-        for config in configs:
+    def _run_lane(self, platforms, wanted):
+        for platform in platforms:
             try:
-                self.run(config, wanted)
+                self.run(platform, wanted)
             except Exception as err:    # pylint: disable=broad-except
-                self._tap.result(f'{config}: the rig can run',
+                self._tap.result(f'{platform}: the rig can run',
                                  traceback.format_exception(err))
 
-    def run(self, config, wanted):
+    def run(self, platform, wanted):
         """All scenarios with one IOMMU; a new L1 after one that died.
 
         What ended because of a known fault of L1 (cpus.py) runs again.
         """
-        todo = scenarios(config)
+        todo = scenarios(platform)
         if os.environ.get('QUICK'):
             todo = first_of_each_kind(todo)
         todo = [item for item in todo
-                if all(word in f'{config}: {item[0]}' for word in wanted)]
-        if todo and config == 'in-place' and not kernel_is_patched():
+                if all(word in f'{platform}: {item[0]}' for word in wanted)]
+        if todo and platform == 'in-place' and not kernel_is_patched():
             self._tap.skip('in-place', 'KERNEL_SRC has not the patches of '
                            'tests/rig/kernel')
             return
         left = KNOWN_FAULTS
         while todo:
-            with self.boot(config) as l1:
+            with self.boot(platform) as l1:
                 up = self._start(l1, left)
                 while up and todo and self._scenario(l1, *todo[0], left):
                     todo.pop(0)
@@ -122,30 +122,30 @@ class Rig:
             with l1.bounded(BOOT_LIMIT):
                 l1.wait_ready()
                 l1.mark('booted')
-            self._tap.result(f'{l1.config}: L1 boots', l1.complaints(0))
+            self._tap.result(f'{l1.platform}: L1 boots', l1.complaints(0))
         except (L1Error, HarnessError, OSError) as err:
             problems = [str(err)] + l1.tail()
             if l1.expired and left:
-                self._tap.note('\n# '.join([f'{l1.config}: L1 hangs:'] +
+                self._tap.note('\n# '.join([f'{l1.platform}: L1 hangs:'] +
                                             problems))
             else:
-                self._tap.result(f'{l1.config}: L1 boots', problems)
+                self._tap.result(f'{l1.platform}: L1 boots', problems)
             return False
-        self._tap.note(f'{l1.config}: L1 is up')
+        self._tap.note(f'{l1.platform}: L1 is up')
         return True
 
-    def _scenario(self, l1, name, function, row, left):
+    def _scenario(self, l1, name, function, configuration, left):
         """Run it; False if L1 is of no more use."""
-        tap = Named(self._tap, f'{l1.config}: {name}')
+        tap = Named(self._tap, f'{l1.platform}: {name}')
         since = l1.position()
         start = time.monotonic()
         survives = True
-        self._tap.note(f'{l1.config}: {name}')
+        self._tap.note(f'{l1.platform}: {name}')
         try:
             with l1.bounded(SCENARIO_LIMIT):
                 l1.mark(f'scenario {name}')
                 try:
-                    function(l1, tap, row)
+                    function(l1, tap, configuration)
                 except (HarnessError, QmpError, EOFError, KeyError) as err:
                     tap.result('runs to its end',
                                [f'{type(err).__name__}: {err}'] +
@@ -158,7 +158,7 @@ class Rig:
         except (L1Error, OSError) as err:
             tap.result('L1 survives', [str(err)] + l1.tail())
             survives = False
-        self._seconds.append((time.monotonic() - start, f'{l1.config}: {name}'))
+        self._seconds.append((time.monotonic() - start, f'{l1.platform}: {name}'))
         for what, problems in tap.failed:
             if l1.known_fault and left:
                 self._tap.note('\n# '.join(

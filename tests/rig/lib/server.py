@@ -17,7 +17,7 @@ class Server:
     def maps(self):
         """[(iova, size)]"""
         return [tuple(int(word, 16) for word in line.split()[:2])
-                for line in self._l1.run(f'/rig/ask {CONTROL} maps')]
+                for line in self._l1.run(f'/rig/query {CONTROL} maps')]
 
     def kill(self):
         """At once."""

@@ -2,7 +2,7 @@
 """What the rig runs in L1.
 
 A scenario is a function of a booted L1, a Tap that it gives results to, and the
-row with its machine. No module here imports another one: what they share is in
+configuration of its VM. No module here imports another one: what they share is in
 rig.lib.
 """
 
@@ -10,8 +10,8 @@ from rig.scenarios import (gap, guest, inplace, inplace_life, launch, lifecycle,
                            memory, refusals, virtio)
 
 
-def scenarios(config):
-    """(name, function, row) of all that runs with an IOMMU."""
+def scenarios(platform):
+    """(name, function, configuration) of all that runs with an IOMMU."""
     for module in (guest, inplace, inplace_life, gap, memory, lifecycle,
                    refusals, virtio, launch):
-        yield from module.scenarios(config)
+        yield from module.scenarios(platform)

@@ -7,23 +7,23 @@ policy without a gap loses no transfer; of the others, the figures are shown.
 
 from lib.units import MIB
 from rig.lib.l1 import SECOND_EDU, L2
-from rig.lib.machines import EMULATED, PAGES_2M, Row
+from rig.lib.configurations import EMULATED, PAGES_2M, Config
 
 # As many as have to pass without harm; with a gap, fewer
 CONVERSIONS = {'cut': 10000, 'auto': 2000}
-ROWS = [Row(split, EMULATED + PAGES_2M, 'iommufd', ram=64 * MIB, split=split,
-            device=SECOND_EDU)
-        for split in CONVERSIONS]
+CONFIGS = [Config(split, EMULATED + PAGES_2M, 'iommufd', ram=64 * MIB,
+                  split=split, device=SECOND_EDU)
+           for split in CONVERSIONS]
 
 
-def gap(l1, tap, row):
+def gap(l1, tap, config):
     """DMA to one page, while its neighbours convert."""
-    conversions = CONVERSIONS[row.name]
-    words = f'conv={row.conv} base=16 window=16 gap={conversions} pause=1'
-    if row.name != 'cut':
+    conversions = CONVERSIONS[config.name]
+    words = f'conv={config.conv} base=16 window=16 gap={conversions} pause=1'
+    if config.name != 'cut':
         l1.mark('expect-any-faults')
-    with L2(l1, row, words) as l2:
-        summary, problems = l2.run_until_hold()
+    with L2(l1, config, words) as l2:
+        summary, problems = l2.run_until_pause()
         if problems:
             tap.result('the guest reaches its end', problems)
             return
@@ -32,7 +32,7 @@ def gap(l1, tap, row):
         splits = sum(listener['splits'] for listener in listeners)
         if not transfers or not splits:
             problems.append(f'nothing was tested: {summary}, {splits}')
-        if row.name == 'cut' and lost:
+        if config.name == 'cut' and lost:
             problems.append(f'{lost} transfers were lost')
         tap.result(f'{conversions} conversions, {splits} splits, {lost} of '
                    f'{transfers} transfers were lost', problems)
@@ -40,8 +40,8 @@ def gap(l1, tap, row):
         tap.result('QEMU ended well', l2.bad_end())
 
 
-def scenarios(config):
-    """(name, function, row)"""
-    if config == 'intel':
-        for row in ROWS:
-            yield f'gap, {row.name}', gap, row
+def scenarios(platform):
+    """(name, function, configuration)"""
+    if platform == 'intel':
+        for config in CONFIGS:
+            yield f'gap, {config.name}', gap, config

@@ -5,49 +5,49 @@ from lib.dma_map import all_shared, query_map
 from lib.units import MIB
 from rig.lib import iommu
 from rig.lib.l1 import EDU, L2
-from rig.lib.machines import (EMULATED, IN_PLACE, PAGES_1G, PAGES_2M, PROTECTED,
-                              SHARED, TWO_COPY, Row)
+from rig.lib.configurations import (EMULATED, IN_PLACE, PAGES_1G, PAGES_2M, PROTECTED,
+                                    SHARED, TWO_COPY, Config)
 
 # Each runs the guest of tests/guest
 GUESTS = (
-    Row('4K pages, iommufd', EMULATED, 'iommufd', configs=('intel', 'amd')),
-    Row('cut, 4K pages, iommufd', EMULATED, 'iommufd', split='cut'),
-    Row('4K pages, type1', EMULATED, 'type1'),
-    Row('2M pages, iommufd', EMULATED + PAGES_2M, 'iommufd'),
-    Row('2M pages, type1', EMULATED + PAGES_2M, 'type1',
-        configs=('intel', 'amd')),
-    Row('two-copy, 4K pages, iommufd', TWO_COPY, 'iommufd', **PROTECTED),
-    Row('two-copy, 2M pages, type1', TWO_COPY + PAGES_2M, 'type1',
-        **PROTECTED),
-    Row('two-copy, 1G pages, iommufd', TWO_COPY + PAGES_1G, 'iommufd',
-        ram=1024 * MIB, **PROTECTED),
+    Config('4K pages, iommufd', EMULATED, 'iommufd', platforms=('intel', 'amd')),
+    Config('cut, 4K pages, iommufd', EMULATED, 'iommufd', split='cut'),
+    Config('4K pages, type1', EMULATED, 'type1'),
+    Config('2M pages, iommufd', EMULATED + PAGES_2M, 'iommufd'),
+    Config('2M pages, type1', EMULATED + PAGES_2M, 'type1',
+           platforms=('intel', 'amd')),
+    Config('two-copy, 4K pages, iommufd', TWO_COPY, 'iommufd', **PROTECTED),
+    Config('two-copy, 2M pages, type1', TWO_COPY + PAGES_2M, 'type1',
+           **PROTECTED),
+    Config('two-copy, 1G pages, iommufd', TWO_COPY + PAGES_1G, 'iommufd',
+           ram=1024 * MIB, **PROTECTED),
     # q35 with SMM shows a part of RAM at two addresses
-    Row('a mapped guest_memfd, iommufd', SHARED, 'iommufd', conv='none',
-        faults=0),
-    Row('in-place, iommufd', IN_PLACE, 'iommufd', configs=('in-place',),
-        **PROTECTED),
-    Row('in-place, type1', IN_PLACE, 'type1', configs=('in-place',),
-        **PROTECTED),
-    Row('in-place, cut, iommufd', IN_PLACE, 'iommufd', split='cut',
-        configs=('in-place',), **PROTECTED),
-    Row('in-place, page, type1', IN_PLACE, 'type1', split='page',
-        ram=64 * MIB, configs=('in-place',), **PROTECTED),
+    Config('a mapped guest_memfd, iommufd', SHARED, 'iommufd', conv='none',
+           faults=0),
+    Config('in-place, iommufd', IN_PLACE, 'iommufd', platforms=('in-place',),
+           **PROTECTED),
+    Config('in-place, type1', IN_PLACE, 'type1', platforms=('in-place',),
+           **PROTECTED),
+    Config('in-place, cut, iommufd', IN_PLACE, 'iommufd', split='cut',
+           platforms=('in-place',), **PROTECTED),
+    Config('in-place, page, type1', IN_PLACE, 'type1', split='page',
+           ram=64 * MIB, platforms=('in-place',), **PROTECTED),
 )
 
 # Each goes through STEPS, without a guest
 SHAPES = (
-    Row('4K pages, iommufd', EMULATED, 'iommufd'),
-    Row('cut, 4K pages, iommufd', EMULATED, 'iommufd', split='cut'),
-    Row('4K pages, type1', EMULATED, 'type1'),
-    Row('2M pages, iommufd', EMULATED + PAGES_2M, 'iommufd',
-        page_size=2 * MIB),
-    Row('2M pages, type1', EMULATED + PAGES_2M, 'type1', page_size=2 * MIB),
-    Row('1G pages, iommufd', EMULATED + PAGES_1G, 'iommufd',
-        page_size=1024 * MIB, ram=2048 * MIB),
-    Row('cut, 2M pages, iommufd', EMULATED + PAGES_2M, 'iommufd',
-        page_size=2 * MIB, split='cut'),
-    Row('1G pages, type1', EMULATED + PAGES_1G, 'type1',
-        page_size=1024 * MIB, ram=2048 * MIB),
+    Config('4K pages, iommufd', EMULATED, 'iommufd'),
+    Config('cut, 4K pages, iommufd', EMULATED, 'iommufd', split='cut'),
+    Config('4K pages, type1', EMULATED, 'type1'),
+    Config('2M pages, iommufd', EMULATED + PAGES_2M, 'iommufd',
+           page_size=2 * MIB),
+    Config('2M pages, type1', EMULATED + PAGES_2M, 'type1', page_size=2 * MIB),
+    Config('1G pages, iommufd', EMULATED + PAGES_1G, 'iommufd',
+           page_size=1024 * MIB, ram=2048 * MIB),
+    Config('cut, 2M pages, iommufd', EMULATED + PAGES_2M, 'iommufd',
+           page_size=2 * MIB, split='cut'),
+    Config('1G pages, type1', EMULATED + PAGES_1G, 'type1',
+           page_size=1024 * MIB, ram=2048 * MIB),
 )
 
 K = 1024
@@ -98,29 +98,29 @@ def devices_exist(l1, tap, _row):
                    [f'exit code {code}'] + lines if code else [])
 
 
-def guest_runs(l1, tap, row):
+def guest_runs(l1, tap, config):
     """The guest of tests/guest with edu; the IOMMU while it waits."""
-    words = row.guest
-    if row.faults:
-        words += f' faults={row.faults}'
-        l1.mark(f'expect-fault {row.faults}')
-    with L2(l1, row, words) as l2:
-        summary, problems = l2.run_until_hold()
-        if not problems and summary.get('blocked', 0) != row.faults:
-            problems = [f'{row.faults} DMAs to private memory were wanted: '
+    words = config.guest
+    if config.faults:
+        words += f' faults={config.faults}'
+        l1.mark(f'expect-fault {config.faults}')
+    with L2(l1, config, words) as l2:
+        summary, problems = l2.run_until_pause()
+        if not problems and summary.get('blocked', 0) != config.faults:
+            problems = [f'{config.faults} DMAs to private memory were wanted: '
                         f'{summary}']
         tap.result('the guest verified DMA', problems)
         if not problems:
-            runs = (all_shared(row.ram) if row.memory == SHARED else
+            runs = (all_shared(config.ram) if config.memory == SHARED else
                     query_map(l2.qmp, 'm0'))
-            entries = iommu.READ[l1.config](l1, EDU)
+            entries = iommu.READ[l1.platform](l1, EDU)
             tap.result('the IOMMU holds the shared pages, no others',
-                       iommu.compare_pages(entries, runs, row.ram))
+                       iommu.compare_pages(entries, runs, config.ram))
             shared = sum(run['size'] for run in runs if not run['private'])
             wanted = summary['shared-pages'] * 4096
-            if not row.memory.startswith(EMULATED):
+            if not config.memory.startswith(EMULATED):
                 # all that the guest does not convert stays as it began
-                wanted += row.ram - summary['pages'] * 4096
+                wanted += config.ram - summary['pages'] * 4096
             tap.result('QEMU and the guest agree on what is shared',
                        [f'{shared} != {wanted}'] if shared != wanted else [])
             l1.release()
@@ -139,39 +139,39 @@ def compare_extents(l2, model):
     return []
 
 
-def shapes(l1, tap, row):
+def shapes(l1, tap, config):
     """Conversions of all shapes: pages and sizes of entries in the IOMMU."""
-    model = iommu.CutExtents() if row.split == 'cut' else iommu.Extents()
-    with L2(l1, row) as l2:
+    model = iommu.CutExtents() if config.split == 'cut' else iommu.Extents()
+    with L2(l1, config) as l2:
         for offset, size, private in STEPS:
-            offset %= row.ram
-            size = size or row.ram
+            offset %= config.ram
+            size = size or config.ram
             what = f"{offset:#x}+{size:#x} to " \
                 f"{'private' if private else 'shared'}"
             l2.qmp.command('x-guest-memfd-convert', id='m0', offset=offset,
                            size=size, private=private)
             (model.take if private else model.share)(offset, offset + size)
-            entries = iommu.READ[l1.config](l1, EDU)
+            entries = iommu.READ[l1.platform](l1, EDU)
             problems = iommu.compare_pages(entries, query_map(l2.qmp, 'm0'),
-                                           row.ram)
+                                           config.ram)
             if not problems:
                 problems = compare_extents(l2, model)
-            if row.page_size > 4096 and not problems:
+            if config.page_size > 4096 and not problems:
                 problems = iommu.compare_entries(
-                    entries, model.entries(row.page_size), row.ram)
-            sizes = [f'{sum(e[1] == s and e[0] < row.ram for e in entries)} '
+                    entries, model.entries(config.page_size), config.ram)
+            sizes = [f'{sum(e[1] == s and e[0] < config.ram for e in entries)} '
                      f'of {s >> 10}K' for s in iommu.SIZES]
             tap.result(f"{what}: {', '.join(sizes)}", problems)
 
 
-def scenarios(config):
-    """(name, function, row)"""
-    if config == 'intel':
+def scenarios(platform):
+    """(name, function, configuration)"""
+    if platform == 'intel':
         yield 'KVM', kvm_offers, None
         yield 'devices', devices_exist, None
-    for row in GUESTS:
-        if config in row.configs:
-            yield f'guest, {row.name}', guest_runs, row
-    if config == 'intel':
-        for row in SHAPES:
-            yield f'shapes, {row.name}', shapes, row
+    for config in GUESTS:
+        if platform in config.platforms:
+            yield f'guest, {config.name}', guest_runs, config
+    if platform == 'intel':
+        for config in SHAPES:
+            yield f'shapes, {config.name}', shapes, config

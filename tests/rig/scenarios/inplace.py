@@ -11,10 +11,10 @@ import time
 from lib.guest import key_values
 from lib.qmp import QmpError
 from lib.units import MIB, PAGE
-from rig.lib.checks import (Machine, del_device, memory_used, missing,
+from rig.lib.checks import (VM, del_device, memory_used, missing,
                             not_possible)
-from rig.lib.l1 import EDU, L2, SECOND_EDU
-from rig.lib.machines import IN_PLACE, PORT, PROTECTED, TWO_COPY, Row
+from rig.lib.l1 import EDU, L2, PAUSED, SECOND_EDU
+from rig.lib.configurations import IN_PLACE, PORT, PROTECTED, TWO_COPY, Config
 
 HELD = 32 * MIB + 5 * PAGE
 PIECE = (32 * MIB, 16 * PAGE)
@@ -23,39 +23,39 @@ PIECE = (32 * MIB, 16 * PAGE)
 CONVERSIONS = int(os.environ.get('CONVERSIONS') or
                   (10000 if os.environ.get('QUICK') else 100000))
 BATCHES = 5
-WINDOW = 46 * MIB
+BOUNCE = 46 * MIB
 MOST = 1.02
 RETRIES = 10
 
-HOLDERS = [Row(vfio, IN_PLACE, vfio, ram=64 * MIB, **PROTECTED)
+HOLDERS = [Config(vfio, IN_PLACE, vfio, ram=64 * MIB, **PROTECTED)
            for vfio in ('iommufd', 'type1')]
-# What holds a page: see hold.c
+# What holds a page: see hold-page.c
 HOLDING = ((HOLDERS[0], 'io_uring'), (HOLDERS[1], 'vmsplice'),
            (HOLDERS[1], 'another iommufd'))
-MIXED = [Row(f"{vfio or 'no device'}, {split}", IN_PLACE + ',prealloc=on',
-             vfio, ram=64 * MIB, split=split, **PROTECTED)
+MIXED = [Config(f"{vfio or 'no device'}, {split}", IN_PLACE + ',prealloc=on',
+                vfio, ram=64 * MIB, split=split, **PROTECTED)
          for vfio, split in (('iommufd', 'auto'), ('type1', 'auto'),
                              ('iommufd', 'cut'), ('type1', 'page'),
                              (None, None))]
-RESET = Row('reset', IN_PLACE, 'iommufd', ram=64 * MIB,
-            machine=PROTECTED['machine'],
-            extra=PROTECTED['extra'] + ['-action', 'reboot=reset'])
-HOTPLUG = Row('hotplug', IN_PLACE, None, ram=64 * MIB,
-              machine=PROTECTED['machine'],
-              extra=PROTECTED['extra'] + PORT + ['-object', 'iommufd,id=i0'])
+RESET = Config('reset', IN_PLACE, 'iommufd', ram=64 * MIB,
+               machine=PROTECTED['machine'],
+               extra=PROTECTED['extra'] + ['-action', 'reboot=reset'])
+HOTPLUG = Config('hotplug', IN_PLACE, None, ram=64 * MIB,
+                 machine=PROTECTED['machine'],
+                 extra=PROTECTED['extra'] + PORT + ['-object', 'iommufd,id=i0'])
 DATA, LOADED = 0x1800010, 0x600dda7a
-DOORS = Row('doors', IN_PLACE, None, machine=PROTECTED['machine'],
-            extra=RESET.extra + ['-device', f'loader,addr={DATA:#x},'
-                                 f'data={LOADED:#x},data-len=4'])
-EMULATED_DEVICE = Row('edu', IN_PLACE, None, machine=PROTECTED['machine'],
-                      extra=PROTECTED['extra'] + ['-device', 'edu,dma_delay_ms=1'],
-                      conv='hypercall')
+ENTRY_POINTS = Config('entry points', IN_PLACE, None, machine=PROTECTED['machine'],
+                      extra=RESET.extra + ['-device', f'loader,addr={DATA:#x},'
+                                           f'data={LOADED:#x},data-len=4'])
+EMULATED_DEVICE = Config('edu', IN_PLACE, None, machine=PROTECTED['machine'],
+                         extra=PROTECTED['extra'] + ['-device', 'edu,dma_delay_ms=1'],
+                         conv='hypercall')
 REFUSED = (
-    (Row('two-copy', TWO_COPY + ',conversion=two-copy', None, **PROTECTED),
+    (Config('two-copy', TWO_COPY + ',conversion=two-copy', None, **PROTECTED),
      ('conversion=two-copy', 'converts in place', 'conversion=auto')),
-    (Row('ordinary VM', IN_PLACE, None),
+    (Config('ordinary VM', IN_PLACE, None),
      ('conversion=in-place', 'this type of VM', 'conversion=auto')),
-    (Row('huge pages', IN_PLACE + ',hugetlb=on', None, **PROTECTED),
+    (Config('huge pages', IN_PLACE + ',hugetlb=on', None, **PROTECTED),
      ('hugetlb=on', 'has no huge pages')),
 )
 
@@ -71,12 +71,12 @@ def kernel_works(l1, tap, how):
 
 @contextlib.contextmanager
 def held(l1, pid, offset, how='vmsplice'):
-    """A process of L1 holds a page of the machine's memory."""
+    """A process of L1 holds a page of the VM's memory."""
     if how == 'another iommufd':
         devices = l1.run(f'ls /sys/bus/pci/devices/{SECOND_EDU}/vfio-dev')
         how = f'/dev/vfio/devices/{devices[0]}'
     l1.run('rm -f /tmp/go /tmp/held; mkfifo /tmp/go /tmp/held')
-    l1.run(f'/rig/hold {pid} {offset} {how} </tmp/go >/tmp/held 2>&1 3>&- &')
+    l1.run(f'/rig/hold-page {pid} {offset} {how} </tmp/go >/tmp/held 2>&1 3>&- &')
     l1.run('exec 9>/tmp/go; read line </tmp/held; [ "$line" = held ] || '
            '{ echo "$line"; false; }')
     try:
@@ -85,49 +85,49 @@ def held(l1, pid, offset, how='vmsplice'):
         l1.run('exec 9>&-; wait $!')
 
 
-def page_is_held(l1, tap, row_and_how):
+def page_is_held(l1, tap, config_and_how):
     """Nothing changes while somebody holds a page; then it works."""
-    row, how = row_and_how
-    with L2(l1, row) as l2:
-        machine = Machine(l1, l2, row)
-        with held(l1, machine.pid, HELD, how):
-            answer, problems = machine.attempt(*PIECE, True)
+    config, how = config_and_how
+    with L2(l1, config) as l2:
+        vm = VM(l1, l2, config)
+        with held(l1, vm.pid, HELD, how):
+            answer, problems = vm.attempt(*PIECE, True)
             tap.result('to private fails and says which page', problems +
                        missing(answer, [f'{HELD:#x}', 'in use']))
             block = l2.qmp.command('query-guest-memfd')[0]['to-private']
             counted = [block[name] for name in ('failures', 'retries',
                                                 'rollbacks')]
-            tap.result('it was tried again, and undone',
+            tap.result('it was tried again, and rolled back',
                        [f'{counted}'] if counted != [1, RETRIES, 1] else [])
-            answer, problems = machine.attempt(PIECE[0], 4 * PAGE, True)
+            answer, problems = vm.attempt(PIECE[0], 4 * PAGE, True)
             tap.result('its neighbours convert',
                        problems + ([answer] if answer else []))
-            answer, problems = machine.attempt(PIECE[0], 4 * PAGE, False)
+            answer, problems = vm.attempt(PIECE[0], 4 * PAGE, False)
             tap.result('and back', problems + ([answer] if answer else []))
-        answer, problems = machine.attempt(*PIECE, True)
+        answer, problems = vm.attempt(*PIECE, True)
         tap.result('it works once the page is free',
                    problems + ([answer] if answer else []))
 
 
-def guest_is_told(l1, tap, row):
+def guest_is_told(l1, tap, config):
     """A guest whose hypercall fails hears of it."""
-    words = f'conv={row.conv} base=16 window=32 rounds=2 pause=1'
-    with L2(l1, row, words) as l2:
-        l2.run_until_hold()
+    words = f'conv={config.conv} base=16 window=32 rounds=2 pause=1'
+    with L2(l1, config, words) as l2:
+        l2.run_until_pause()
         l1.release()
-        l2.run_until_hold()
+        l2.run_until_pause()
         with held(l1, l1.run('pidof qemu')[0], HELD):
             l1.release()
-            said = '\n'.join(l2.run_until_hold()[1])
+            said = '\n'.join(l2.run_until_pause()[1])
             l2.wait()
         tap.result('the hypercall has an error',
                    missing(said, ['to private: status -']))
 
 
 def run_batch(l1):
-    """Read what the guest says up to PAUSED: its figures, seconds, problems."""
+    """Read what the guest says up to its pause: its figures, seconds, problems."""
     end, seconds, said = {}, 0, []
-    while not said or said[-1] != 'PAUSED':
+    while not said or said[-1] != PAUSED:
         said.append(l1.console.readline().rstrip('\r\n'))
         if said[-1].startswith('FAIL') or l1.console.ended:
             return end, seconds, said[-10:]
@@ -139,13 +139,13 @@ def run_batch(l1):
     return end, seconds, []
 
 
-def agree(l1, l2, row, end):
+def agree(l1, l2, config, end):
     """Problems if guest, QEMU and IOMMU differ."""
     block = l2.qmp.command('query-guest-memfd')[0]
-    problems = Machine(l1, l2, row).problems() if row.vfio else []
+    problems = VM(l1, l2, config).problems() if config.vfio else []
     for what, have, wanted in (
             ('bytes shared', block['shared-bytes'],
-             row.ram - WINDOW + end['shared-pages'] * PAGE),
+             config.ram - BOUNCE + end['shared-pages'] * PAGE),
             ('requests', block['to-shared']['requests'] +
              block['to-private']['requests'], end['conversions']),
             ('failures', block['to-shared']['failures'] +
@@ -155,21 +155,21 @@ def agree(l1, l2, row, end):
     return problems
 
 
-def random_mix(l1, tap, row):
+def random_mix(l1, tap, config):
     """Random conversions: data survives, and I1 to I3 hold after each batch."""
     batch = CONVERSIONS // len(MIXED) // BATCHES
-    words = (f'conv={row.conv} base=16 window={WINDOW // MIB} rounds={BATCHES} '
-             f'mix={batch} seed={1 + MIXED.index(row)} touch=1 keep=1 pause=1')
+    words = (f'conv={config.conv} base=16 window={BOUNCE // MIB} rounds={BATCHES} '
+             f'mix={batch} seed={1 + MIXED.index(config)} touch=1 keep=1 pause=1')
     before = memory_used(l1)
     problems, ratios, seconds, retries = [], [], 0, 0
-    with L2(l1, row, words) as l2:
+    with L2(l1, config, words) as l2:
         for _batch in range(BATCHES):
             end, took, problems = run_batch(l1)
             seconds += took
-            problems = problems or agree(l1, l2, row, end)
+            problems = problems or agree(l1, l2, config, end)
             if problems:
                 break
-            ratios.append((memory_used(l1) - before) / row.ram)
+            ratios.append((memory_used(l1) - before) / config.ram)
             retries = l2.qmp.command('query-guest-memfd')[0]['to-private'][
                 'retries']
             l1.release()
@@ -183,42 +183,42 @@ def random_mix(l1, tap, row):
                [f'at most {MOST} expected'])
 
 
-def reset(l1, tap, row):
+def reset(l1, tap, config):
     """A reset returns to the initial state."""
-    with L2(l1, row) as l2:
-        machine = Machine(l1, l2, row)
-        answer, problems = machine.attempt(*PIECE, True)
+    with L2(l1, config) as l2:
+        vm = VM(l1, l2, config)
+        answer, problems = vm.attempt(*PIECE, True)
         tap.result('a piece is private', problems +
                    ([answer] if answer else []))
         l2.qmp.command('system_reset')
         tap.result('a reset makes all shared',
-                   machine.problems() +
-                   [str(run) for run in machine.runs() if run['private']])
+                   vm.problems() +
+                   [str(run) for run in vm.runs() if run['private']])
 
 
-def hotplug(l1, tap, row):
+def hotplug(l1, tap, config):
     """A device that comes gets what is shared; one that goes holds nothing."""
-    with L2(l1, row) as l2:
-        machine = Machine(l1, l2, row)
-        machine.convert(*PIECE, True)
+    with L2(l1, config) as l2:
+        vm = VM(l1, l2, config)
+        vm.convert(*PIECE, True)
         for number in range(3):
             l2.qmp.command('device_add', driver='vfio-pci', id='dev', bus='rp',
                            host=EDU, iommufd='i0')
-            problems = machine.problems()
+            problems = vm.problems()
             for private in (False, True):
-                answer, more = machine.attempt(*PIECE, private)
+                answer, more = vm.attempt(*PIECE, private)
                 problems += more + ([answer] if answer else [])
             tap.result(f'plugged in, {number}', problems)
-            del_device(machine, 'iommufd')
+            del_device(vm, 'iommufd')
             # memory that a device had pinned would be in use
-            answer = machine.convert(0, row.ram, True) or \
-                machine.convert(0, row.ram, False) or \
-                machine.convert(*PIECE, True)
+            answer = vm.convert(0, config.ram, True) or \
+                vm.convert(0, config.ram, False) or \
+                vm.convert(*PIECE, True)
             tap.result(f'unplugged, {number}', [answer] if answer else [])
 
 
-def doors(l1, tap, row):
-    """QEMU does not touch a private page, whatever asks it to."""
+def entry_points(l1, tap, config):
+    """QEMU does not touch a private page, whoever requests it."""
     page = DATA & -PAGE
     l1.run('rm -f /tmp/saved')
     save = {'val': page - PAGE, 'size': 2 * PAGE, 'filename': '/tmp/saved'}
@@ -232,31 +232,31 @@ def doors(l1, tap, row):
         ('dump', 'dump-guest-memory', 'is private to the guest',
          {'paging': False, 'protocol': 'file:/tmp/saved'}),
     )
-    with L2(l1, row) as l2:
+    with L2(l1, config) as l2:
         def value():
             return str(l2.qmp.command('human-monitor-command', **{
                 'command-line': f'xp /1xw {DATA:#x}'}))
 
-        machine = Machine(l1, l2, row)
+        vm = VM(l1, l2, config)
         tap.result('what was loaded is there', missing(value(), [hex(LOADED)]))
-        machine.convert(page, PAGE, True)
+        vm.convert(page, PAGE, True)
         for name, command, reason, arguments in ways:
             try:
                 answer = str(l2.qmp.command(command, **arguments))
             except QmpError as err:
                 answer = str(err)
             tap.result(f'{name}: {reason}', missing(answer, [reason]))
-        machine.convert(page, PAGE, False)
+        vm.convert(page, PAGE, False)
         tap.result('shared again, it is there', missing(value(), [hex(LOADED)]))
-        machine.convert(page, PAGE, True)
+        vm.convert(page, PAGE, True)
         l2.qmp.command('system_reset')
         tap.result('a reset loads it again', missing(value(), [hex(LOADED)]))
 
 
-def emulated_device(l1, tap, row):
+def emulated_device(l1, tap, config):
     """DMA of a device that is QEMU's own."""
-    with L2(l1, row, row.guest + ' faults=2') as l2:
-        summary, problems = l2.run_until_hold()
+    with L2(l1, config, config.guest + ' faults=2') as l2:
+        summary, problems = l2.run_until_pause()
         if not problems and summary.get('blocked', 0) != 2:
             problems = [f'two DMAs to private memory were wanted: {summary}']
         l1.release()
@@ -264,21 +264,21 @@ def emulated_device(l1, tap, row):
     tap.result('the guest verified DMA', problems)
 
 
-def scenarios(config):
-    """(name, function, row)"""
-    if config == 'intel':
+def scenarios(platform):
+    """(name, function, configuration)"""
+    if platform == 'intel':
         yield 'no conversion in place', kernel_works, 'off'
-    if config != 'in-place':
+    if platform != 'in-place':
         return
     yield 'the kernel converts in place', kernel_works, 'on'
-    for row, words in REFUSED:
-        yield f'refused, {row.name}', not_possible, (row, words)
-    for row, how in HOLDING:
-        yield f'a page is held by {how}, {row.name}', page_is_held, (row, how)
+    for config, words in REFUSED:
+        yield f'refused, {config.name}', not_possible, (config, words)
+    for config, how in HOLDING:
+        yield f'a page is held by {how}, {config.name}', page_is_held, (config, how)
     yield 'the guest is told', guest_is_told, HOLDERS[0]
-    for row in MIXED:
-        yield f'random, {row.name}', random_mix, row
+    for config in MIXED:
+        yield f'random, {config.name}', random_mix, config
     yield 'reset', reset, RESET
     yield 'hotplug', hotplug, HOTPLUG
-    yield 'QEMU itself', doors, DOORS
+    yield 'QEMU itself', entry_points, ENTRY_POINTS
     yield 'an emulated device', emulated_device, EMULATED_DEVICE

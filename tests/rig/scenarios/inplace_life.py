@@ -11,20 +11,20 @@ from lib.dma_map import query_map
 from lib.qmp import QmpError
 from lib.units import MIB, PAGE
 from rig.lib import iommu
-from rig.lib.checks import Machine, memory_used, missing
+from rig.lib.checks import VM, memory_used, missing
 from rig.lib.l1 import EDU, L2
-from rig.lib.machines import IN_PLACE, PROTECTED, Row
+from rig.lib.configurations import IN_PLACE, PROTECTED, Config
 from rig.lib.server import CONTROL, SERVER, Server
 
-REBOOT = Row('iommufd', IN_PLACE, 'iommufd', ram=64 * MIB,
-             machine=PROTECTED['machine'], conv=PROTECTED['conv'],
-             extra=PROTECTED['extra'] + ['-action', 'reboot=reset'])
+REBOOT = Config('iommufd', IN_PLACE, 'iommufd', ram=64 * MIB,
+                machine=PROTECTED['machine'], conv=PROTECTED['conv'],
+                extra=PROTECTED['extra'] + ['-action', 'reboot=reset'])
 # Below what SeaBIOS uses: a VM that cannot reboot just stops
 REBOOT_WORDS = (f'conv={REBOOT.conv} base=16 window=30 rounds=1 mix=200 '
                 'touch=1 keep=1 reboot=1 pause=1')
 
-DIMMS = [Row(vfio, IN_PLACE, vfio, ram=64 * MIB, machine=PROTECTED['machine'],
-             extra=REBOOT.extra + ['-m', 'slots=2,maxmem=1G'])
+DIMMS = [Config(vfio, IN_PLACE, vfio, ram=64 * MIB, machine=PROTECTED['machine'],
+                extra=REBOOT.extra + ['-m', 'slots=2,maxmem=1G'])
          for vfio in ('iommufd', 'type1')]
 DIMM_SIZE = 32 * MIB
 # (offset, size, private)
@@ -38,9 +38,9 @@ DIMM_STEPS = (
 )
 # A server that has no file of the memory does DMA by messages: then libvfio-user
 # takes no other request
-USERS = [(share, Row('in-place', IN_PLACE, None, ram=64 * MIB,
-                     machine=PROTECTED['machine'], conv=PROTECTED['conv'],
-                     extra=PROTECTED['extra'] + ['-device', json.dumps({
+USERS = [(share, Config('in-place', IN_PLACE, None, ram=64 * MIB,
+                        machine=PROTECTED['machine'], conv=PROTECTED['conv'],
+                        extra=PROTECTED['extra'] + ['-device', json.dumps({
                          'driver': 'vfio-user-pci', 'x-share-memory': share,
                          'x-no-posted-writes': True,
                          'socket': {'type': 'unix', 'path': SERVER}})]))
@@ -51,30 +51,30 @@ SLOT, FLAGS, EJECT = 0xa00, 0xa14, 8
 PATIENCE = 60
 
 
-def private_runs(machine):
+def private_runs(vm):
     """Problems if not all is shared."""
-    return [f'private: {run}' for run in machine.runs() if run['private']]
+    return [f'private: {run}' for run in vm.runs() if run['private']]
 
 
-def guest_reboots(l1, tap, row):
-    """A guest that resets its machine finds it in its initial state."""
-    with L2(l1, row, REBOOT_WORDS) as l2:
-        machine = Machine(l1, l2, row)
+def guest_reboots(l1, tap, config):
+    """A guest that resets its VM finds it in its initial state."""
+    with L2(l1, config, REBOOT_WORDS) as l2:
+        vm = VM(l1, l2, config)
         for boot in (1, 2):
-            summary, problems = l2.run_until_hold()
+            summary, problems = l2.run_until_pause()
             if not problems and summary.get('boot') != boot:
                 problems = [f'this is no boot number {boot}: {summary}']
-            problems = problems or machine.problems() + private_runs(machine)
+            problems = problems or vm.problems() + private_runs(vm)
             tap.result(f'boot {boot}: all is shared, and in the IOMMU',
                        problems)
             if problems:
                 return
             l1.release()
-            _summary, problems = l2.run_until_hold()
-            if not problems and not private_runs(machine):
+            _summary, problems = l2.run_until_pause()
+            if not problems and not private_runs(vm):
                 problems = ['nothing is private']
             tap.result(f'boot {boot}: the guest converts',
-                       problems or machine.problems())
+                       problems or vm.problems())
             if problems:
                 return
             l1.release()
@@ -106,7 +106,7 @@ def delete_object(l2, name):
                 return str(err)
 
 
-def plug(l1, l2, row, number):
+def plug(l1, l2, config, number):
     """A DIMM of memory that is converted in place."""
     kind, *options = IN_PLACE.split(',')
     l2.qmp.command('object-add', id='d0', size=DIMM_SIZE, **{
@@ -116,7 +116,7 @@ def plug(l1, l2, row, number):
     base = next(dimm['data']['addr']
                 for dimm in l2.qmp.command('query-memory-devices')
                 if dimm['data']['id'] == f'dimm{number}')
-    return Machine(l1, l2, row, 'd0', base, DIMM_SIZE)
+    return VM(l1, l2, config, 'd0', base, DIMM_SIZE)
 
 
 def unplug(l2, number):
@@ -130,18 +130,18 @@ def unplug(l2, number):
                        else ['it has not gone'])
 
 
-def dimm(l1, tap, row):
+def dimm(l1, tap, config):
     """A DIMM is plugged in, converted, reset, taken away."""
-    with L2(l1, row) as l2:
-        other = Machine(l1, l2, row)
+    with L2(l1, config) as l2:
+        other = VM(l1, l2, config)
         other.convert(16 * MIB, MIB, True)
         for number in range(2):
             before = memory_used(l1)
-            machine = plug(l1, l2, row, number)
+            vm = plug(l1, l2, config, number)
             tap.result(f'plugged in, {number}: all is in the IOMMU',
-                       machine.problems() + private_runs(machine))
+                       vm.problems() + private_runs(vm))
             for step in DIMM_STEPS:
-                answer, problems = machine.attempt(*step)
+                answer, problems = vm.attempt(*step)
                 tap.result('{}: {:#x}+{:#x} private={}'.format(number, *step),
                            problems + ([answer] if answer else []))
             try:
@@ -153,10 +153,10 @@ def dimm(l1, tap, row):
                 # the other one goes with private pages
                 l2.qmp.command('system_reset')
                 tap.result('a reset makes all shared',
-                           machine.problems() + private_runs(machine))
+                           vm.problems() + private_runs(vm))
             problems = unplug(l2, number)
-            left = [entry for entry in iommu.READ[l1.config](l1, EDU)
-                    if machine.base <= entry[0] < machine.base + DIMM_SIZE]
+            left = [entry for entry in iommu.READ[l1.platform](l1, EDU)
+                    if vm.base <= entry[0] < vm.base + DIMM_SIZE]
             if left:
                 problems.append(f'in the IOMMU: {left[:5]}')
             problems += filter(None, [delete_object(l2, 'd0')])
@@ -166,20 +166,20 @@ def dimm(l1, tap, row):
                        [f'{left} bytes'] if left > MIB else [])
 
 
-def user(l1, tap, row):
+def user(l1, tap, config):
     """A vfio-user server does DMA, with and without the file of the memory."""
-    share, row = row
+    share, config = config
     server = Server(l1)
-    with L2(l1, row, row.guest) as l2:
-        _summary, problems = l2.run_until_hold()
+    with L2(l1, config, config.guest) as l2:
+        _summary, problems = l2.run_until_pause()
         tap.result('the guest verified DMA', problems)
         if not problems:
             tap.result('the server has the shared pages', iommu.compare_pages(
-                server.maps(), query_map(l2.qmp, 'm0'), row.ram))
+                server.maps(), query_map(l2.qmp, 'm0'), config.ram))
             # above the firmware
             files = {' fd' in line
-                     for line in l1.run(f'/rig/ask {CONTROL} maps')
-                     if MIB <= int(line.split()[0], 16) < row.ram}
+                     for line in l1.run(f'/rig/query {CONTROL} maps')
+                     if MIB <= int(line.split()[0], 16) < config.ram}
             tap.result('and their file' if share else 'and no file',
                        [f'{files}'] if files != {share} else [])
             l1.release()
@@ -187,13 +187,13 @@ def user(l1, tap, row):
     server.kill()
 
 
-def scenarios(config):
-    """(name, function, row)"""
-    if config != 'in-place':
+def scenarios(platform):
+    """(name, function, configuration)"""
+    if platform != 'in-place':
         return
-    for share, row in USERS:
+    for share, config in USERS:
         yield (f"vfio-user, {'a' if share else 'no'} file of the memory", user,
-               (share, row))
+               (share, config))
     yield f'the guest reboots, {REBOOT.name}', guest_reboots, REBOOT
-    for row in DIMMS:
-        yield f'a DIMM, {row.name}', dimm, row
+    for config in DIMMS:
+        yield f'a DIMM, {config.name}', dimm, config

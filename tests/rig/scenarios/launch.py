@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Machines that start from private memory, firmware included.
 
-For an L1 whose kernel converts in place: what TDX and SEV-SNP machines do there,
+For an L1 whose kernel converts in place: what TDX and SEV-SNP VMs do there,
 but for what the hardware does.
 """
 
@@ -10,7 +10,7 @@ from lib.units import MIB
 from rig.lib import iommu
 from rig.lib.checks import missing, not_possible
 from rig.lib.l1 import EDU, L2
-from rig.lib.machines import IN_PLACE, PAGES_2M, Row
+from rig.lib.configurations import IN_PLACE, PAGES_2M, Config
 
 FIRMWARE = 0xffff0000, 65536            # tests/guest/launch.S
 FIRST_WORD = '0x662efcfa'               # of it
@@ -27,22 +27,22 @@ FILE = 'memory-backend-file,share=on,mem-path=/tmp/memory'
 
 # memory-backend-guest-memfd, and what QEMU gives a guest_memfd itself
 LAUNCHES = (
-    Row('guest-memfd, iommufd', BACKEND, 'iommufd', **MACHINE),
-    Row('ram, type1', 'memory-backend-ram', 'type1', **MACHINE),
-    Row('memfd, iommufd', 'memory-backend-memfd', 'iommufd', **MACHINE),
-    Row('ram, preallocated', 'memory-backend-ram,prealloc=on', None, **MACHINE),
+    Config('guest-memfd, iommufd', BACKEND, 'iommufd', **MACHINE),
+    Config('ram, type1', 'memory-backend-ram', 'type1', **MACHINE),
+    Config('memfd, iommufd', 'memory-backend-memfd', 'iommufd', **MACHINE),
+    Config('ram, preallocated', 'memory-backend-ram,prealloc=on', None, **MACHINE),
 )
 REFUSED = (
-    (Row('huge pages', 'memory-backend-memfd' + PAGES_2M, None, **MACHINE),
+    (Config('huge pages', 'memory-backend-memfd' + PAGES_2M, None, **MACHINE),
      ("'m0' has huge pages", 'converted in place')),
-    (Row('file', FILE, None, **MACHINE),
+    (Config('file', FILE, None, **MACHINE),
      ("'m0' is a file", 'use memory-backend-guest-memfd')),
 )
-TWO_COPY = (Row('two copies', 'memory-backend-ram', None, **MACHINE),
+TWO_COPY = (Config('two copies', 'memory-backend-ram', None, **MACHINE),
             ('private-launch=on: ', 'KVM_SET_MEMORY_ATTRIBUTES2'))
 
 
-def only_shared(l2, row, wanted):
+def only_shared(l2, config, wanted):
     """Problems if another page than @wanted, in blocks by name, is shared."""
     blocks = {block['id']: block
               for block in l2.qmp.command('query-guest-memfd')}
@@ -57,7 +57,7 @@ def only_shared(l2, row, wanted):
                   for run in query_map(l2.qmp, name) if not run['private']]
         if shared != wanted.get(name, []):
             problems.append(f'{name}: shared is {shared}')
-    if blocks['m0']['size'] != row.ram:
+    if blocks['m0']['size'] != config.ram:
         problems.append(f"size of m0: {blocks['m0']['size']}")
     return problems
 
@@ -70,18 +70,18 @@ def show(l2, address):
 
 def page_is_private(l1):
     """Problems if somebody else can get hold of a page of QEMU's memory."""
-    code, lines = l1.shell('/rig/hold $(pidof qemu) 0 vmsplice </dev/null')
+    code, lines = l1.shell('/rig/hold-page $(pidof qemu) 0 vmsplice </dev/null')
     return missing('\n'.join(lines) if code else 'held', ['Bad address'])
 
 
-def launch(l1, tap, row):
+def launch(l1, tap, config):
     """All is private; firmware, which was, runs, and shares a page of RAM.
 
     KVM reads instructions that it emulates through the mapping, and SVM under
     TCG leaves many to it, so the firmware itself has to be shared to run.
     """
-    with L2(l1, row) as l2:
-        tap.result('all is private', only_shared(l2, row, {}) +
+    with L2(l1, config) as l2:
+        tap.result('all is private', only_shared(l2, config, {}) +
                    missing(show(l2, FIRMWARE[0]), ['Cannot access memory']) +
                    page_is_private(l1))
         l2.qmp.command('x-guest-memfd-convert', id='pc.bios', offset=0,
@@ -89,27 +89,27 @@ def launch(l1, tap, row):
         tap.result('the firmware is there',
                    missing(show(l2, FIRMWARE[0]), [FIRST_WORD]))
         l2.qmp.command('cont')
-        _summary, problems = l2.run_until_hold()
+        _summary, problems = l2.run_until_pause()
         tap.result('it runs, and shares a page', problems or
-                   only_shared(l2, row, {'pc.bios': [(0, FIRMWARE[1])],
-                                         'm0': [SHARED_PAGE]}) +
+                   only_shared(l2, config, {'pc.bios': [(0, FIRMWARE[1])],
+                                            'm0': [SHARED_PAGE]}) +
                    missing(show(l2, SHARED_PAGE[0]), ['0x600dda7a']))
         if problems:
             return
-        if row.vfio:
+        if config.vfio:
             tap.result('the IOMMU holds that page, no other of RAM',
-                       iommu.compare_pages(iommu.READ[l1.config](l1, EDU),
-                                           query_map(l2.qmp, 'm0'), row.ram))
+                       iommu.compare_pages(iommu.READ[l1.platform](l1, EDU),
+                                           query_map(l2.qmp, 'm0'), config.ram))
         l1.release()
         tap.result('the firmware got its page back', l2.bad_end())
 
 
-def scenarios(config):
-    """(name, function, row) of all that runs with this kernel."""
-    if config == 'intel':
+def scenarios(platform):
+    """(name, function, configuration) of all that runs with this kernel."""
+    if platform == 'intel':
         yield f'launch: refused, {TWO_COPY[0].name}', not_possible, TWO_COPY
-    if config == 'in-place':
-        for row in LAUNCHES:
-            yield f'launch: {row.name}', launch, row
-        for row, words in REFUSED:
-            yield f'launch: refused, {row.name}', not_possible, (row, words)
+    if platform == 'in-place':
+        for config in LAUNCHES:
+            yield f'launch: {config.name}', launch, config
+        for config, words in REFUSED:
+            yield f'launch: refused, {config.name}', not_possible, (config, words)

@@ -11,11 +11,11 @@ import time
 
 from lib.units import MIB, PAGE
 from rig.lib import iommu
-from rig.lib.checks import (LISTENER, Machine, del_device, failed_conversions,
+from rig.lib.checks import (LISTENER, VM, del_device, failed_conversions,
                             listeners, missing, not_possible, refused)
 from rig.lib.l1 import EDU, L2, SECOND_EDU
-from rig.lib.machines import (EMULATED, PAGES_2M, PORT, PROTECTED, TWO_COPY,
-                              Row)
+from rig.lib.configurations import (EMULATED, PAGES_2M, PORT, PROTECTED, TWO_COPY,
+                              Config)
 from rig.lib.server import SERVER, Server
 
 GIB = 1024 * MIB
@@ -25,7 +25,7 @@ ENTRY_LIMIT = '/sys/module/vfio_iommu_type1/parameters/dma_entry_limit'
 # Of these an eighth is left to memory that comes later
 FEW = 256
 LEFT = FEW // 8
-# So few that the ROMs of a machine that begins private need more
+# So few that the ROMs of a VM that begins private need more
 TOO_FEW = (1, 2)
 # The reserve, and one more
 DIMMS = 64 // 8 + 1
@@ -36,10 +36,10 @@ ENOUGH = 2
 QTEST = '/tmp/qtest'
 
 
-def extents(machine):
+def extents(vm):
     """All that is mapped for one device."""
     return sum(listener['extents']
-               for listener in listeners(machine).values())
+               for listener in listeners(vm).values())
 
 
 @contextlib.contextmanager
@@ -55,27 +55,27 @@ def entry_limit(l1, limit):
 
 # Limits
 
-def budget(l1, tap, row):
+def budget(l1, tap, config):
     """Conversions up to the limit of a container, and beyond it."""
-    with entry_limit(l1, FEW), L2(l1, row) as l2:
-        machine = Machine(l1, l2, row)
+    with entry_limit(l1, FEW), L2(l1, config) as l2:
+        vm = VM(l1, l2, config)
         huge = 32 * MIB
-        problems = [machine.convert(huge, HUGE, False)]
-        problems += [machine.convert(MIB + n * 2 * PAGE, PAGE, False)
+        problems = [vm.convert(huge, HUGE, False)]
+        problems += [vm.convert(MIB + n * 2 * PAGE, PAGE, False)
                      for n in range(FEW - LEFT - 4)]
-        room = FEW - LEFT - extents(machine)
-        tap.result(f'{extents(machine)} mappings, room for {room}',
-                   list(filter(None, problems)) + machine.problems() +
+        room = FEW - LEFT - extents(vm)
+        tap.result(f'{extents(vm)} mappings, room for {room}',
+                   list(filter(None, problems)) + vm.problems() +
                    ([] if 0 < room < 9 else ['no room for a test']))
 
         # nine, naturally aligned
-        answer, problems = machine.attempt(huge + 5 * PAGE, PAGE, True)
+        answer, problems = vm.attempt(huge + 5 * PAGE, PAGE, True)
         tap.result('a split that has no room for its pieces has two',
                    problems + ([answer] if answer else []) +
-                   ([] if FEW - LEFT - extents(machine) == room - 1
-                    else [f'{extents(machine)} mappings']))
+                   ([] if FEW - LEFT - extents(vm) == room - 1
+                    else [f'{extents(vm)} mappings']))
         for number in range(room):
-            answer, problems = machine.attempt(48 * MIB + number * 2 * PAGE,
+            answer, problems = vm.attempt(48 * MIB + number * 2 * PAGE,
                                                PAGE, False)
             if answer or problems:
                 break
@@ -84,43 +84,43 @@ def budget(l1, tap, row):
         for what, offset, size, private in (
                 ('a page', 56 * MIB, PAGE, False),
                 ('a page and more', 16 * MIB, 8 * MIB, False)):
-            answer, problems = machine.attempt(offset, size, private)
+            answer, problems = vm.attempt(offset, size, private)
             tap.result(f'{what} beyond it is refused',
                        problems + missing(answer, [NO_ROOM]))
         tap.result('an event says so', missing(
             ' '.join(failed_conversions(l2)), [NO_ROOM]))
-        answer, problems = machine.attempt(MIB + PAGE, PAGE, False)
+        answer, problems = vm.attempt(MIB + PAGE, PAGE, False)
         tap.result('a page between two makes one mapping of three',
                    problems + ([answer] if answer else []))
-        answer, problems = machine.attempt(MIB + PAGE, PAGE, True)
+        answer, problems = vm.attempt(MIB + PAGE, PAGE, True)
         tap.result('and goes back', problems + ([answer] if answer else []))
         # memory that is plugged in has the part that was left
         l2.qmp.command('object-add', id='d0', size=128 * MIB, **{
             'qom-type': 'memory-backend-ram'})
         l2.qmp.command('device_add', driver='pc-dimm', id='dimm0', memdev='d0')
-        tap.result('other memory is plugged in', machine.problems())
+        tap.result('other memory is plugged in', vm.problems())
 
-        answer = machine.convert(huge + 9 * PAGE, PAGE, True)
-        lost = machine.problems()
+        answer = vm.convert(huge + 9 * PAGE, PAGE, True)
+        lost = vm.problems()
         tap.result('a split beyond it loses what has no mapping',
                    ([answer] if answer else []) +
                    ([] if lost else ['nothing is missing']) +
-                   missing(machine.said(), ['cannot reach all of']))
+                   missing(vm.said(), ['cannot reach all of']))
 
-        answer = machine.convert(MIB, 8 * PAGE, True)
+        answer = vm.convert(MIB, 8 * PAGE, True)
         tap.result('mappings are given back', [answer] if answer else [])
-        answer, problems = machine.attempt(56 * MIB, PAGE, False)
+        answer, problems = vm.attempt(56 * MIB, PAGE, False)
         tap.result('a page works again, and all is there',
                    problems + ([answer] if answer else []))
 
 
-class High(Machine):
-    """The part of a machine's memory that is above 4 GiB."""
+class High(VM):
+    """The part of a VM's memory that is above 4 GiB."""
 
     LOW = 2 * GIB
 
-    def __init__(self, l1, l2, row):
-        super().__init__(l1, l2, row, base=4 * GIB, size=row.ram - self.LOW)
+    def __init__(self, l1, l2, config):
+        super().__init__(l1, l2, config, base=4 * GIB, size=config.ram - self.LOW)
 
     def convert(self, offset, size, private):
         return super().convert(self.LOW + offset, size, private)
@@ -134,23 +134,23 @@ class High(Machine):
                 if run['offset'] + run['size'] > self.LOW]
 
 
-def no_room_for_roms(l1, tap, row):
-    """Other memory has no mapping: the machine does not start."""
+def no_room_for_roms(l1, tap, config):
+    """Other memory has no mapping: the VM does not start."""
     for limit in TOO_FEW:
         with entry_limit(l1, limit):
-            problems = refused(l1, row, ['No space left on device',
+            problems = refused(l1, config, ['No space left on device',
                                          'unable to continue'])
         tap.result(f'{limit}: refused with the reason',
                    ['it was not refused'] if problems is None else problems)
 
 
-def no_room_for_dimms(l1, tap, row):
+def no_room_for_dimms(l1, tap, config):
     """Nor has memory that is plugged in: the VM that ran stops, and is there."""
-    with entry_limit(l1, 64), L2(l1, row, row.guest) as l2:
-        machine = Machine(l1, l2, row)
-        _, problems = l2.run_until_hold()
+    with entry_limit(l1, 64), L2(l1, config, config.guest) as l2:
+        vm = VM(l1, l2, config)
+        _, problems = l2.run_until_pause()
         offset = 40 * MIB
-        while not machine.convert(offset, PAGE, False):
+        while not vm.convert(offset, PAGE, False):
             offset += 2 * PAGE
         for n in range(DIMMS):
             l2.qmp.command('object-add', id=f'd{n}', size=HUGE, **{
@@ -161,20 +161,20 @@ def no_room_for_dimms(l1, tap, row):
         status = l2.qmp.command('query-status')['status']
         tap.result('the VM stops', problems + (
             [] if status == 'internal-error' else [f'status {status}']) +
-            missing(machine.said(), ['No space left on device',
+            missing(vm.said(), ['No space left on device',
                                      'unable to continue']))
 
 
-def large(l1, tap, row):
+def large(l1, tap, config):
     """A VM far larger than a container has mappings for its pages."""
-    with L2(l1, row) as l2:
-        machine = High(l1, l2, row)
-        tap.result('it starts', machine.problems())
+    with L2(l1, config) as l2:
+        vm = High(l1, l2, config)
+        tap.result('it starts', vm.problems())
         for offset, size, private in ((60 * GIB - HUGE, HUGE, False),
                                       (32 * GIB, 4 * HUGE, False),
                                       (32 * GIB + HUGE, PAGE, True),
                                       (60 * GIB - HUGE, HUGE, True)):
-            answer, problems = machine.attempt(offset, size, private)
+            answer, problems = vm.attempt(offset, size, private)
             tap.result(f'{offset:#x}+{size:#x} private={private}',
                        problems + ([answer] if answer else []))
 
@@ -188,33 +188,33 @@ def add_edu(l2, vfio):
                    host=EDU, **extra)
 
 
-def plug_row(memory, vfio, **more):
-    """A machine whose device comes later."""
+def plug_config(memory, vfio, **more):
+    """A VM whose device comes later."""
     extra = PORT + more.pop('extra', [])
     if vfio == 'iommufd':
         extra += ['-object', 'iommufd,id=iommufd0']
-    row = Row(vfio, memory, None, extra=extra, **more)
-    row.plugged = vfio
-    return row
+    config = Config(vfio, memory, None, extra=extra, **more)
+    config.plugged = vfio
+    return config
 
 
-def requests(machine):
-    """How many conversions were asked for."""
-    block = machine.l2.qmp.command('query-guest-memfd')[0]
+def requests(vm):
+    """How many conversions were requested."""
+    block = vm.l2.qmp.command('query-guest-memfd')[0]
     return block['to-private']['requests'] + block['to-shared']['requests']
 
 
-def plug_often(machine, vfio):
+def plug_often(vm, vfio):
     """Plug and unplug; how often the guest has converted meanwhile.
 
     That is counted from when it begins, and ends when it waits.
     """
     changed = idle = 0
     while changed < PLUGS and idle < 3:
-        before = requests(machine)
-        add_edu(machine.l2, vfio)
-        del_device(machine, vfio)
-        if requests(machine) > before:
+        before = requests(vm)
+        add_edu(vm.l2, vfio)
+        del_device(vm, vfio)
+        if requests(vm) > before:
             changed += 1
             idle = 0
         elif changed:
@@ -222,143 +222,143 @@ def plug_often(machine, vfio):
     return changed
 
 
-def plugging(l1, tap, row):
+def plugging(l1, tap, config):
     """A device comes and goes while the guest converts, without pause."""
-    words = f'conv={row.conv} base=16 window=16 rounds=2 mix=2000 chunk=4 pause=1'
-    with L2(l1, row, words) as l2:
-        machine = Machine(l1, l2, row)
-        changed = plug_often(machine, row.plugged)
-        add_edu(l2, row.plugged)
+    words = f'conv={config.conv} base=16 window=16 rounds=2 mix=2000 chunk=4 pause=1'
+    with L2(l1, config, words) as l2:
+        vm = VM(l1, l2, config)
+        changed = plug_often(vm, config.plugged)
+        add_edu(l2, config.plugged)
         tap.result(f'it came and went {changed} times while memory converted',
                    ['too few'] if changed < ENOUGH else [])
         for step in range(2):
-            _summary, problems = l2.run_until_hold()
+            _summary, problems = l2.run_until_pause()
             tap.result(f'the guest has converted, {step}',
-                       problems or machine.problems())
+                       problems or vm.problems())
             if problems:
                 return
             l1.release()
         tap.result('QEMU ended well', l2.bad_end())
 
 
-def arriving(l1, tap, row):
+def arriving(l1, tap, config):
     """A device comes when memory is in very many pieces."""
-    with L2(l1, row) as l2:
-        machine = Machine(l1, l2, row)
+    with L2(l1, config) as l2:
+        vm = VM(l1, l2, config)
         start = time.monotonic()
-        l1.run(f'/rig/comb {QTEST} {16 * MIB:#x} {MANY}')
+        l1.run(f'/rig/alternate {QTEST} {16 * MIB:#x} {MANY}')
         tap.note(f'{MANY} pieces: {time.monotonic() - start:.1f} s')
         start = time.monotonic()
-        add_edu(l2, row.plugged)
+        add_edu(l2, config.plugged)
         tap.note(f'the device: {time.monotonic() - start:.1f} s')
-        tap.result('all of them are mapped', machine.problems() +
-                   ([] if extents(machine) == MANY
-                    else [f'{extents(machine)} mappings']))
-        answer, problems = machine.attempt(16 * MIB, 64 * MIB, False)
+        tap.result('all of them are mapped', vm.problems() +
+                   ([] if extents(vm) == MANY
+                    else [f'{extents(vm)} mappings']))
+        answer, problems = vm.attempt(16 * MIB, 64 * MIB, False)
         tap.result('some become one', problems + ([answer] if answer else []))
-        del_device(machine, row.plugged)
-        add_edu(l2, row.plugged)
+        del_device(vm, config.plugged)
+        add_edu(l2, config.plugged)
         # with the piece that follows them
         tap.result('it is back: 64 MiB are one mapping',
-                   machine.problems() +
-                   ([] if extents(machine) == MANY - 64 * MIB // (2 * PAGE)
-                    else [f'{extents(machine)} mappings']))
+                   vm.problems() +
+                   ([] if extents(vm) == MANY - 64 * MIB // (2 * PAGE)
+                    else [f'{extents(vm)} mappings']))
 
 
 # Several containers
 
-def all_problems(l1, machine, row, server):
+def all_problems(l1, vm, config, server):
     """No container has anything else mapped than the shared pages."""
     found = []
-    runs = machine.runs()
+    runs = vm.runs()
     for device in (EDU, SECOND_EDU):
         found += [f'{device}: {problem}' for problem in iommu.compare_pages(
-            iommu.READ[l1.config](l1, device), runs, row.ram)]
+            iommu.READ[l1.platform](l1, device), runs, config.ram)]
     if server:
         found += [f'vfio-user: {problem}' for problem in
-                  iommu.compare_pages(server.maps(), runs, row.ram)]
+                  iommu.compare_pages(server.maps(), runs, config.ram)]
     return found
 
 
-def several(l1, tap, row):
+def several(l1, tap, config):
     """Three containers of three kinds; one of them dies."""
     server = Server(l1)
-    words = f'conv={row.conv} base=16 window=16 rounds=3 mix=600 chunk=4 pause=1'
-    with L2(l1, row, words) as l2:
-        machine = Machine(l1, l2, row)
+    words = f'conv={config.conv} base=16 window=16 rounds=3 mix=600 chunk=4 pause=1'
+    with L2(l1, config, words) as l2:
+        vm = VM(l1, l2, config)
         l2.qmp.command('device_add', driver='vfio-user-pci', id='dev',
                        bus='rp', socket={'type': 'unix', 'path': SERVER})
         for step in range(3):
-            _summary, problems = l2.run_until_hold()
+            _summary, problems = l2.run_until_pause()
             if not problems:
-                problems = all_problems(l1, machine, row, server)
+                problems = all_problems(l1, vm, config, server)
             tap.result(f'all have the shared pages, {step}', problems)
             if problems:
                 return
             if step < 2:
                 l1.release()
-        kinds = sorted(name.split('@')[0] for name in listeners(machine))
+        kinds = sorted(name.split('@')[0] for name in listeners(vm))
         tap.result('they are of three kinds', [f'{kinds}']
                    if set(kinds) != set(LISTENER.values()) else [])
 
-        machine.convert(16 * MIB, 16 * MIB, True)
-        machine.convert(20 * MIB, HUGE, False)
+        vm.convert(16 * MIB, 16 * MIB, True)
+        vm.convert(20 * MIB, HUGE, False)
         server.kill()
         for offset, size, private in ((24 * MIB, HUGE, False),
                                       (20 * MIB, PAGE, True),
                                       (20 * MIB, HUGE, True)):
-            answer = machine.convert(offset, size, private)
+            answer = vm.convert(offset, size, private)
             tap.result(f'one has died: {offset:#x}+{size:#x} private={private}',
-                       all_problems(l1, machine, row, None) +
+                       all_problems(l1, vm, config, None) +
                        ([answer] if answer else []))
-        del_device(machine, 'user')
+        del_device(vm, 'user')
         for offset, size, private in ((24 * MIB, HUGE, True),
                                       (20 * MIB, HUGE, False),
                                       (20 * MIB, PAGE, True)):
-            answer = machine.convert(offset, size, private)
+            answer = vm.convert(offset, size, private)
             tap.result(f'without it: {offset:#x}+{size:#x} private={private}',
-                       all_problems(l1, machine, row, None) +
+                       all_problems(l1, vm, config, None) +
                        ([answer] if answer else []))
 
 
-PLUGGING = [plug_row(TWO_COPY, vfio, ram=64 * MIB, **PROTECTED)
+PLUGGING = [plug_config(TWO_COPY, vfio, ram=64 * MIB, **PROTECTED)
             for vfio in ('iommufd', 'type1')]
-ARRIVING = plug_row(EMULATED, 'iommufd', ram=GIB,
+ARRIVING = plug_config(EMULATED, 'iommufd', ram=GIB,
                     extra=['-qtest', f'unix:{QTEST},server=on,wait=off',
                            '-qtest-log', '/dev/null'])
-BUDGET = Row('type1', EMULATED, 'type1', ram=64 * MIB,
+BUDGET = Config('type1', EMULATED, 'type1', ram=64 * MIB,
              extra=['-m', 'slots=1,maxmem=1G'])
-NO_ROMS = Row('type1', EMULATED, 'type1', ram=64 * MIB)
-NO_DIMMS = Row('type1', EMULATED, 'type1', ram=64 * MIB,
+NO_ROMS = Config('type1', EMULATED, 'type1', ram=64 * MIB)
+NO_DIMMS = Config('type1', EMULATED, 'type1', ram=64 * MIB,
                extra=['-m', f'slots={DIMMS},maxmem=1G'])
-LARGE = [Row('4K pages', EMULATED, 'type1', ram=64 * GIB),
-         Row('2M pages', EMULATED + PAGES_2M + ',reserve=off', 'type1',
+LARGE = [Config('4K pages', EMULATED, 'type1', ram=64 * GIB),
+         Config('2M pages', EMULATED + PAGES_2M + ',reserve=off', 'type1',
              ram=64 * GIB)]
-TOO_MANY = (Row('type1', EMULATED.replace('private', 'shared'), 'type1',
+TOO_MANY = (Config('type1', EMULATED.replace('private', 'shared'), 'type1',
                 ram=512 * MIB, split='page'),
             ('cannot map the shared part of', 'No space left on device',
              'it takes 131072 mappings', 'of 65535', 'x-dma-split=auto',
              'vfio_iommu_type1.dma_entry_limit'))
 # The second edu with type1; the third container comes while they run
-SEVERAL = [Row(f'vfio-user, iommufd, type1{name}', memory, 'iommufd',
+SEVERAL = [Config(f'vfio-user, iommufd, type1{name}', memory, 'iommufd',
                ram=64 * MIB, **dict(more, extra=more.get('extra', []) + PORT + [
                    '-device', f'vfio-pci,host={SECOND_EDU}']))
            for name, memory, more in (('', EMULATED, {}),
                                       (', two-copy', TWO_COPY, PROTECTED))]
 
 
-def scenarios(config):
-    """(name, function, row)"""
-    if config != 'intel':
+def scenarios(platform):
+    """(name, function, configuration)"""
+    if platform != 'intel':
         return
     yield f'life: limit of mappings, {BUDGET.name}', budget, BUDGET
     yield 'life: no mappings for ROMs', no_room_for_roms, NO_ROMS
     yield 'life: no mappings for DIMMs', no_room_for_dimms, NO_DIMMS
-    for row in LARGE:
-        yield f'life: 64 GiB, {row.name}', large, row
+    for config in LARGE:
+        yield f'life: 64 GiB, {config.name}', large, config
     yield 'life: more mappings than can be', not_possible, TOO_MANY
-    for row in PLUGGING:
-        yield f'life: plugging, {row.name}', plugging, row
+    for config in PLUGGING:
+        yield f'life: plugging, {config.name}', plugging, config
     yield f'life: arriving late, {ARRIVING.name}', arriving, ARRIVING
-    for row in SEVERAL:
-        yield f'life: several, {row.name}', several, row
+    for config in SEVERAL:
+        yield f'life: several, {config.name}', several, config

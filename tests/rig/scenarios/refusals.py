@@ -13,18 +13,18 @@ import random
 
 from lib.error import HarnessError
 from lib.units import MIB
-from rig.lib.checks import (Machine, failed_conversions, missing, not_possible,
+from rig.lib.checks import (VM, failed_conversions, missing, not_possible,
                             refused)
 from rig.lib.l1 import SECOND_EDU, L2
-from rig.lib.machines import (EMULATED, IN_PLACE, PROTECTED, SHARED, TWO_COPY,
-                              Row)
+from rig.lib.configurations import (EMULATED, IN_PLACE, PROTECTED, SHARED, TWO_COPY,
+                                    Config)
 
 K = 1024
 NO_MEMORY = 'Cannot allocate memory'
 VFIO = ('iommufd', 'type1')
 RAM = 64 * MIB
 LIMIT = 32 * MIB
-WINDOW = 16 * MIB       # where the guest has its buffers
+BOUNCE = 16 * MIB       # where the guest has its buffers
 
 # Functions of the kernel below which allocations fail
 CREATE = 'kvm_gmem_create'
@@ -52,65 +52,65 @@ def limited(size):
     return ['/rig/limited', str(size)]
 
 
-LOCKED = [Row(vfio, EMULATED.replace('private', 'shared'), vfio, ram=RAM,
-              prefix=limited(LIMIT))
+LOCKED = [Config(vfio, EMULATED.replace('private', 'shared'), vfio, ram=RAM,
+                 prefix=limited(LIMIT))
           for vfio in VFIO]
-LOCKING = [Row(vfio, EMULATED, vfio, ram=RAM, prefix=limited(LIMIT))
+LOCKING = [Config(vfio, EMULATED, vfio, ram=RAM, prefix=limited(LIMIT))
            for vfio in VFIO]
-FILES = [Row('mapped', SHARED, None, ram=RAM),
-         Row('two-copy', TWO_COPY, None, ram=RAM, **PROTECTED)]
-MAPPINGS = [Row(vfio, EMULATED, vfio, ram=RAM) for vfio in VFIO]
-CUTS = [Row('cut', EMULATED, 'iommufd', ram=RAM, split='cut')]
-NO_CUT = (Row('cut by type1', EMULATED, 'type1', ram=RAM, split='cut'),
+FILES = [Config('mapped', SHARED, None, ram=RAM),
+         Config('two-copy', TWO_COPY, None, ram=RAM, **PROTECTED)]
+MAPPINGS = [Config(vfio, EMULATED, vfio, ram=RAM) for vfio in VFIO]
+CUTS = [Config('cut', EMULATED, 'iommufd', ram=RAM, split='cut')]
+NO_CUT = (Config('cut by type1', EMULATED, 'type1', ram=RAM, split='cut'),
           ('x-dma-split=cut needs iommufd', 'use x-dma-split=auto'))
-DIFFERENT = [(Row(f'two of {vfio}', EMULATED, vfio, ram=RAM, split='page',
-                  extra=['-device', f'vfio-pci,host={SECOND_EDU}{more}']),
+DIFFERENT = [(Config(f'two of {vfio}', EMULATED, vfio, ram=RAM, split='page',
+                     extra=['-device', f'vfio-pci,host={SECOND_EDU}{more}']),
               ('x-dma-split=auto differs from page', 'give both the same'))
              for vfio, more in (('iommufd', ',iommufd=iommufd0'),
                                 ('type1', ''))]
-ATTRIBUTES = [Row(f'two-copy, {vfio}', TWO_COPY, vfio, ram=RAM, **PROTECTED)
+ATTRIBUTES = [Config(f'two-copy, {vfio}', TWO_COPY, vfio, ram=RAM, **PROTECTED)
               for vfio in VFIO]
-IN_PLACES = [Row(f'in-place, {vfio}', IN_PLACE, vfio, ram=RAM, **PROTECTED)
+IN_PLACES = [Config(f'in-place, {vfio}', IN_PLACE, vfio, ram=RAM, **PROTECTED)
              for vfio in VFIO]
-FAILING = Row('in-place', IN_PLACE + ',prealloc=on', None, ram=RAM,
-              **dict(PROTECTED, conv='none', extra=PROTECTED['extra'] + [
+FAILING = Config('in-place', IN_PLACE + ',prealloc=on', None, ram=RAM,
+                 **dict(PROTECTED, conv='none', extra=PROTECTED['extra'] + [
                   '-S', '-device', 'edu', '-action', 'reboot=reset']))
 
 
-def prefixed(row, prefix):
-    """The same machine, with other words before its command line."""
-    clone = copy.copy(row)
+def prefixed(config, prefix):
+    """The same vm, with other words before its command line."""
+    clone = copy.copy(config)
     clone.prefix = prefix
     return clone
 
 
 # Locked memory
 
-def memlock_at_start(l1, tap, row):
+def memlock_at_start(l1, tap, config):
     """RLIMIT_MEMLOCK is below what is shared from the beginning."""
-    problems = refused(l1, row, [
+    problems = refused(l1, config, [
         f'RLIMIT_MEMLOCK is {LIMIT // K} KiB', NO_MEMORY, 'ulimit -l',
         'LimitMEMLOCK=', '<memtune><hard_limit>'])
     tap.result('QEMU names the limit and the remedy',
                ['QEMU started'] if problems is None else problems)
-    enough = prefixed(row, limited(RAM + LIMIT))
+    enough = prefixed(config, limited(RAM + LIMIT))
     with L2(l1, enough) as l2:
         tap.result('with a higher limit it starts',
-                   Machine(l1, l2, enough).problems())
+                   VM(l1, l2, enough).problems())
 
 
-def memlock_conversion(l1, tap, row):
+def memlock_conversion(l1, tap, config):
     """A conversion goes beyond RLIMIT_MEMLOCK, others do not."""
     steps = (('within the limit', 16, 8, False, None),
              ('beyond it', 24, 32, False, NO_MEMORY),
              ('within it, after that', 24, 16, False, None),
              ('all back', 0, RAM // MIB, True, None),
              ('where it was refused', 24, 24, False, None))
-    with L2(l1, row) as l2:
-        machine = Machine(l1, l2, row)
+    with L2(l1, config) as l2:
+        vm = VM(l1, l2, config)
         for name, offset, size, private, reason in steps:
-            answer, problems = machine.attempt(offset * MIB, size * MIB,
-                                               private)
+            answer, problems = vm.attempt(offset * MIB, size * MIB,
+                                          private)
             if reason:
                 problems += missing(answer, [reason])
             elif answer:
@@ -120,8 +120,8 @@ def memlock_conversion(l1, tap, row):
         tap.result('one event', missing(reasons[0], [NO_MEMORY])
                    if len(reasons) == 1 else [f'events: {reasons}'])
         tap.result('QEMU names the limit once',
-                   [machine.said()]
-                   if machine.said().count('RLIMIT_MEMLOCK is') != 1 else [])
+                   [vm.said()]
+                   if vm.said().count('RLIMIT_MEMLOCK is') != 1 else [])
 
 
 # Allocations of the kernel that fail
@@ -179,13 +179,13 @@ class Failslab:
         return not left
 
 
-def creation(l1, tap, row):
+def creation(l1, tap, config):
     """Each allocation fails that the kernel makes for a guest_memfd."""
-    # the first file is a page, to ask the kernel what it can do
+    # the first file is a page, by which QEMU sees what the kernel can do
     words = ['cannot create a guest_memfd of ', f'bytes: {NO_MEMORY}']
     with Failslab(l1, CREATE):
         for number in itertools.count(1):
-            problems = refused(l1, prefixed(row, [
+            problems = refused(l1, prefixed(config, [
                 'sh', '-c', f'echo {number} >/proc/self/fail-nth; exec "$@"',
                 'sh']), words)
             if problems is None:
@@ -194,19 +194,19 @@ def creation(l1, tap, row):
     tap.result('allocations were made', ['none'] if number == 1 else [])
 
 
-def mappings(l1, tap, row):
+def mappings(l1, tap, config):
     """Each allocation fails that an IOMMU's driver makes for a conversion."""
-    with L2(l1, row) as l2, Failslab(l1, IOCTL[row.vfio]) as failslab:
-        machine = Machine(l1, l2, row)
+    with L2(l1, config) as l2, Failslab(l1, IOCTL[config.vfio]) as failslab:
+        vm = VM(l1, l2, config)
         for index, (name, *conversion) in enumerate(MAPPING_STEPS):
             refusals = 0
             for number in itertools.count(1):
-                machine.convert(*PIECE, True)
+                vm.convert(*PIECE, True)
                 for _name, *earlier in MAPPING_STEPS[:index]:
-                    machine.convert(*earlier)
-                failslab.only(machine.pid, number)
-                answer, problems = machine.attempt(*conversion)
-                reached = failslab.reached(machine.pid)
+                    vm.convert(*earlier)
+                failslab.only(vm.pid, number)
+                answer, problems = vm.attempt(*conversion)
+                reached = failslab.reached(vm.pid)
                 refusals += answer is not None
                 if answer and not reached:
                     problems.append(f'refused for no reason: {answer}')
@@ -218,16 +218,16 @@ def mappings(l1, tap, row):
                        problems)
 
 
-def attributes(l1, tap, row):
+def attributes(l1, tap, config):
     """All allocations fail from one on, when KVM is told of private pages."""
     offset, size = 16 * MIB, 2 * MIB
     refused = 0
-    how = row.name.split(',')[0]
-    with L2(l1, row) as l2, Failslab(l1, IOCTL[how]) as failslab:
-        machine = Machine(l1, l2, row)
+    how = config.name.split(',')[0]
+    with L2(l1, config) as l2, Failslab(l1, IOCTL[how]) as failslab:
+        vm = VM(l1, l2, config)
         for space in itertools.count(0, NODE_BYTES):
-            failslab.percent(machine.pid, 100, space)
-            answer, problems = machine.attempt(offset, size, True)
+            failslab.percent(vm.pid, 100, space)
+            answer, problems = vm.attempt(offset, size, True)
             failslab.stop()
             problems += missing(answer, [NO_MEMORY]) if answer else []
             if problems or not answer:
@@ -235,35 +235,35 @@ def attributes(l1, tap, row):
             refused += 1
         tap.result(f'refused {refused} times, then granted',
                    problems or ([] if refused else ['never refused']))
-        answer, problems = machine.attempt(offset, size, False)
+        answer, problems = vm.attempt(offset, size, False)
         tap.result('shared again', problems + ([answer] if answer else []))
 
 
-def random_failures(l1, tap, row):
+def random_failures(l1, tap, config):
     """Many conversions while allocations fail at random."""
     rng = random.Random(1)
-    names = [row.vfio] + [name for name in ('two-copy', 'in-place')
-                          if row.name.startswith(name)]
+    names = [config.vfio] + [name for name in ('two-copy', 'in-place')
+                             if config.name.startswith(name)]
     refused = 0
-    with L2(l1, row) as l2:
-        machine = Machine(l1, l2, row)
-        machine.convert(0, RAM, True)
+    with L2(l1, config) as l2:
+        vm = VM(l1, l2, config)
+        vm.convert(0, RAM, True)
         for batch in range(BATCHES):
             with Failslab(l1, IOCTL[names[batch % len(names)]]) as failslab:
-                failslab.percent(machine.pid, PERCENT[batch % len(PERCENT)])
+                failslab.percent(vm.pid, PERCENT[batch % len(PERCENT)])
                 for _ in range(BATCH):
                     size = rng.choice((1, 2, 3, 16, 37, 512)) * 4 * K
                     offset = 16 * MIB + rng.randrange(1024) * 4 * K
-                    refused += machine.convert(offset, size,
-                                               rng.random() < 0.5) is not None
+                    refused += vm.convert(offset, size,
+                                          rng.random() < 0.5) is not None
             # what could not be mapped again is less than the map allows
-            problems = [text for text in machine.problems()
+            problems = [text for text in vm.problems()
                         if not text.startswith('shared')]
             # and the next conversion mends it
             last = RAM - 4 * K
-            problems += filter(None, (machine.convert(last, 4 * K, False),
-                                      machine.convert(last, 4 * K, True)))
-            problems += machine.problems()
+            problems += filter(None, (vm.convert(last, 4 * K, False),
+                                      vm.convert(last, 4 * K, True)))
+            problems += vm.problems()
             tap.result(f'batch {batch}', problems)
     total = BATCHES * BATCH
     tap.result(f'{refused} of {total} conversions were refused',
@@ -280,24 +280,24 @@ def wait_stopped(l2):
             return status['status']
 
 
-def memory_failure(l1, tap, row):
+def memory_failure(l1, tap, config):
     """A page fails, the guest comes across it, a reset gives it another."""
-    with L2(l1, row, row.guest) as l2:
-        machine = Machine(l1, l2, row)
-        l1.run(f'/rig/poison {machine.pid} kvm-gmem {WINDOW:#x}')
+    with L2(l1, config, config.guest) as l2:
+        vm = VM(l1, l2, config)
+        l1.run(f'/rig/poison {vm.pid} kvm-gmem {BOUNCE:#x}')
         l2.qmp.command('cont')
         state = wait_stopped(l2)
         tap.result('the VM stops', [state] if state != 'internal-error' else
-                   missing(machine.said(), [
-                       f"'m0' offset {WINDOW:#x} (guest physical address "
-                       f'{WINDOW:#x}, shared)']))
+                   missing(vm.said(), [
+                       f"'m0' offset {BOUNCE:#x} (guest physical address "
+                       f'{BOUNCE:#x}, shared)']))
         events = [event['data']['recipient'] for event in l2.qmp.events
                   if event['event'] == 'MEMORY_FAILURE']
         tap.result('the guest was told before',
                    [f'events: {events}'] if events != ['guest'] else [])
         l2.qmp.command('system_reset')
         l2.qmp.command('cont')
-        _summary, problems = l2.run_until_hold()
+        _summary, problems = l2.run_until_pause()
         tap.result('after a reset it runs', problems)
         l1.release()
         tap.result('QEMU ended well', l2.bad_end())
@@ -305,8 +305,8 @@ def memory_failure(l1, tap, row):
 
 def in_place_scenarios():
     """For a kernel that converts in place."""
-    for row in IN_PLACES:
-        yield f'refusals: attributes, {row.name}', attributes, row
+    for config in IN_PLACES:
+        yield f'refusals: attributes, {config.name}', attributes, config
     yield (f'refusals: random failures, {IN_PLACES[0].name}', random_failures,
            IN_PLACES[0])
     yield f'refusals: memory failure, {FAILING.name}', memory_failure, FAILING
@@ -314,7 +314,7 @@ def in_place_scenarios():
 
 def intel_scenarios():
     """For one that does not."""
-    for what, function, rows in (
+    for what, function, configurations in (
             ('memlock at the start', memlock_at_start, LOCKED),
             ('memlock and conversions', memlock_conversion, LOCKING),
             ('creation', creation, FILES),
@@ -322,15 +322,15 @@ def intel_scenarios():
             ('attributes', attributes, ATTRIBUTES),
             ('random failures', random_failures,
              MAPPINGS + CUTS + ATTRIBUTES)):
-        for row in rows:
-            yield f'refusals: {what}, {row.name}', function, row
+        for config in configurations:
+            yield f'refusals: {what}, {config.name}', function, config
     for what in (NO_CUT, *DIFFERENT):
         yield f'refusals: policy, {what[0].name}', not_possible, what
 
 
-def scenarios(config):
-    """(name, function, row)"""
-    if config == 'intel':
+def scenarios(platform):
+    """(name, function, configuration)"""
+    if platform == 'intel':
         yield from intel_scenarios()
-    elif config == 'in-place':
+    elif platform == 'in-place':
         yield from in_place_scenarios()

@@ -8,26 +8,26 @@ what became of its requests, and has looked at its data (tests/guest).
 from lib.units import MIB
 from rig.lib.checks import missing
 from rig.lib.l1 import L2
-from rig.lib.machines import IN_PLACE, PROTECTED, SHARED, TWO_COPY, Row
+from rig.lib.configurations import IN_PLACE, PROTECTED, SHARED, TWO_COPY, Config
 
 # What the guest gives to the balloon, of either state
 GIVEN = 8
 VHOST_ERROR = 'vhost vring error in virtqueue'
 
 
-def machine(name, memory, *devices):
-    """A row with virtio devices of version 1 only."""
+def configured(name, memory, *devices):
+    """A configuration with virtio devices of version 1 only."""
     extra = list(PROTECTED['extra'])
     for device in devices:
         extra += ['-device', f'{device},disable-legacy=on']
-    return Row(name, memory, None, ram=64 * MIB, machine=PROTECTED['machine'],
-               extra=extra, conv='hypercall')
+    return Config(name, memory, None, ram=64 * MIB, machine=PROTECTED['machine'],
+                  extra=extra, conv='hypercall')
 
 
 BALLOON = 'virtio-balloon-pci,free-page-reporting=on'
 BALLOONS = {
-    'in-place': machine('in place', IN_PLACE, BALLOON),
-    'intel': machine('two copies', TWO_COPY, BALLOON),
+    'in-place': configured('in place', IN_PLACE, BALLOON),
+    'intel': configured('two copies', TWO_COPY, BALLOON),
 }
 # How many pages are empty: of two copies, the shared one is gone already. A
 # report of what QEMU cannot map goes through a buffer, for which there is one
@@ -44,10 +44,10 @@ EMPTY = {
                'private-done': 1, 'private-empty': 0,
                'all-private-done': 0, 'all-private-empty': 0}),
 }
-QUEUES = machine('queues', IN_PLACE, 'virtio-rng-pci', BALLOON)
-VSOCK = machine('vsock', IN_PLACE, 'vhost-vsock-pci,guest-cid=3')
-ORDINARY = Row('vsock', SHARED, None, ram=64 * MIB, conv='none',
-               extra=['-device', 'vhost-vsock-pci,guest-cid=3,'
+QUEUES = configured('queues', IN_PLACE, 'virtio-rng-pci', BALLOON)
+VSOCK = configured('vsock', IN_PLACE, 'vhost-vsock-pci,guest-cid=3')
+ORDINARY = Config('vsock', SHARED, None, ram=64 * MIB, conv='none',
+                  extra=['-device', 'vhost-vsock-pci,guest-cid=3,'
                                  'disable-legacy=on'])
 
 
@@ -57,9 +57,9 @@ def differences(summary, wanted):
             for key, value in wanted.items() if summary.get(key) != value]
 
 
-def words(row, what):
+def words(config, what):
     """The guest's command line."""
-    return f'conv={row.conv} base=16 window=16 pause=1 virtio={what}'
+    return f'conv={config.conv} base=16 window=16 pause=1 virtio={what}'
 
 
 def no_failures(l2):
@@ -77,12 +77,12 @@ def end(l1, tap, l2):
     tap.result('QEMU ended well', l2.bad_end())
 
 
-def balloon(l1, tap, row):
+def balloon(l1, tap, config):
     """Pages that the guest gave away are empty, all others have their data."""
-    wanted = EMPTY[l1.config]
-    with L2(l1, row, words(row, 'balloon')) as l2:
+    wanted = EMPTY[l1.platform]
+    with L2(l1, config, words(config, 'balloon')) as l2:
         for what, figures in zip(('the balloon', 'reports'), wanted):
-            summary, problems = l2.run_until_hold()
+            summary, problems = l2.run_until_pause()
             tap.result(f'{what}: only what was given is empty',
                        problems or differences(summary, figures))
             if problems:
@@ -92,25 +92,25 @@ def balloon(l1, tap, row):
         end(l1, tap, l2)
 
 
-def queues(l1, tap, row):
+def queues(l1, tap, config):
     """QEMU works on the queues of two devices, or the kernel on two of one."""
-    with L2(l1, row, words(row, row.name)) as l2:
-        summary, problems = l2.run_until_hold()
-        wanted = {'queues' if row is VSOCK else 'devices': 2}
+    with L2(l1, config, words(config, config.name)) as l2:
+        summary, problems = l2.run_until_pause()
+        wanted = {'queues' if config is VSOCK else 'devices': 2}
         tap.result('private queues and buffers are not touched',
                    problems or differences(summary, wanted))
         if problems:
             return
         end(l1, tap, l2)
-        if row is VSOCK:
+        if config is VSOCK:
             tap.result('the kernel had EFAULT',
                        missing('\n'.join(l2.errors), [VHOST_ERROR]))
 
 
-def ordinary(l1, tap, row):
+def ordinary(l1, tap, config):
     """The kernel works on queues in memory that nobody converts."""
-    with L2(l1, row, words(row, row.name)) as l2:
-        summary, problems = l2.run_until_hold()
+    with L2(l1, config, words(config, config.name)) as l2:
+        summary, problems = l2.run_until_pause()
         tap.result('it has an answer',
                    problems or differences(summary, {'queues': 2}))
         if not problems:
@@ -118,13 +118,13 @@ def ordinary(l1, tap, row):
             tap.result('QEMU ended well', l2.bad_end())
 
 
-def scenarios(config):
-    """(name, function, row)"""
-    if config in BALLOONS:
-        row = BALLOONS[config]
-        yield f'virtio-balloon, {row.name}', balloon, row
-    if config == 'in-place':
+def scenarios(platform):
+    """(name, function, configuration)"""
+    if platform in BALLOONS:
+        config = BALLOONS[platform]
+        yield f'virtio-balloon, {config.name}', balloon, config
+    if platform == 'in-place':
         yield 'virtio queues', queues, QUEUES
         yield 'vhost-vsock', queues, VSOCK
-    if config == 'intel':
+    if platform == 'intel':
         yield 'vhost-vsock, a mapped guest_memfd', ordinary, ORDINARY

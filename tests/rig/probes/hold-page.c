@@ -1,7 +1,7 @@
 /*
  * Hold a page of another process's guest_memfd, as DMA or I/O would
  *
- * hold PID OFFSET HOW: takes the mapped guest_memfd of the process and holds
+ * hold-page PID OFFSET HOW: takes the mapped guest_memfd of the process and holds
  * the page at OFFSET
  *   vmsplice     in a pipe;
  *   io_uring     as a registered buffer;
@@ -133,7 +133,7 @@ int main(int argc, char **argv)
     char c;
 
     if (argc != 4) {
-        errx(1, "usage: hold PID OFFSET vmsplice|io_uring|/dev/vfio/...");
+        errx(1, "usage: hold-page PID OFFSET vmsplice|io_uring|/dev/vfio/...");
     }
     page = find_page(argv[1], atoll(argv[2]));
     if (!strcmp(argv[3], "vmsplice")) {

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The machines that run in L2."""
+"""The configurations of the VMs that run in L2."""
 
 from lib.units import MIB
 from rig.lib.l1 import EDU
@@ -27,8 +27,8 @@ FAULTS = 2
 GUEST_WORDS = 'base=16 window=16 ops=4 pause=1'
 
 
-class Row:
-    """One machine in L2: its memory, and how edu is passed through.
+class Config:
+    """One VM in L2: its memory, and how edu is passed through.
 
     @memory: -object, without its ID and size
     @machine: more options for -machine
@@ -36,7 +36,7 @@ class Row:
     @conv: how the guest converts memory
     @faults: DMAs of the guest that the IOMMU has to refuse
     @page_size: what the memory is made of
-    @configs: IOMMUs of L1 with which it runs
+    @platforms: IOMMUs of L1 with which it runs
     @prefix: words before those of QEMU's command line
     @qemu: 'qemu' is ours, 'baseline' as it was released
     @split: x-dma-split of the device
@@ -45,7 +45,7 @@ class Row:
 
     def __init__(self, name, memory, vfio, ram=128 * MIB, machine=(),
                  extra=(), conv='testdev', faults=FAULTS, page_size=4096,
-                 configs=('intel',), prefix=(), qemu='qemu', split=None, device=EDU):
+                 platforms=('intel',), prefix=(), qemu='qemu', split=None, device=EDU):
         self.name = name
         self.memory = memory
         self.vfio = vfio
@@ -56,7 +56,7 @@ class Row:
         self.guest = f'conv={conv} {GUEST_WORDS}'
         self.faults = faults
         self.page_size = page_size
-        self.configs = configs
+        self.platforms = platforms
         self.prefix = list(prefix)
         self.qemu = qemu
         self.split = split

@@ -1,7 +1,7 @@
 /*
  * Make every second page of a range shared, by the test device
  *
- *   comb SOCKET GPA NUMBER
+ *   alternate SOCKET GPA NUMBER
  *
  * SOCKET is that of -qtest of a QEMU whose vCPUs do not run: far quicker than
  * the monitor, which reads its commands byte by byte.  Whether each was granted
@@ -45,7 +45,7 @@ static uint64_t answer(void)
 
     if (fflush(out) || !fgets(line, sizeof(line), in) ||
         strncmp(line, "OK", 2)) {
-        fprintf(stderr, "comb: no OK\n");
+        fprintf(stderr, "alternate: no OK\n");
         exit(1);
     }
     return sscanf(line, "OK %" SCNi64, &value) == 1 ? value : 0;
@@ -76,7 +76,7 @@ static void map_device(void)
             return;
         }
     }
-    fprintf(stderr, "comb: no guest-memfd-testdev\n");
+    fprintf(stderr, "alternate: no guest-memfd-testdev\n");
     exit(1);
 }
 
@@ -107,7 +107,7 @@ int main(int argc, char **argv)
     if (argc != 4 || strlen(argv[1]) >= sizeof(addr.sun_path) ||
         sscanf(argv[2], "%" SCNx64, &gpa) != 1 ||
         sscanf(argv[3], "%u", &number) != 1) {
-        fprintf(stderr, "usage: comb SOCKET GPA NUMBER\n");
+        fprintf(stderr, "usage: alternate SOCKET GPA NUMBER\n");
         return 2;
     }
     strcpy(addr.sun_path, argv[1]);
@@ -119,7 +119,7 @@ int main(int argc, char **argv)
     in = fdopen(fd, "r");
     out = fdopen(dup(fd), "w");
     if (!in || !out) {
-        perror("comb");
+        perror("alternate");
         return 1;
     }
     map_device();

@@ -1,7 +1,7 @@
 /*
  * Send a line to a UNIX socket, and print the answer up to the line "end"
  *
- *   ask SOCKET LINE
+ *   query SOCKET LINE
  *
  * That is how the vfio-user server of tests/vfio-user says what it has mapped.
  *
@@ -22,7 +22,7 @@ int main(int argc, char **argv)
     int fd;
 
     if (argc != 3 || strlen(argv[1]) >= sizeof(addr.sun_path)) {
-        fprintf(stderr, "usage: ask SOCKET LINE\n");
+        fprintf(stderr, "usage: query SOCKET LINE\n");
         return 2;
     }
     strcpy(addr.sun_path, argv[1]);
@@ -39,6 +39,6 @@ int main(int argc, char **argv)
         }
         fputs(line, stdout);
     }
-    fprintf(stderr, "ask: no end\n");
+    fprintf(stderr, "query: no end\n");
     return 1;
 }
