@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""L1's root file system: our QEMU, what it needs, busybox and test programs."""
+"""L1's root file system: our QEMU, what it needs, busybox and test programs.
+
+The kernel's own program makes the archive, from a list.
+"""
 
 import os
 import re
 import shutil
-import stat
 import subprocess
 
 from lib import TOP
@@ -12,20 +14,39 @@ from lib.cpio import Archive
 from lib.error import HarnessError
 from lib.paths import find_firmware
 
-PROBES = os.path.join(TOP, 'tests/rig/probes')
+BUILD = os.path.join(TOP, 'build')
+# As the build of the kernel leaves it
+GEN_INIT_CPIO = os.path.join(BUILD, 'kernel/usr/gen_init_cpio')
+INIT = os.path.join(TOP, 'tests/rig/probes/init')
 FIRMWARE_FILES = ('bios-256k.bin', 'bios.bin', 'kvmvapic.bin',
                   'multiboot.bin', 'multiboot_dma.bin', 'linuxboot.bin',
                   'linuxboot_dma.bin')
-
 GUESTS = ('guest.elf', 'launch.bin')
+# By tests/rig/probes/meson.build
+PROBES = ('alternate', 'calls', 'calls-preload.so', 'hold-page', 'inplace-test',
+          'iommu-dump', 'kvm-caps', 'limited', 'poison', 'query')
+NODES = ('nod /dev/console 0600 0 0 c 5 1', 'nod /dev/null 0666 0 0 c 1 3')
 
-# Test programs of several C files; every other C file there is one of its own
-PROGRAMS = {
-    'inplace-test': ('inplace-test.c', 'inplace-guest.c', 'result.c'),
-    'kvm-caps': ('kvm-caps.c', 'result.c'),
-}
-# For LD_PRELOAD
-LIBRARY = ('calls-preload.so', 'calls-preload.c')
+
+class FileList:
+    """What the archive has, as gen_init_cpio reads it."""
+
+    def __init__(self):
+        self._dirs = {'/dev'}
+        self._files = {}
+
+    def add(self, name, path, mode='0755'):
+        """A file, with the directories it is in; the first of a name stays."""
+        parent = os.path.dirname(name)
+        while parent != '/':
+            self._dirs.add(parent)
+            parent = os.path.dirname(parent)
+        self._files.setdefault(name, f'file {name} {path} {mode} 0 0')
+
+    def lines(self):
+        """Directories before what is in them."""
+        return [f'dir {name} 0755 0 0' for name in sorted(self._dirs)] + \
+            [*NODES, *self._files.values()]
 
 
 def libraries(program):
@@ -35,48 +56,34 @@ def libraries(program):
     for line in out.splitlines():
         match = re.search(r'(?:=> )?(/\S+) \(0x', line)
         if match:
-            yield match.group(1).lstrip('/'), os.path.realpath(match.group(1))
+            yield match.group(1), os.path.realpath(match.group(1))
         elif 'not found' in line:
             raise HarnessError(f'{program}: {line.strip()}')
 
 
-def programs():
-    """(name, paths of the C files) of all test programs."""
-    found = dict(PROGRAMS)
-    parts = sum(PROGRAMS.values(), LIBRARY)
-    for name in os.listdir(PROBES):
-        if name.endswith('.c') and name not in parts:
-            found[name[:-2]] = (name,)
-    for name, sources in sorted(found.items()):
-        yield name, [os.path.join(PROBES, source) for source in sources]
-
-
-def compile_program(sources, output, top, kind=('-static',)):
-    """A static program out of C files, with QEMU's kernel headers."""
-    command = ['gcc', *kind, '-std=gnu11', '-O2', '-Wall', '-Wextra',
-               '-Werror', '-I', os.path.join(top, 'build/src/linux-headers'),
-               '-I', os.path.join(top, 'build/qemu/linux-headers'),
-               '-o', output, *sources]
-    done = subprocess.run(command, check=False, stdout=subprocess.PIPE,
-                          stderr=subprocess.STDOUT, universal_newlines=True)
-    if done.returncode:
-        name = os.path.basename(output)
-        raise HarnessError(f'{name} does not compile:\n{done.stdout}')
-
-
-def add_program(archive, name, program, work, top):
+def add_program(files, name, program, work):
     """A program, and what it is linked with that is not there already."""
     stripped = os.path.join(work, name)
     subprocess.run(['strip', '-o', stripped, program], check=True)
-    archive.add_file('rig/' + name, stripped)
+    files.add('/rig/' + name, stripped)
     for library, path in sorted(set(libraries(program))):
         # one of our own is where any other is
-        archive.add_once(f'lib/{os.path.basename(library)}'
-                         if path.startswith(str(top)) else library, path)
+        files.add('/lib/' + os.path.basename(library)
+                  if path.startswith(str(TOP)) else library, path)
 
 
-def build(path, top, qemu, guests, baseline=None):
-    """Write the archive to @path; @guests is where tests/guest is built.
+def add_firmware(files, qemu):
+    """What QEMU loads, of the first directory that has it."""
+    for name in FIRMWARE_FILES:
+        for directory in find_firmware(qemu):
+            path = os.path.join(directory, name)
+            if os.path.exists(path):
+                files.add('/rig/firmware/' + name, os.path.realpath(path), '0644')
+                break
+
+
+def build(path, qemu, tests, baseline=None):
+    """Write the archive to @path; @tests is where meson builds tests/.
 
     @baseline is another QEMU.
     """
@@ -85,33 +92,21 @@ def build(path, top, qemu, guests, baseline=None):
     if not busybox:
         raise HarnessError('busybox is missing: install the package '
                            'busybox-static')
-    archive = Archive(path + '.tmp')
-    archive.add('dev/console', stat.S_IFCHR | 0o600, device=(5, 1))
-    archive.add('dev/null', stat.S_IFCHR | 0o666, device=(1, 3))
-    archive.add_file('init', os.path.join(PROBES, 'init'))
-    archive.add_file('bin/busybox', busybox)
-    server = os.path.join(top, 'build/qemu/tests/vfio-user/edu-server')
+    files = FileList()
+    files.add('/init', INIT)
+    files.add('/bin/busybox', os.path.realpath(busybox))
+    server = os.path.join(BUILD, 'qemu/tests/vfio-user/edu-server')
     for name, program in (('qemu', qemu), ('baseline', baseline),
                           ('edu-server', server)):
         if program:
-            add_program(archive, name, os.path.realpath(program), work, top)
+            add_program(files, name, os.path.realpath(program), work)
     for name in GUESTS:
-        archive.add_file(f'rig/{name}', os.path.join(guests, name), 0o644)
-    for name, sources in programs():
-        program = os.path.join(work, name)
-        compile_program(sources, program, top)
-        archive.add_file('rig/' + name, program)
-    name, source = LIBRARY
-    library = os.path.join(work, name)
-    compile_program([os.path.join(PROBES, source)], library, top,
-                    ('-shared', '-fPIC'))
-    archive.add_file('rig/' + name, library)
-    dirs = find_firmware(qemu)
-    for name in FIRMWARE_FILES:
-        for directory in dirs:
-            if os.path.exists(os.path.join(directory, name)):
-                archive.add_file('rig/firmware/' + name,
-                                 os.path.join(directory, name), 0o644)
-                break
-    archive.close()
+        files.add('/rig/' + name, os.path.join(tests, 'guest', name), '0644')
+    for name in PROBES:
+        files.add('/rig/' + name, os.path.join(tests, 'rig/probes', name))
+    add_firmware(files, qemu)
+    with open(path + '.list', 'w', encoding='utf-8') as f:
+        f.writelines(line + '\n' for line in files.lines())
+    with open(path + '.tmp', 'wb') as f:
+        subprocess.run([GEN_INIT_CPIO, path + '.list'], check=True, stdout=f)
     os.replace(path + '.tmp', path)

@@ -12,7 +12,7 @@ RIG = os.path.join(TOP, 'tests/rig')
 BUILD = os.path.join(TOP, 'build')
 LOGS = os.path.join(BUILD, 'vm')
 QEMU = os.path.join(BUILD, 'qemu-system-x86_64')
-GUESTS_DIR = os.path.join(BUILD, 'tests/guest')
+TESTS = os.path.join(BUILD, 'tests')
 KERNEL = os.path.join(BUILD, 'kernel/arch/x86/boot/bzImage')
 
 
@@ -37,12 +37,19 @@ def prepare(archive, baseline=None):
             raise HarnessError(
                 f'the rig has no kernel: tests/rig/{command} failed, see above '
                 '(CHECK_VM=skip leaves the rig out)')
-    for path in [QEMU] + [os.path.join(GUESTS_DIR, name)
-                            for name in initramfs.GUESTS]:
+    if not os.path.isfile(initramfs.GEN_INIT_CPIO):
+        raise HarnessError(f'{os.path.relpath(initramfs.GEN_INIT_CPIO)} does not '
+                           'exist: remove build/kernel.stamp, so that the kernel '
+                           'is built anew')
+    for path in [QEMU,
+                 *(os.path.join(TESTS, 'guest', name)
+                   for name in initramfs.GUESTS),
+                 *(os.path.join(TESTS, 'rig/probes', name)
+                   for name in initramfs.PROBES)]:
         if not os.path.isfile(path):
             raise HarnessError(f'{os.path.relpath(path)} does not exist: run '
                                '"make build" first')
     os.makedirs(LOGS, exist_ok=True)
     path = os.path.join(LOGS, archive)
-    initramfs.build(path, TOP, QEMU, GUESTS_DIR, baseline)
+    initramfs.build(path, QEMU, TESTS, baseline)
     return path
