@@ -411,7 +411,7 @@ class Session:
     daemon = None
 
 
-def setUpModule():              # pylint: disable=invalid-name
+def setUpModule():
     """Start it."""
     problem = libvirtd.problem()
     if problem:

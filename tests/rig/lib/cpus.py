@@ -1,19 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What is known to go wrong in L1, now and then.
+"""Where the CPUs of L1 are, and which known fault that is.
 
-Three faults are known that come and go: the scenario passes when it runs again.
-
-TCG can lose an interrupt: the local APIC has it in service, so that it keeps
-back all others of its priority, the timer's among them; but the handler, which
-would have ended it, has not run, and the CPU is halted in the idle loop. Why is
-not known; L1 went on when a debugger took the interrupt out of the APIC.
-
-A CPU of L1 can stay in the kernel without end, while the other one is idle. It was
-seen in KVM, sending itself the interrupt that forces an immediate exit of L2. Why
-is not known.
-
-L2 can have a triple fault. It was seen while the guest, with interrupts off, polled a
-port or printed its last line. Why is not known.
+The names of faults are those of known-faults.toml.
 """
 
 import collections
@@ -35,17 +23,17 @@ Look = collections.namedtuple(
 
 def look(qmp):
     """A Look at each CPU."""
-    def ask(line):
+    def query(line):
         return qmp.command('human-monitor-command', **{'command-line': line})
 
     looks = []
-    for number, cpu in enumerate(re.split(r'^CPU#', ask('info registers -a'),
+    for number, cpu in enumerate(re.split(r'^CPU#', query('info registers -a'),
                                           flags=re.MULTILINE)[1:]):
         flags = FLAGS.search(cpu)
         halted = bool(HALTED.search(cpu))
         rip = RIP.search(cpu)
         apic = dict(re.findall(r'^(ISR|IRR)\s+(.*?)\s*$',
-                               ask(f'info lapic {number}'), re.MULTILINE))
+                               query(f'info lapic {number}'), re.MULTILINE))
         user = bool(RING_3.search(cpu))
         looks.append(Look(
             halted,
@@ -63,8 +51,8 @@ def is_unresponsive(history):
     """Whether it waits for interrupts, with the same one always in service.
 
     One that runs could be seen like that by accident, as registers and APIC are
-    read one after the other, but not twice; one that is unresponsive still wakes for
-    interrupts of a higher priority.
+    read one after the other, but not twice; one that does not respond to them still
+    wakes for interrupts of a higher priority.
     """
     return (sum(cpu.waits for cpu in history) >= 2 and
             all(cpu.in_service not in ('', '(none)') and
@@ -78,26 +66,26 @@ def is_in_kernel(history):
 
 
 def known_hang(looks, expired):
-    """What is known to hang L1; '' if it is not that.
+    """The name of the known fault that hangs L1, and what shows it; or ('', '').
 
     @looks are of some seconds. An L1 that is not @expired, but still does what it
     is told, may have a CPU in the kernel for that long.
     """
     for history in zip(*looks):
         if is_unresponsive(history):
-            return 'TCG has lost an interrupt'
+            return 'lost-interrupt', f'in service: {history[0].in_service}'
         if expired and is_in_kernel(history):
-            return 'a CPU never leaves the kernel, at ' + \
+            return 'cpu-in-kernel', 'at ' + \
                 ' '.join(sorted({cpu.rip for cpu in history}))
-    return ''
+    return '', ''
 
 
 def known_end(exit_code, said):
-    """What is known to end QEMU in L1; '' if it is not that.
+    """The name of the known fault that has ended QEMU in L1; '' if it is none.
 
     No guest of the rig resets its VM, so that only a triple fault does.
     @said: the last lines of the guest, and the last events of QMP
     """
     if exit_code == 0 and any('"guest-reset"' in line for line in said):
-        return 'L2 had a triple fault'
+        return 'triple-fault'
     return ''

@@ -147,7 +147,7 @@ class L1:
         self._agent = self.qmp_port = self.console = self._com1 = None
         self._monitor = self._qmp = None
         self.expired = None     # where its CPUs were, if it took too long
-        self.known_fault = ''   # which of those of cpus.py it has shown
+        self.known_fault = ''   # that it has shown: its name
 
     def __enter__(self):
         pairs = [socket.socketpair() for _ in range(len(PORTS) + 2)]
@@ -216,9 +216,9 @@ class L1:
                 time.sleep(PAUSE)
         except (OSError, EOFError, ValueError, HarnessError, QmpError) as err:
             return f'QEMU does not say where its CPUs are: {err}'
-        hang = cpus.known_hang(looks, self.expired)
+        hang, why = cpus.known_hang(looks, self.expired)
         self.known_fault = self.known_fault or hang
-        return '; '.join([hang] if hang else []) + ' its CPUs: ' + \
+        return (f'{hang}, {why}; ' if hang else '') + 'its CPUs: ' + \
             ' '.join(cpu.text for cpu in looks[-1])
 
     @contextlib.contextmanager
