@@ -21,11 +21,11 @@ scripts/build-qemu.sh tests | while read -r name; do
     tests/qtest/guest-memfd-kvm-test | tests/qtest/guest-memfd-config-test)
         echo "qtest build/qemu/$name"
         ;;
-    tests/qtest/guest-memfd-peer-test)
+    tests/qtest/guest-memfd-server-test)
         # Each of these waits half a minute for servers that say nothing.
         others=
         for case in late stall drop mute; do
-            case=/x86_64/guest-memfd-peer/$case
+            case=/x86_64/guest-memfd-server/$case
             echo "qtest build/qemu/$name -p $case"
             others="$others -s $case"
         done

@@ -13,8 +13,8 @@ runs the mutants whose names have all the WORDs, of all lists or of one, on what
     new     what stands there instead
     tests   optional: test programs that may notice it, as in "test-guest-memfd"
             or "guest-memfd-dma-test" (a qtest: QEMU is linked, too), or only one
-            test, "guest-memfd-peer-test:/x86_64/guest-memfd-peer/twice"; if this
-            is left out: the unit tests that contain the file
+            test, "guest-memfd-server-test:/x86_64/guest-memfd-server/twice";
+            if this is left out: the unit tests that contain the file
 
 Prints TAP, and at the end how many were noticed.  A mutant that does not apply
 or does not compile is an error of the list, and fails as one that survives.

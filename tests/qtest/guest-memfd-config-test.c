@@ -14,7 +14,7 @@
 #include "qemu/cutils.h"
 #include "qemu/units.h"
 #include "standard-headers/linux/pci_regs.h"
-#include "guest-memfd-evil.h"
+#include "guest-memfd-misbehave.h"
 #include "guest-memfd-server.h"
 #include "guest-memfd-util.h"
 

@@ -9,7 +9,7 @@
 
 #include "qemu/osdep.h"
 #include "qemu/units.h"
-#include "guest-memfd-evil.h"
+#include "guest-memfd-misbehave.h"
 #include "guest-memfd-server.h"
 #include "guest-memfd-util.h"
 #include "qobject/qlist.h"

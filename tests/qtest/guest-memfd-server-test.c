@@ -2,8 +2,9 @@
  * memory-backend-guest-memfd and devices that misbehave (vfio-user)
  *
  * A machine with two devices: "good" is served as it should be, "bad" by a
- * server that answers late, wrong, twice, never, or dies (guest-memfd-evil.c),
- * at one point of something that is done to the memory.  QEMU has to live, the
+ * server that answers late, wrong, twice, never, or dies
+ * (guest-memfd-misbehave.c), at one point of something that is done to the
+ * memory.  QEMU has to live, the
  * mappings of the good device have to be exact, and private memory is mapped
  * for neither.  When the bad one has become good again, or has been replaced,
  * its mappings are exact too.
@@ -15,7 +16,7 @@
 #include "qemu/timer.h"
 #include "qemu/units.h"
 #include "standard-headers/linux/pci_regs.h"
-#include "guest-memfd-evil.h"
+#include "guest-memfd-misbehave.h"
 #include "guest-memfd-server.h"
 #include "guest-memfd-util.h"
 #include "qobject/qlist.h"
@@ -942,21 +943,21 @@ int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
     for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
-        g_autofree char *name = g_strdup_printf("guest-memfd-peer/%s",
+        g_autofree char *name = g_strdup_printf("guest-memfd-server/%s",
                                                 cases[i].name);
 
         qtest_add_data_func(name, &cases[i], test_case);
     }
-    qtest_add_func("guest-memfd-peer/fds", test_fds);
-    qtest_add_func("guest-memfd-peer/flood-idle", test_flood);
-    qtest_add_func("guest-memfd-peer/log", test_log);
-    qtest_add_func("guest-memfd-peer/other-memory", test_other_memory);
-    qtest_add_func("guest-memfd-peer/negotiation", test_negotiation);
-    qtest_add_func("guest-memfd-peer/refused-reset", test_refused_reset);
-    qtest_add_func("guest-memfd-peer/second-block", test_second_block);
-    qtest_add_func("guest-memfd-peer/connect-error", test_connect_error);
-    qtest_add_func("guest-memfd-peer/plug-errors", test_plug_errors);
-    qtest_add_func("guest-memfd-peer/dma-messages", test_dma_messages);
-    qtest_add_func("guest-memfd-peer/random", test_random);
+    qtest_add_func("guest-memfd-server/fds", test_fds);
+    qtest_add_func("guest-memfd-server/flood-idle", test_flood);
+    qtest_add_func("guest-memfd-server/log", test_log);
+    qtest_add_func("guest-memfd-server/other-memory", test_other_memory);
+    qtest_add_func("guest-memfd-server/negotiation", test_negotiation);
+    qtest_add_func("guest-memfd-server/refused-reset", test_refused_reset);
+    qtest_add_func("guest-memfd-server/second-block", test_second_block);
+    qtest_add_func("guest-memfd-server/connect-error", test_connect_error);
+    qtest_add_func("guest-memfd-server/plug-errors", test_plug_errors);
+    qtest_add_func("guest-memfd-server/dma-messages", test_dma_messages);
+    qtest_add_func("guest-memfd-server/random", test_random);
     return g_test_run();
 }

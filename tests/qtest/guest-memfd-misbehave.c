@@ -6,7 +6,7 @@
 
 #include "qemu/osdep.h"
 #include "qemu/cutils.h"
-#include "guest-memfd-evil.h"
+#include "guest-memfd-misbehave.h"
 
 #include <linux/sockios.h>
 #include <poll.h>

@@ -8,8 +8,8 @@
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
 
-#ifndef GUEST_MEMFD_EVIL_H
-#define GUEST_MEMFD_EVIL_H
+#ifndef GUEST_MEMFD_MISBEHAVE_H
+#define GUEST_MEMFD_MISBEHAVE_H
 
 #include "guest-memfd-server.h"
 
