@@ -112,8 +112,8 @@ def main():
     suite = ['--suite', args.suite] if args.suite else []
     with contextlib.ExitStack() as stack:
         # The tests that find none say so.
-        for size, count in HUGE_PAGES.items():
-            stack.enter_context(grown_pool(count, size))
+        for size, pages in HUGE_PAGES.items():
+            stack.enter_context(grown_pool(pages, size))
         run_tests(suite)
 
     records = [json.loads(line) for line in LOG.read_text().splitlines()] \
