@@ -88,7 +88,7 @@ void hmp_info_guest_memfd(Monitor *mon, const QDict *qdict)
         }
     }
     if (id && !found) {
-        monitor_printf(mon, "'%s' is no block of guest_memfd memory; info "
+        monitor_printf(mon, "'%s' is not a block of guest_memfd memory; info "
                        "guest-memfd lists those there are\n", id);
     } else if (!found) {
         monitor_printf(mon, "This VM has no guest_memfd memory.\n");

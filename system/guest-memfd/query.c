@@ -149,7 +149,7 @@ static GuestMemfd *find_block(const char *id, Error **errp)
                    object_property_find(obj, "conversion") ?
                    ",conversion=none" : "");
     } else {
-        error_setg(errp, "'%s' is no block of guest_memfd memory; "
+        error_setg(errp, "'%s' is not a block of guest_memfd memory; "
                    "query-guest-memfd lists those there are", id);
     }
     return NULL;

@@ -85,7 +85,7 @@ static void test_hmp(QTestState *qts, Server *s)
         }
     }
     bad = qtest_hmp(qts, "info guest-memfd m1");
-    g_assert_cmpstr(bad, ==, "'m1' is no block of guest_memfd memory; info "
+    g_assert_cmpstr(bad, ==, "'m1' is not a block of guest_memfd memory; info "
                     "guest-memfd lists those there are\r\n");
 }
 

@@ -120,7 +120,7 @@ static void test_bad_qmp(void)
     gm_convert_fails(qts, "m0", -4096ULL, 4096, true, "not inside 'm0'");
     gm_convert_fails(qts, "m0", 4096, -4096ULL, false, "not inside 'm0'");
     gm_convert_fails(qts, "m0", UINT64_MAX, UINT64_MAX, true, "multiples");
-    gm_convert_fails(qts, "nobody", 0, 4096, true, "'nobody' is no block");
+    gm_convert_fails(qts, "nobody", 0, 4096, true, "'nobody' is not a block");
     gm_convert_fails(qts, "plain", 0, 4096, true,
                      "'plain' is ordinary memory (memory-backend-ram)");
 
