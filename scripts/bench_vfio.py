@@ -137,9 +137,9 @@ def per_gib(records, addresses):
                    [record['metric']])
 
 
-def policy_records(vm, window):
+def policy_records(vm, area):
     """Requests of 2 MiB, and a page out of each of them"""
-    whole = list(range(BASE, BASE + window, HUGE))
+    whole = list(range(BASE, BASE + area, HUGE))
     pages = [gpa + HUGE // 2 for gpa in whole]
     yield from per_gib(step(vm, '2 MiB to shared', whole, HUGE, False),
                        whole)
@@ -162,19 +162,19 @@ def places(ram, count):
     return [gpa if gpa < low else gpa - low + HIGH for gpa in found]
 
 
-def policies(window, huge):
+def policies(area, huge):
     """All policies side by side, with @huge in 2 MiB pages if there are some"""
     paths = Paths()
     # Each mapping costs the server an open file.
     files = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     while files != resource.RLIM_INFINITY and \
-            window // PAGE > files - SPARE_FILES and window > HUGE:
-        window //= 2
+            area // PAGE > files - SPARE_FILES and area > HUGE:
+        area //= 2
     with huge_pages(RAM // HUGE if huge else 0) as problem:
         for policy in POLICIES:
             with Converter(paths, RAM, policy,
                            huge and not problem) as vm:
-                for record in policy_records(vm, window):
+                for record in policy_records(vm, area):
                     yield dict(record, side=policy)
 
 

@@ -30,7 +30,7 @@ OPS = os.environ.get('GUEST_OPS')
 STORAGE_DAEMON = os.environ.get(
     'QEMU_STORAGE_DAEMON', os.path.join(TOP, 'build/qemu-storage-daemon'))
 # A guest that has the least of RAM, for what is no matter of size
-SMALL = 'base=16 window=16'
+SMALL = 'base=16 area=16'
 BALLOON = 'virtio-balloon-pci,disable-legacy=on,free-page-reporting=on'
 RNG = 'virtio-rng-pci,disable-legacy=on'
 
@@ -181,7 +181,7 @@ class Tcg4Cpus(Conversions, VMTest):
     name = 'tcg, 4K pages, emulated driver, 4 CPUs'
     cpus = 4
     ram = 128 * MIB
-    words = 'base=16 window=64 ops=400 storm=200'
+    words = 'base=16 area=64 ops=400 storm=200'
 
 
 # Some KVMs emulate code without paging: each operation takes 20 ms, and longer
@@ -203,7 +203,7 @@ class Kvm2Cpus(Conversions, VMTest):
     accel = 'kvm'
     cpus = 2
     ram = 64 * MIB
-    words = 'base=16 window=32 ops=100 storm=500'
+    words = 'base=16 area=32 ops=100 storm=500'
 
 
 class KvmPrivate4Cpus(Conversions, VMTest):

@@ -24,7 +24,7 @@ from lib.units import MIB
 from lib.vm import VM, VMTest
 
 RAM = 32 * MIB
-GUEST = 'base=16 window=2 write=1 conv=none'
+GUEST = 'base=16 area=2 write=1 conv=none'
 NONE = f'memory-backend-guest-memfd,id=m0,size={RAM},conversion=none'
 MEMFD = f'memory-backend-memfd,id=m0,size={RAM},share=on'
 PRIVATE = (f'memory-backend-guest-memfd,id=m0,size={RAM},driver=emulated,'

@@ -104,7 +104,7 @@ class ReadersVM(VM):
         super().__init__(accel='kvm', ram=RAM, init='shared',
                          device_options={'x-msg-timeout': 2 * MSG_TIMEOUT},
                          guest=f'base={start // MIB} rounds=2 pause=1 '
-                               f'window={(end - start) // MIB} '
+                               f'area={(end - start) // MIB} '
                                f'chunk={CHUNK // 1024}')
 
     def command_line(self, fds):

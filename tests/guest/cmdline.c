@@ -8,7 +8,7 @@
 
 Options opt = {
     .base = 64,
-    .window = 64,
+    .area = 64,
     .ops = 2000,
     .seed = 1,
     .conv = "testdev",
@@ -22,7 +22,7 @@ static const struct {
     const char *name;
     uint32_t *number;
 } numbers[] = {
-    { "window", &opt.window },
+    { "area", &opt.area },
     { "base", &opt.base },
     { "ops", &opt.ops },
     { "seed", &opt.seed },

@@ -29,7 +29,7 @@
 /* What the guest is asked to do (the multiboot command line) */
 typedef struct Options {
     uint32_t base;              /* MiB: where the bounce area begins */
-    uint32_t window;            /* MiB: how large the bounce area is */
+    uint32_t area;              /* MiB: how large the bounce area is */
     uint32_t ops;               /* random operations */
     uint32_t seed;
     uint32_t faults;            /* DMA attempts at private memory */

@@ -21,7 +21,7 @@
 /* Room for the kernel and what the loader put behind it */
 #define FIRST_BASE_MIB          16
 /* The pieces below need 6 huge pages */
-#define SMALLEST_WINDOW_MIB     16
+#define SMALLEST_AREA_MIB       16
 
 /* Random operations have up to 2^10 pages: 4 MiB */
 #define MAX_OP_ORDER            10
@@ -48,26 +48,26 @@ static void check_memory(const MultibootInfo *info)
     memory_top = (memory_top + MIB - 1) & ~(MIB - 1);
 
     if (opt.base < FIRST_BASE_MIB ||
-        (!opt.rounds && !opt.write && opt.window < SMALLEST_WINDOW_MIB) ||
-        opt.base % 2 || opt.window % 2) {
-        fail("base (%u) must be even and at least %u, window (%u) even and at "
-             "least %u", opt.base, FIRST_BASE_MIB, opt.window,
-             SMALLEST_WINDOW_MIB);
+        (!opt.rounds && !opt.write && opt.area < SMALLEST_AREA_MIB) ||
+        opt.base % 2 || opt.area % 2) {
+        fail("base (%u) must be even and at least %u, area (%u) even and at "
+             "least %u", opt.base, FIRST_BASE_MIB, opt.area,
+             SMALLEST_AREA_MIB);
     }
-    if (opt.window > DMA_LIMIT_MIB ||
+    if (opt.area > DMA_LIMIT_MIB ||
         ((!opt.rounds || opt.reboot) &&
-         opt.base > DMA_LIMIT_MIB - opt.window)) {
-        fail("the window must end at %u MiB or before: edu's DMA mask",
+         opt.base > DMA_LIMIT_MIB - opt.area)) {
+        fail("the bounce area must end at %u MiB or before: edu's DMA mask",
              DMA_LIMIT_MIB);
     }
     if (!opt.cpus || opt.cpus > MAX_CPUS ||
-        (opt.cpus > 1 && opt.window < opt.cpus * SMALLEST_WINDOW_MIB)) {
-        fail("cpus (%u) must be 1 to %u, and window (%u) at least %u for each",
-             opt.cpus, MAX_CPUS, opt.window, SMALLEST_WINDOW_MIB);
+        (opt.cpus > 1 && opt.area < opt.cpus * SMALLEST_AREA_MIB)) {
+        fail("cpus (%u) must be 1 to %u, and area (%u) at least %u for each",
+             opt.cpus, MAX_CPUS, opt.area, SMALLEST_AREA_MIB);
     }
-    if (memory_top / MIB < opt.base + opt.window) {
-        fail("the window ends at %u MiB, memory at %u MiB",
-             opt.base + opt.window, memory_top / MIB);
+    if (memory_top / MIB < opt.base + opt.area) {
+        fail("the bounce area ends at %u MiB, memory at %u MiB",
+             opt.base + opt.area, memory_top / MIB);
     }
 }
 
@@ -518,11 +518,11 @@ void guest_main(uint32_t magic, const MultibootInfo *info)
     }
     check_memory(info);
     rng_seed(opt.seed);
-    print("guest: window at %u MiB, %u MiB; %u operations, seed %u, conv %s\n",
-          opt.base, opt.window, opt.ops, opt.seed, opt.conv);
+    print("guest: bounce area at %u MiB, %u MiB; %u operations, seed %u, conv %s\n",
+          opt.base, opt.area, opt.ops, opt.seed, opt.conv);
 
     convert_init(opt.conv);
-    model_init(opt.window * (MIB / PAGE_SIZE), !convert_possible());
+    model_init(opt.area * (MIB / PAGE_SIZE), !convert_possible());
     if (opt.reboot) {
         edu_init();
         reboot_begin();

@@ -123,10 +123,10 @@ void run_rounds(void)
     uint32_t round;
 
     if (!convert_possible() || !opt.chunk ||
-        opt.window * 1024 % opt.chunk || opt.chunk % (PAGE_SIZE / 1024) ||
+        opt.area * 1024 % opt.chunk || opt.chunk % (PAGE_SIZE / 1024) ||
         opt.piece > opt.chunk / 3 || opt.piece % (PAGE_SIZE / 1024)) {
         fail("rounds=%u needs a way to convert, chunk=KIB (%u) that divides "
-             "the window, and piece=KIB (%u) that fits into that", opt.rounds,
+             "the bounce area, and piece=KIB (%u) that fits into that", opt.rounds,
              opt.chunk, opt.piece);
     }
     if (opt.keep) {

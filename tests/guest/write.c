@@ -10,8 +10,8 @@
 
 #include "guest.h"
 
-#define MAX_WINDOW_MIB  64
-#define MAX_PAGES       (MAX_WINDOW_MIB * (MIB / PAGE_SIZE))
+#define MAX_AREA_MIB    64
+#define MAX_PAGES       (MAX_AREA_MIB * (MIB / PAGE_SIZE))
 /* A KVM that has to emulate this code does some thousand writes a second */
 #define PRINT_MASK      0xffu
 #define WORDS           (PAGE_SIZE / sizeof(uint32_t))
@@ -54,9 +54,9 @@ void write_all(void)
 {
     uint32_t page;
 
-    if (opt.window > MAX_WINDOW_MIB) {
-        fail("the window has %u MiB, more than %u", opt.window,
-             MAX_WINDOW_MIB);
+    if (opt.area > MAX_AREA_MIB) {
+        fail("the bounce area has %u MiB, more than %u", opt.area,
+             MAX_AREA_MIB);
     }
     for (page = 0; page < model_pages(); page++) {
         write_page(page);

@@ -85,7 +85,7 @@ class Report:
 
 def words_for(area, chunk, rounds, **more):
     """The guest's command line."""
-    more.update(base=BASE_MIB, window=area, chunk=chunk, rounds=rounds)
+    more.update(base=BASE_MIB, area=area, chunk=chunk, rounds=rounds)
     return ' '.join(f'{key}={value}' for key, value in more.items())
 
 

@@ -24,7 +24,7 @@ PORT = ['-global', 'ICH9-LPC.acpi-pci-hotplug-with-bridge-support=off',
 # The kernel prints no more than three IOMMU faults in five seconds. One DMA to
 # memory, one from it.
 FAULTS = 2
-GUEST_WORDS = 'base=16 window=16 ops=4 pause=1'
+GUEST_WORDS = 'base=16 area=16 ops=4 pause=1'
 
 
 class Config:

@@ -19,7 +19,7 @@ CONFIGS = [Config(split, EMULATED + PAGES_2M, 'iommufd', ram=64 * MIB,
 def gap(l1, tap, config):
     """DMA to one page, while its neighbours convert."""
     conversions = CONVERSIONS[config.name]
-    words = f'conv={config.conv} base=16 window=16 gap={conversions} pause=1'
+    words = f'conv={config.conv} base=16 area=16 gap={conversions} pause=1'
     if config.name != 'cut':
         l1.mark('expect-any-faults')
     with L2(l1, config, words) as l2:

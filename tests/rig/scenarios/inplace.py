@@ -111,7 +111,7 @@ def page_is_held(l1, tap, config_and_how):
 
 def guest_is_told(l1, tap, config):
     """A guest whose hypercall fails hears of it."""
-    words = f'conv={config.conv} base=16 window=32 rounds=2 pause=1'
+    words = f'conv={config.conv} base=16 area=32 rounds=2 pause=1'
     with L2(l1, config, words) as l2:
         l2.run_until_pause()
         l1.release()
@@ -158,7 +158,7 @@ def agree(l1, l2, config, end):
 def random_mix(l1, tap, config):
     """Random conversions: data survives, and I1 to I3 hold after each batch."""
     batch = CONVERSIONS // len(MIXED) // BATCHES
-    words = (f'conv={config.conv} base=16 window={BOUNCE // MIB} rounds={BATCHES} '
+    words = (f'conv={config.conv} base=16 area={BOUNCE // MIB} rounds={BATCHES} '
              f'mix={batch} seed={1 + MIXED.index(config)} touch=1 keep=1 pause=1')
     before = memory_used(l1)
     problems, ratios, seconds, retries = [], [], 0, 0

@@ -20,7 +20,7 @@ REBOOT = Config('iommufd', IN_PLACE, 'iommufd', ram=64 * MIB,
                 machine=PROTECTED['machine'], conv=PROTECTED['conv'],
                 extra=PROTECTED['extra'] + ['-action', 'reboot=reset'])
 # Below what SeaBIOS uses: a VM that cannot reboot just stops
-REBOOT_WORDS = (f'conv={REBOOT.conv} base=16 window=30 rounds=1 mix=200 '
+REBOOT_WORDS = (f'conv={REBOOT.conv} base=16 area=30 rounds=1 mix=200 '
                 'touch=1 keep=1 reboot=1 pause=1')
 
 DIMMS = [Config(vfio, IN_PLACE, vfio, ram=64 * MIB, machine=PROTECTED['machine'],

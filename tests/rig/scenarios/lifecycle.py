@@ -224,7 +224,7 @@ def plug_often(vm, vfio):
 
 def plugging(l1, tap, config):
     """A device comes and goes while the guest converts, without pause."""
-    words = f'conv={config.conv} base=16 window=16 rounds=2 mix=2000 chunk=4 pause=1'
+    words = f'conv={config.conv} base=16 area=16 rounds=2 mix=2000 chunk=4 pause=1'
     with L2(l1, config, words) as l2:
         vm = VM(l1, l2, config)
         changed = plug_often(vm, config.plugged)
@@ -286,7 +286,7 @@ def all_problems(l1, vm, config, server):
 def several(l1, tap, config):
     """Three containers of three kinds; one of them dies."""
     server = Server(l1)
-    words = f'conv={config.conv} base=16 window=16 rounds=3 mix=600 chunk=4 pause=1'
+    words = f'conv={config.conv} base=16 area=16 rounds=3 mix=600 chunk=4 pause=1'
     with L2(l1, config, words) as l2:
         vm = VM(l1, l2, config)
         l2.qmp.command('device_add', driver='vfio-user-pci', id='dev',

@@ -47,7 +47,7 @@ def steady(l1, tap, rounds):
     """Both copies of a page are never there for long."""
     config, chunk, least = rounds
     before = memory_used(l1)
-    words = (f'conv={config.conv} base={BASE_MIB} window={BOUNCE_MIB} '
+    words = (f'conv={config.conv} base={BASE_MIB} area={BOUNCE_MIB} '
              f'rounds={ROUNDS} chunk={chunk} touch=1 pause=1')
     ratios = []
     with L2(l1, config, words) as l2:
@@ -93,7 +93,7 @@ def mapped(l1, tap, config):
 
 def no_dirty_log(l1, tap, config):
     """KVM has none of memory that can be private: a request for it is not an error."""
-    words = f'conv={config.conv} base={BASE_MIB} window={BOUNCE_MIB} ' \
+    words = f'conv={config.conv} base={BASE_MIB} area={BOUNCE_MIB} ' \
         'rounds=1 pause=1'
     with L2(l1, config, words) as l2:
         problems = l2.run_until_pause()[1]

@@ -59,7 +59,7 @@ def differences(summary, wanted):
 
 def words(config, what):
     """The guest's command line."""
-    return f'conv={config.conv} base=16 window=16 pause=1 virtio={what}'
+    return f'conv={config.conv} base=16 area=16 pause=1 virtio={what}'
 
 
 def no_failures(l2):
