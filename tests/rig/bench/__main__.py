@@ -46,8 +46,9 @@ def main():
     """Measure, print, write build/bench-vm.json."""
     parser = argparse.ArgumentParser(
         prog='rig.bench', description=__doc__.split('\n', 1)[0])
-    parser.add_argument('groups', nargs='*', metavar='GROUP', help='only VMs that have all of '
-                        'these in group, device and side, like "dma type1 log"')
+    parser.add_argument('groups', nargs='*', metavar='GROUP',
+                        help='only VMs that have all of these in group, device '
+                        'and side, like "dma type1 log"')
     words = parser.parse_args().groups
     exit_on_signals()
     report = Report(words, int(os.environ.get('REPEATS') or 3))
