@@ -126,7 +126,7 @@ def step(vm, case, addresses, size, to_private):
                'value': value / len(addresses)}
 
 
-def per_gib(records, addresses):
+def per_gib(records):
     """The same for a GiB, in seconds"""
     for record in records:
         factor = GIB / HUGE
@@ -141,8 +141,7 @@ def policy_records(vm, area):
     """Requests of 2 MiB, and a page out of each of them"""
     whole = list(range(BASE, BASE + area, HUGE))
     pages = [gpa + HUGE // 2 for gpa in whole]
-    yield from per_gib(step(vm, '2 MiB to shared', whole, HUGE, False),
-                       whole)
+    yield from per_gib(step(vm, '2 MiB to shared', whole, HUGE, False))
     yield from (record for record in
                 step(vm, 'nothing to do', whole, HUGE, False)
                 if record['metric'] == 'us')
@@ -150,8 +149,7 @@ def policy_records(vm, area):
     yield from step(vm, '4 KiB back', pages, PAGE, False)
     vm.convert(whole, HUGE, True)
     vm.convert(whole, HUGE, False)
-    yield from per_gib(step(vm, '2 MiB to private', whole, HUGE, True),
-                       whole)
+    yield from per_gib(step(vm, '2 MiB to private', whole, HUGE, True))
 
 
 def places(ram, count):

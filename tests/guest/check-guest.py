@@ -49,6 +49,7 @@ class SharedVM:
 
     @classmethod
     def setUpClass(cls):
+        """Start the VM that all tests look at."""
         problem = cls.problem or cls.enterClassContext(huge_pages(cls.huge))
         if problem:
             raise unittest.SkipTest(problem)

@@ -343,6 +343,7 @@ class Linux:
 
     @classmethod
     def setUpClass(cls):
+        """Boot Linux once for all tests."""
         problem = no_kernel()
         if not problem and cls.case.huge:
             problem = cls.enterClassContext(

@@ -10,7 +10,6 @@ import shutil
 import subprocess
 
 from lib import TOP
-from lib.cpio import Archive
 from lib.error import HarnessError
 from lib.paths import find_firmware
 

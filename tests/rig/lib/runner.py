@@ -9,7 +9,6 @@ import time
 import traceback
 
 from lib.error import HarnessError
-from lib.qmp import QmpError
 from rig.lib.faults import KnownFaults
 from rig.lib.l1 import L1, L1_MIB, L1Error
 from rig.lib.prepare import KERNEL, LOGS, QEMU, kernel_is_patched
