@@ -24,6 +24,7 @@ BUILD = TOP / 'build'
 SCRIPT = TOP / 'scripts/build-qemu.sh'
 SUITES = ('qemu:unit', 'qemu:qtest-x86_64')
 OURS = 'guest-memfd'
+STDERR = 2          # sys.stderr of a test is not a file
 PASSED = ('OK', 'SKIP')
 WORSE = ': WORSE'
 
@@ -46,7 +47,7 @@ def run(qemu, names):
     log.unlink(missing_ok=True)
     subprocess.run([SCRIPT, 'env', 'meson', 'test', '-C', qemu, '--no-suite',
                     'libvfio-user', '--print-errorlogs', *names],
-                   check=False, stdin=subprocess.DEVNULL, stdout=sys.stderr)
+                   check=False, stdin=subprocess.DEVNULL, stdout=STDERR)
     if not log.is_file():
         raise QemuTestsError('meson has run no test in %s: see above' % qemu)
     with open(log, encoding='utf-8') as lines:
