@@ -15,21 +15,11 @@ scripts/build-qemu.sh tests | while read -r name; do
         ! grep -q qemu_thread_create "$name.c" ||
             echo "sanitizers build/tsan/$name"
         ;;
-    # ASan is several times slower than the time-outs of the one allow, and
-    # has to be loaded before what the other one preloads.  The third has not been
-    # run with it yet.
-    tests/qtest/guest-memfd-kvm-test | tests/qtest/guest-memfd-config-test)
+    # ASan has to be loaded before what three of these preload.  The fourth has not
+    # been run with it yet.
+    tests/qtest/guest-memfd-kvm-test | tests/qtest/guest-memfd-server-test | \
+    tests/qtest/guest-memfd-session-test | tests/qtest/guest-memfd-config-test)
         echo "qtest build/qemu/$name"
-        ;;
-    tests/qtest/guest-memfd-server-test)
-        # Each of these waits half a minute for servers that say nothing.
-        others=
-        for case in late stall drop mute; do
-            case=/x86_64/guest-memfd-server/$case
-            echo "qtest build/qemu/$name -p $case"
-            others="$others -s $case"
-        done
-        echo "qtest build/qemu/$name$others"
         ;;
     tests/qtest/*)
         echo "qtest build/qemu/$name"

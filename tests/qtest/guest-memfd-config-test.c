@@ -14,45 +14,30 @@
 #include "qemu/cutils.h"
 #include "qemu/units.h"
 #include "standard-headers/linux/pci_regs.h"
-#include "guest-memfd-misbehave.h"
-#include "guest-memfd-server.h"
-#include "guest-memfd-util.h"
-
-#define MACHINE "-nodefaults -machine q35,memory-backend=m0 -m 128M " \
-                "-global ICH9-LPC.acpi-pci-hotplug-with-bridge-support=off " \
-                "-object " BACKEND ",id=m0,size=128M,driver=emulated," \
-                "init=private -device pcie-root-port,id=rp-good,chassis=1 " \
-                "-device ioh3420,id=rp-bad,chassis=2,addr=4 2>%s"
+#include "guest-memfd-pair.h"
 
 /* The port of the bad device, behind which bus 1 is, and the device */
-#define PORT (0x80000000 | 4 << 11)
-#define DEVICE (0x80000000 | 1 << 16)
+#define PORT QPCI_DEVFN(PAIR_BAD_SLOT, 0)
+#define DEVICE (1 << 8)
 
 #define HOST_PCIEXBAR 0x60
 #define ECAM 0xb0000000
-#define WINDOW 0xe0000000       /* of the port, 256M */
+#define PORT_MEMORY 0xe0000000  /* what the port forwards, 256M */
 
 /* So that a test that would hang fails. */
 #define HANG_S 120
 
 #define NR_RANDOM 300
 
-typedef struct World {
-    QTestState *qts;
-    Server *good, *bad;
-    Evil *evil;
-    char *log;
-} World;
-
 /* What is tried now, to be shown if QEMU does not survive it. */
-static EvilConfig now;
+static DeviceConfig now;
 static const char *now_name;
 
 static void show_config(void *qemu)
 {
     kill(*(pid_t *)qemu, SIGKILL);
     fprintf(stderr, "# config space '%s', region sizes", now_name);
-    for (int i = 0; i < EVIL_REGIONS; i++) {
+    for (int i = 0; i < NR_REGIONS; i++) {
         fprintf(stderr, " 0x%" PRIx64, now.region[i]);
     }
     fprintf(stderr, "\n# irq 0x%x %u %u io-error %u fill 0x%x info 0x%x 0x%x "
@@ -109,171 +94,135 @@ static void make_good(void)
     set32(PCI_ROM_ADDRESS, 0xfffff801);
     now.region[0] = 64 * KiB;
     now.region[2] = 4 * KiB;
-    now.region[EVIL_ROM_REGION] = 2 * KiB;
-    now.region[EVIL_CONFIG_REGION] = 4096;
+    now.region[VFIO_PCI_ROM_REGION_INDEX] = 2 * KiB;
+    now.region[VFIO_PCI_CONFIG_REGION_INDEX] = 4096;
     now.irq_flags = 1;
     now.irq_count = 1;
 }
 
-static uint32_t config_read(World *w, uint32_t device, uint8_t reg)
-{
-    qtest_outl(w->qts, 0xcf8, device | (reg & ~3));
-    return qtest_inl(w->qts, 0xcfc);
-}
-
-static void config_write(World *w, uint32_t device, uint8_t reg, uint32_t val)
-{
-    qtest_outl(w->qts, 0xcf8, device | (reg & ~3));
-    qtest_outl(w->qts, 0xcfc, val);
-}
-
 /* The guest turns on each capability that interrupts come by. */
-static void enable_interrupts(World *w)
+static void enable_interrupts(Pair *p)
 {
-    uint8_t pos = config_read(w, DEVICE, PCI_CAPABILITY_LIST);
+    uint8_t pos = gm_config_readl(p->qts, DEVICE, PCI_CAPABILITY_LIST);
 
     for (int i = 0; pos && i < 64; i++) {
-        uint32_t cap = config_read(w, DEVICE, pos);
+        uint32_t cap = gm_config_readl(p->qts, DEVICE, pos);
 
         if ((cap & 0xff) == PCI_CAP_ID_MSI) {
-            config_write(w, DEVICE, pos, cap | PCI_MSI_FLAGS_ENABLE << 16 |
-                         (cap & PCI_MSI_FLAGS_QMASK << 16) << 3);
+            gm_config_writel(p->qts, DEVICE, pos,
+                             cap | PCI_MSI_FLAGS_ENABLE << 16 |
+                             (cap & PCI_MSI_FLAGS_QMASK << 16) << 3);
         } else if ((cap & 0xff) == PCI_CAP_ID_MSIX) {
-            config_write(w, DEVICE, pos, cap | PCI_MSIX_FLAGS_ENABLE << 16);
+            gm_config_writel(p->qts, DEVICE, pos,
+                             cap | PCI_MSIX_FLAGS_ENABLE << 16);
         } else if ((cap & 0xff) == PCI_CAP_ID_PM) {
-            config_write(w, DEVICE, pos + PCI_PM_CTRL, 3);
-            config_write(w, DEVICE, pos + PCI_PM_CTRL, 0);
+            gm_config_writel(p->qts, DEVICE, pos + PCI_PM_CTRL, 3);
+            gm_config_writel(p->qts, DEVICE, pos + PCI_PM_CTRL, 0);
         }
         pos = cap >> 8;
     }
 }
 
-static void access_bars(World *w)
+static void access_bars(Pair *p)
 {
-    for (int i = 0; i <= EVIL_ROM_REGION; i++) {
-        uint32_t addr = WINDOW + i * 16 * MiB;
-        uint8_t reg = i < EVIL_ROM_REGION ? PCI_BASE_ADDRESS_0 + 4 * i :
-                      PCI_ROM_ADDRESS;
+    for (int i = 0; i <= VFIO_PCI_ROM_REGION_INDEX; i++) {
+        uint32_t addr = PORT_MEMORY + i * 16 * MiB;
+        uint8_t reg = i < VFIO_PCI_ROM_REGION_INDEX ?
+                      PCI_BASE_ADDRESS_0 + 4 * i : PCI_ROM_ADDRESS;
 
-        config_write(w, DEVICE, reg, 0xffffffff);
-        config_read(w, DEVICE, reg);
-        config_write(w, DEVICE, reg, addr | (i == EVIL_ROM_REGION));
+        gm_config_writel(p->qts, DEVICE, reg, 0xffffffff);
+        gm_config_readl(p->qts, DEVICE, reg);
+        gm_config_writel(p->qts, DEVICE, reg,
+                         addr | (i == VFIO_PCI_ROM_REGION_INDEX));
         for (uint32_t offset = 0; offset <= 64 * KiB; offset = offset * 8 + 4) {
-            qtest_readl(w->qts, addr + offset);
-            qtest_writel(w->qts, addr + offset, 0);
+            qtest_readl(p->qts, addr + offset);
+            qtest_writel(p->qts, addr + offset, 0);
         }
     }
 }
 
 /* A reset has powered the slot on.  A guest looks at the device and uses it. */
-static void use_device(World *w)
+static void use_device(Pair *p)
 {
-    config_write(w, 0x80000000, HOST_PCIEXBAR, ECAM | 1);
-    config_write(w, PORT, PCI_PRIMARY_BUS, 0x010100);
-    config_write(w, PORT, PCI_MEMORY_BASE, 0xeff0e000);
-    config_write(w, PORT, PCI_COMMAND, PCI_COMMAND_MEMORY | PCI_COMMAND_MASTER);
+    gm_config_writel(p->qts, 0, HOST_PCIEXBAR, ECAM | 1);
+    gm_config_writel(p->qts, PORT, PCI_PRIMARY_BUS, 0x010100);
+    gm_config_writel(p->qts, PORT, PCI_MEMORY_BASE, 0xeff0e000);
+    gm_config_writel(p->qts, PORT, PCI_COMMAND,
+                     PCI_COMMAND_MEMORY | PCI_COMMAND_MASTER);
     for (int reg = 0; reg < 256; reg += 4) {
-        config_read(w, DEVICE, reg);
+        gm_config_readl(p->qts, DEVICE, reg);
     }
     for (int reg = 256; reg < 4096; reg += 60) {
-        qtest_readl(w->qts, ECAM + 1 * MiB + reg);
+        qtest_readl(p->qts, ECAM + 1 * MiB + reg);
     }
-    qtest_readl(w->qts, ECAM + 1 * MiB + 4092);
-    config_write(w, DEVICE, PCI_COMMAND, PCI_COMMAND_MEMORY |
-                 PCI_COMMAND_MASTER | PCI_COMMAND_IO);
-    access_bars(w);
-    enable_interrupts(w);
+    qtest_readl(p->qts, ECAM + 1 * MiB + 4092);
+    gm_config_writel(p->qts, DEVICE, PCI_COMMAND, PCI_COMMAND_MEMORY |
+                     PCI_COMMAND_MASTER | PCI_COMMAND_IO);
+    access_bars(p);
+    enable_interrupts(p);
     for (int i = 0; i < 8; i++) {
-        qtest_writel(w->qts, ECAM + 1 * MiB +
+        qtest_writel(p->qts, ECAM + 1 * MiB +
                      g_test_rand_int_range(0, 1024) * 4, g_test_rand_int());
     }
 }
 
-static void unplug(World *w)
+static void check_good(Pair *p)
 {
-    qtest_qmp_device_del_send(w->qts, "bad");
-    gm_slot_power_off(w->qts, 4);
-}
-
-static QDict *device_add(World *w, const char *id, const char *socket)
-{
-    g_autofree char *bus = g_strdup_printf("rp-%s", id);
-
-    return qtest_qmp(w->qts, "{ 'execute': 'device_add', 'arguments': {"
-                     " 'driver': 'vfio-user-pci', 'id': %s, 'bus': %s,"
-                     " 'x-msg-timeout': 20000,"
-                     " 'socket': { 'type': 'unix', 'path': %s } } }", id, bus,
-                     socket);
-}
-
-static void check_good(World *w)
-{
-    gm_convert(w->qts, "m0", 16 * MiB, 4096, false);
-    check_exact(w->qts, w->good, "m0", 0);
-    gm_convert(w->qts, "m0", 16 * MiB, 4096, true);
-    check_exact(w->qts, w->good, "m0", 0);
+    gm_convert(p->qts, "m0", 16 * MiB, 4096, false);
+    check_exact(p->qts, p->good, "m0", 0);
+    gm_convert(p->qts, "m0", 16 * MiB, 4096, true);
+    check_exact(p->qts, p->good, "m0", 0);
 }
 
 /* Returns what was wrong with the device, or NULL. */
-static char *try_config(World *w, const char *name)
+static char *try_config(Pair *p, const char *name)
 {
-    EvilConfig then = now;
+    DeviceConfig then = now;
     char *refusal = NULL;
     QDict *rsp;
 
     now_name = name;
     alarm(HANG_S);
-    evil_config(w->evil, &now);
-    rsp = device_add(w, "bad", evil_socket(w->evil));
+    bad_server_describe(p->front, &now);
+    rsp = pair_device_add(p, true);
     if (qdict_haskey(rsp, "error")) {
         refusal = g_strdup(qdict_get_str(qdict_get_qdict(rsp, "error"),
                                          "desc"));
     } else {
-        qtest_system_reset(w->qts);
-        use_device(w);
+        qtest_system_reset(p->qts);
+        use_device(p);
         /* It is something else from now on. */
         then.space[PCI_INTERRUPT_PIN] ^= 1;
-        evil_config(w->evil, &then);
-        qtest_system_reset(w->qts);
-        use_device(w);
-        unplug(w);
+        bad_server_describe(p->front, &then);
+        qtest_system_reset(p->qts);
+        use_device(p);
+        pair_unplug_bad(p);
     }
     qobject_unref(rsp);
-    check_good(w);
+    check_good(p);
     alarm(0);
     return refusal;
 }
 
-static bool world_start(World *w, pid_t *qemu)
+static bool start(Pair *p, pid_t *qemu)
 {
-    int fd;
-
-    w->good = server_start();
-    if (!w->good) {
+    if (!pair_start_servers(p)) {
         return false;
     }
-    fd = g_file_open_tmp("guest-memfd-XXXXXX", &w->log, NULL);
-    close(fd);
-    w->bad = server_start();
-    w->evil = evil_start(w->bad);
-    w->qts = qtest_initf(MACHINE, w->log);
-    *qemu = qtest_pid(w->qts);
+    pair_own_log(p);
+    pair_start_vm(p, PAIR_MACHINE, NULL);
+    *qemu = qtest_pid(p->qts);
     sigaction(SIGALRM, &(struct sigaction) { .sa_handler = on_alarm }, NULL);
     qtest_add_abrt_handler(show_config, qemu);
-    qobject_unref(device_add(w, "good", w->good->socket));
-    check_good(w);
+    pair_plug(p, false);
+    check_good(p);
     return true;
 }
 
-static void world_stop(World *w, pid_t *qemu)
+static void stop(Pair *p, pid_t *qemu)
 {
     qtest_remove_abrt_handler(qemu);
-    qtest_quit(w->qts);
-    evil_stop(w->evil);
-    server_stop(w->bad);
-    server_stop(w->good);
-    unlink(w->log);
-    g_free(w->log);
+    pair_stop(p);
 }
 
 /* What has stopped QEMU once, and why it is refused now; NULL: it is taken */
@@ -367,10 +316,10 @@ static void test_case(const void *opaque)
 {
     const Case *c = opaque;
     g_autofree char *refusal = NULL;
-    World w = { };
+    Pair p = { };
     pid_t qemu;
 
-    if (!world_start(&w, &qemu)) {
+    if (!start(&p, &qemu)) {
         return;
     }
     make_good();
@@ -390,7 +339,7 @@ static void test_case(const void *opaque)
     now.info_flags = c->info[1];
     now.info_cap_offset = c->info[2];
     memcpy(now.info_caps, c->caps, sizeof(c->caps));
-    refusal = try_config(&w, c->name);
+    refusal = try_config(&p, c->name);
     g_test_message("%s", refusal ?: "taken");
     if (c->refusal) {
         g_assert_nonnull(refusal);
@@ -398,7 +347,7 @@ static void test_case(const void *opaque)
     } else {
         g_assert_cmpstr(refusal, ==, NULL);
     }
-    world_stop(&w, &qemu);
+    stop(&p, &qemu);
 }
 
 static uint32_t pick(const uint32_t *of, size_t nr)
@@ -448,10 +397,10 @@ static void random_header(void)
 
 static void random_regions(void)
 {
-    for (int i = 0; i <= EVIL_ROM_REGION; i++) {
+    for (int i = 0; i <= VFIO_PCI_ROM_REGION_INDEX; i++) {
         uint8_t at = PCI_BASE_ADDRESS_0 + 4 * i;
 
-        if (i < EVIL_ROM_REGION) {
+        if (i < VFIO_PCI_ROM_REGION_INDEX) {
             set32(at, one_in(4) ? g_test_rand_int() : PICK(0, 1, 4, 8, 12));
         }
         now.region[i] = one_in(2) ? 0 : 1ULL << g_test_rand_int_range(0, 22);
@@ -463,7 +412,7 @@ static void random_regions(void)
         }
     }
     if (one_in(4)) {
-        now.region[EVIL_CONFIG_REGION] = one_in(2) ? 256 :
+        now.region[VFIO_PCI_CONFIG_REGION_INDEX] = one_in(2) ? 256 :
             PICK(0, 1, 64, 255, 257, 4095, 4097, 65536, UINT32_MAX);
     }
     if (one_in(12)) {
@@ -473,7 +422,7 @@ static void random_regions(void)
     if (one_in(8)) {
         now.info_argsz = PICK(0, 31, 32, 48, 64, 128, 4096, UINT32_MAX - 8,
                               UINT32_MAX);
-        now.info_flags = EVIL_REGION_RW | PICK(4, 8, 12);
+        now.info_flags = REGION_RW | PICK(4, 8, 12);
         now.info_cap_offset = PICK(0, 1, 32, 32, 32, 127, 4096, UINT32_MAX);
         for (int i = 0; i < ARRAY_SIZE(now.info_caps); i++) {
             now.info_caps[i] = one_in(8) ? g_test_rand_int() :
@@ -606,10 +555,10 @@ static void make_random(void)
 static void test_random(void)
 {
     unsigned refused = 0;
-    World w = { };
+    Pair p = { };
     pid_t qemu;
 
-    if (!world_start(&w, &qemu)) {
+    if (!start(&p, &qemu)) {
         return;
     }
     for (int i = 0; i < NR_RANDOM; i++) {
@@ -617,14 +566,14 @@ static void test_random(void)
         g_autofree char *refusal = NULL;
 
         make_random();
-        refusal = try_config(&w, name);
+        refusal = try_config(&p, name);
         refused += !!refusal;
         g_test_message("%d: %s", i, refusal ?: "taken");
     }
     g_test_message("%u of %u refused", refused, NR_RANDOM);
     g_assert_cmpuint(refused, >, NR_RANDOM / 10);
     g_assert_cmpuint(refused, <, NR_RANDOM * 9 / 10);
-    world_stop(&w, &qemu);
+    stop(&p, &qemu);
 }
 
 int main(int argc, char **argv)

@@ -9,11 +9,11 @@
 
 #include "qemu/osdep.h"
 #include "qemu/units.h"
+#include "standard-headers/linux/pci_regs.h"
 #include "guest-memfd-misbehave.h"
 #include "guest-memfd-server.h"
 #include "guest-memfd-util.h"
 #include "qobject/qlist.h"
-#include "guest-memfd-virtio-mem.c.inc"
 
 static void test_convert(QTestState *qts, Server *s)
 {
@@ -179,30 +179,24 @@ static void test_two_dimms(QTestState *qts, Server *s)
     gm_object_del(qts, "m2");
 }
 
-static void pam_write(QTestState *qts, uint8_t reg, uint8_t val)
-{
-    qtest_outl(qts, 0xcf8, 0x80000000 | (reg & ~3));
-    qtest_outb(qts, 0xcfc + (reg & 3), val);
-}
-
 /*
- * The guest remaps memory below 1 MiB (q35's PAM registers, 0x90 to 0x96),
- * which splits and joins the sections of RAM that the device follows.
+ * The guest remaps memory below 1 MiB (q35's PAM registers), which splits
+ * and joins the sections of RAM that the device follows.
  */
 static void test_remap(QTestState *qts, Server *s)
 {
     gm_convert(qts, "m0", 16 * MiB, 2 * MiB, false);
     for (int i = 0; i < 64; i++) {
         /* Memory or ROM, readable, writable or both, in 16 KiB steps. */
-        pam_write(qts, 0x90 + g_test_rand_int_range(0, 7),
-                  g_test_rand_int_range(0, 256) & 0x33);
+        gm_pam_write(qts, g_test_rand_int_range(0, GM_PAM_REGS),
+                     g_test_rand_int_range(0, 256) & 0x33);
         gm_convert(qts, "m0", 16 * MiB + i * 8192, 4096, i & 1);
         check_exact(qts, s, "m0", 0);
     }
     /* All of it RAM, and shared: now what is below 1 MiB is seen, too. */
-    pam_write(qts, 0x90, 0x30);
-    for (int i = 1; i < 7; i++) {
-        pam_write(qts, 0x90 + i, 0x33);
+    gm_pam_write(qts, 0, 0x30);
+    for (int i = 1; i < GM_PAM_REGS; i++) {
+        gm_pam_write(qts, i, 0x33);
     }
     gm_convert(qts, "m0", 0xc0000, 0x40000, false);
     check_mapped(s, 0xc0000, 0x40000);
@@ -224,11 +218,11 @@ static void test_boundaries(QTestState *qts, Server *s)
         gm_convert(qts, "m0", 16 * MiB + i * 4096, 4096, false);
     }
     check_maps(s, 16 * MiB, 2 * MiB, pages);
-    pam_write(qts, 0x90, 0x30);
+    gm_pam_write(qts, 0, 0x30);
     check_maps(s, 16 * MiB, 2 * MiB, pages);
     gm_convert(qts, "m0", 16 * MiB + 4096, 4096, true);
     gm_convert(qts, "m0", 16 * MiB + 4096, 4096, false);
-    pam_write(qts, 0x90, 0);
+    gm_pam_write(qts, 0, 0);
     check_maps(s, 16 * MiB, 2 * MiB, pages);
 
     qtest_qmp_assert_success(qts, "{ 'execute': 'device_add', 'arguments': {"
@@ -299,24 +293,24 @@ static void test_policies(QTestState *qts, Server *s)
     const struct {
         const char *policy;
         unsigned extents, splits, unmaps;
-    } rows[] = {
+    } policies[] = {
         { "auto", 1 + 10, 1, 1 },
         { "page", 512 + 1023, 0, 1 },
     };
 
     gm_convert(qts, "m0", 32 * MiB, 2 * MiB, false);
-    for (size_t i = 0; i < ARRAY_SIZE(rows); i++) {
+    for (size_t i = 0; i < ARRAY_SIZE(policies); i++) {
         qtest_qmp_device_del(qts, "dev");
-        qtest_qmp_assert_success(qts, REPLUG, rows[i].policy, s->socket);
+        qtest_qmp_assert_success(qts, REPLUG, policies[i].policy, s->socket);
         gm_convert(qts, "m0", 64 * MiB, 4 * MiB, false);
         gm_convert(qts, "m0", 64 * MiB + 20 * KiB, 4 * KiB, true);
         check_exact(qts, s, "m0", 0);
         g_assert_cmpuint(gm_listener(qts, "m0", FIRMWARE_END, "extents"), ==,
-                         rows[i].extents);
+                         policies[i].extents);
         g_assert_cmpuint(gm_listener(qts, "m0", FIRMWARE_END, "splits"), ==,
-                         rows[i].splits);
+                         policies[i].splits);
         g_assert_cmpuint(gm_listener(qts, "m0", FIRMWARE_END, "unmap-calls"),
-                         ==, rows[i].unmaps);
+                         ==, policies[i].unmaps);
         gm_convert(qts, "m0", 64 * MiB, 4 * MiB, true);
         check_exact(qts, s, "m0", 0);
     }
@@ -341,33 +335,30 @@ static void test_bad_policies(QTestState *qts, Server *s)
     check_exact(qts, s, "m0", 0);
 }
 
-static void set_bar(QTestState *qts, uint8_t reg, uint32_t addr)
-{
-    qtest_outl(qts, 0xcf8, 0x80000000 | 4 << 11 | reg);
-    qtest_outl(qts, 0xcfc, addr);
-}
+/* An ivshmem-plain */
+#define SHMEM QPCI_DEVFN(4, 0)
 
 /*
  * A guest lays 256 bytes of MMIO over memory that is in a BAR: the page that
  * has them cannot be mapped, and what is left begins and ends within it.  It
- * may do so when the DMA peer is dead.
+ * may do so when the server is dead.
  */
 static void test_unaligned(QTestState *qts, Server *s)
 {
     const uint64_t gpa = 0xe0000000, inside = gpa + 0x1400;
 
-    set_bar(qts, 0x10, gpa + 16 * MiB);
-    set_bar(qts, 0x1c, 0);
-    set_bar(qts, 0x18, gpa);
-    set_bar(qts, 0x04, 2);              /* memory */
+    gm_config_writel(qts, SHMEM, PCI_BASE_ADDRESS_0, gpa + 16 * MiB);
+    gm_config_writel(qts, SHMEM, PCI_BASE_ADDRESS_3, 0);
+    gm_config_writel(qts, SHMEM, PCI_BASE_ADDRESS_2, gpa);
+    gm_config_writel(qts, SHMEM, PCI_COMMAND, PCI_COMMAND_MEMORY);
     check_maps(s, gpa, 2 * MiB, "0+2097152");
-    set_bar(qts, 0x10, inside);
+    gm_config_writel(qts, SHMEM, PCI_BASE_ADDRESS_0, inside);
     check_maps(s, gpa, 2 * MiB, "0+4096 8192+2088960");
-    set_bar(qts, 0x10, gpa + 16 * MiB);
+    gm_config_writel(qts, SHMEM, PCI_BASE_ADDRESS_0, gpa + 16 * MiB);
     check_maps(s, gpa, 2 * MiB, "0+2097152");
 
     server_kill(s);
-    set_bar(qts, 0x10, inside);
+    gm_config_writel(qts, SHMEM, PCI_BASE_ADDRESS_0, inside);
     gm_convert(qts, "m1", 0, 4096, true);
     gm_convert(qts, "m1", 0, 4096, false);
     qtest_qmp_device_del(qts, "dev");
@@ -438,49 +429,47 @@ static void test_fd(void)
 static void test_limit(void)
 {
     const uint64_t base = 16 * MiB;
-    const unsigned runs = g_test_slow() ? 100000 : 2000;
-    const unsigned limit = g_test_slow() ? 65535 : 1500;
-    const unsigned fit = g_test_slow() ? 60000 : 1400;
+    const unsigned runs = 2000, limit = 1500, fit = 1400;
     g_autofree char *caps = g_strdup_printf("{ \"capabilities\": {"
                                             " \"max_dma_maps\": %u } }",
                                             limit);
-    g_autofree char *needs = g_strdup_printf("it takes %u mappings, and 0 of %u",
-                                             runs, limit);
+    g_autofree char *needs =
+        g_strdup_printf("it takes %u mappings, and 0 of %u", runs, limit);
     g_autofree char *maps = NULL;
-    Evil *evil;
+    BadServer *front;
     QTestState *qts;
     Server *s = server_start();
 
     if (!s) {
         return;
     }
-    evil = evil_start(s);
-    evil_local(evil);
-    evil_negotiate(evil, caps);
+    front = bad_server_start(s);
+    bad_server_keep_maps(front);
+    bad_server_negotiate(front, caps);
     qts = qtest_init("-nodefaults -m 1G -machine q35,memory-backend=m0 "
                        "-object " BACKEND ",id=m0,size=1G,driver=emulated,"
                        "init=private -device pcie-root-port,id=rp,chassis=1");
     for (unsigned i = 0; i < runs; i++) {
         gm_convert(qts, "m0", base + i * 8192, 4096, false);
     }
-    gm_assert_failure(qts, qtest_qmp(qts, SERVER_DEVICE_ADD, evil_socket(evil)),
-                      needs);
-    evil_gone(evil);
+    gm_assert_failure(qts, qtest_qmp(qts, SERVER_DEVICE_ADD,
+                                     bad_server_socket(front)), needs);
+    bad_server_wait_disconnected(front);
     gm_convert(qts, "m0", base, 4096, true);
     gm_convert(qts, "m0", base, 4096, false);
 
     gm_convert(qts, "m0", base + fit * 8192, (runs - fit) * 8192, true);
     g_test_timer_start();
-    qtest_qmp_assert_success(qts, SERVER_DEVICE_ADD, evil_socket(evil));
+    qtest_qmp_assert_success(qts, SERVER_DEVICE_ADD, bad_server_socket(front));
     g_test_message("%u mappings in %.1f s", fit, g_test_timer_elapsed());
-    maps = evil_maps(evil);
+    maps = bad_server_maps(front);
     check_exact_maps(qts, maps, "m0", 0);
     gm_convert(qts, "m0", base, runs * 8192, true);
     g_free(maps);
-    maps = evil_maps(evil);
+    maps = bad_server_maps(front);
     check_exact_maps(qts, maps, "m0", 0);
     qtest_quit(qts);
-    evil_stop(evil);
+    bad_server_stop(front);
     server_stop(s);
 }
 
@@ -514,6 +503,5 @@ int main(int argc, char **argv)
     server_add_tests(tests);
     qtest_add_func("guest-memfd-dma/limit", test_limit);
     qtest_add_func("guest-memfd-dma/fd", test_fd);
-    virtio_mem_add_tests();
     return g_test_run();
 }

@@ -12,9 +12,9 @@
 #include "qemu/bswap.h"
 #include "qemu/units.h"
 #include "guest-memfd-util.h"
+#include "qobject/qlist.h"
 
-#define FAKE_KVM "../guest-memfd/libguest-memfd-fake-kvm.so"
-#define HUGEPAGES "/sys/kernel/mm/hugepages/hugepages-2048kB/"
+#define FAKE_KVM "libguest-memfd-fake-kvm.so"
 #define HUGE (2 * MiB)
 
 /* Another huge page than that of the descriptor of fw_cfg's DMA */
@@ -43,29 +43,14 @@ static const char *problem(void)
     return files > 0 ? NULL : "this kernel's KVM has no guest_memfd";
 }
 
-/* What is started next sees the other KVM. */
-static void fake_kvm(bool fake)
-{
-    if (fake) {
-        g_autofree char *self = g_file_read_link("/proc/self/exe", NULL);
-        g_autofree char *dir = g_path_get_dirname(self);
-        g_autofree char *path = g_build_filename(dir, FAKE_KVM, NULL);
-
-        g_assert_cmpint(access(path, R_OK), ==, 0);
-        g_setenv("LD_PRELOAD", path, true);
-    } else {
-        g_unsetenv("LD_PRELOAD");
-    }
-}
-
 static QTestState *start(const char *options)
 {
     g_autofree char *args = g_strconcat(PROTECTED, options, NULL);
     QTestState *qts;
 
-    fake_kvm(true);
+    gm_preload(FAKE_KVM);
     qts = qtest_init(args);
-    fake_kvm(false);
+    gm_preload(NULL);
     return qts;
 }
 
@@ -139,20 +124,6 @@ static void test_second_block(void)
     qtest_quit(qts);
 }
 
-static uint64_t huge_pages(const char *counter)
-{
-    g_autofree char *path = g_strconcat(HUGEPAGES, counter, NULL);
-    g_autofree char *text = NULL;
-
-    return g_file_get_contents(path, &text, NULL, NULL) ?
-           g_ascii_strtoull(text, NULL, 10) : 0;
-}
-
-static uint64_t huge_pages_free(void)
-{
-    return huge_pages("free_hugepages") - huge_pages("resv_hugepages");
-}
-
 /* All huge pages that are left; the end of the file descriptor gives them back. */
 static int empty_pool(void)
 {
@@ -172,7 +143,7 @@ static void test_empty_pool(void)
     QTestState *qts;
     int fd;
 
-    if (problem() || huge_pages_free() < 4) {
+    if (problem() || gm_huge_pages_free(HUGE) < 4) {
         close(lock);
         g_test_skip(problem() ?: "fewer than 4 free huge pages of 2 MiB");
         return;
@@ -203,45 +174,96 @@ static void test_promise(const void *options)
     uint64_t before;
     QTestState *qts;
 
-    if (problem() || huge_pages_free() < 32) {
+    if (problem() || gm_huge_pages_free(HUGE) < 32) {
         close(lock);
         g_test_skip(problem() ?: "fewer than 32 free huge pages of 2 MiB");
         return;
     }
-    before = huge_pages_free();
+    before = gm_huge_pages_free(HUGE);
     qts = start(options);
-    g_assert_cmpuint(huge_pages_free(), ==, before - 32);
+    g_assert_cmpuint(gm_huge_pages_free(HUGE), ==, before - 32);
     g_assert_true(dma(qts, VICTIM));
     gm_convert(qts, "m0", VICTIM, 4 * HUGE, true);
-    g_assert_cmpuint(huge_pages_free(), ==, before - 32);
+    g_assert_cmpuint(gm_huge_pages_free(HUGE), ==, before - 32);
     gm_convert(qts, "m0", VICTIM, 4 * HUGE, false);
-    g_assert_cmpuint(huge_pages_free(), ==, before - 32);
+    g_assert_cmpuint(gm_huge_pages_free(HUGE), ==, before - 32);
     qtest_quit(qts);
     close(lock);
+}
+
+static void check_fake_refused(const char *args, const char *needle)
+{
+    gm_preload(FAKE_KVM);
+    gm_check_refused("", args, needle);
+    gm_preload(NULL);
 }
 
 /* Nothing would be protected. */
 static void test_emulated(void)
 {
-    const char *argv[] = {
-        "sh", "-c", "exec timeout 60 $0 " PROTECTED "driver=emulated -display none",
-        qtest_qemu_binary(NULL), NULL
-    };
-    g_autofree char *err = NULL;
-    int status;
+    if (problem()) {
+        g_test_skip(problem());
+        return;
+    }
+    check_fake_refused(PROTECTED "driver=emulated",
+                       "driver=emulated cannot back a confidential machine");
+}
+
+#define M0 "-accel kvm -machine none -object " BACKEND ",id=m0,size=2M,"
+
+static bool query_prealloc(QTestState *qts)
+{
+    QDict *rsp = qtest_qmp(qts, "{ 'execute': 'query-memdev' }");
+    const QListEntry *e = qlist_first(qdict_get_qlist(rsp, "return"));
+    bool prealloc = qdict_get_bool(qobject_to(QDict, qlist_entry_obj(e)),
+                                   "prealloc");
+
+    qobject_unref(rsp);
+    return prealloc;
+}
+
+/* What QEMU has touched of memory that is shared */
+static uint64_t resident_shmem(QTestState *qts)
+{
+    g_autofree char *path = g_strdup_printf("/proc/%d/status", qtest_pid(qts));
+    g_autofree char *text = NULL;
+    const char *line;
+
+    g_assert_true(g_file_get_contents(path, &text, NULL, NULL));
+    line = strstr(text, "RssShmem:");
+    g_assert_nonnull(line);
+    return g_ascii_strtoull(line + strlen("RssShmem:"), NULL, 10) * KiB;
+}
+
+/* How memory with two copies starts. */
+static void test_two_copy(void)
+{
+    QTestState *qts;
+    QDict *block;
 
     if (problem()) {
         g_test_skip(problem());
         return;
     }
-    fake_kvm(true);
-    g_assert_true(g_spawn_sync(NULL, (char **)argv, NULL, G_SPAWN_SEARCH_PATH,
-                               NULL, NULL, NULL, &err, &status, NULL));
-    fake_kvm(false);
-    g_assert_true(WIFEXITED(status));
-    g_assert_cmpint(WEXITSTATUS(status), ==, 1);
-    g_assert_nonnull(strstr(err, "driver=emulated cannot back a confidential "
-                            "machine"));
+    check_fake_refused("-overcommit mem-lock=on " M0 "init=private",
+                       "conversion=two-copy: -overcommit mem-lock=on would "
+                       "lock");
+    check_fake_refused("-overcommit mem-lock=on-fault " M0
+                       "conversion=two-copy", "use mem-lock=off");
+
+    gm_preload(FAKE_KVM);
+    qts = qtest_init("-accel kvm -nodefaults -S -machine q35,memory-backend=m0 "
+                     "-m 32M -object " BACKEND ",id=m0,size=32M,init=private,"
+                     "prealloc=on");
+    gm_preload(NULL);
+    block = gm_block(qts, "m0");
+    g_assert_cmpstr(qdict_get_str(block, "conversion"), ==, "two-copy");
+    g_assert_cmpstr(qdict_get_str(block, "init"), ==, "private");
+    qobject_unref(block);
+    g_assert_true(query_prealloc(qts));
+    /* nothing needs the shared copy */
+    g_assert_cmpuint(resident_shmem(qts), <, 16 * MiB);
+    qtest_quit(qts);
 }
 
 int main(int argc, char **argv)
@@ -255,5 +277,6 @@ int main(int argc, char **argv)
     qtest_add_data_func("guest-memfd-kvm/promise/prealloc",
                         "hugetlb=on,hugetlbsize=2M,prealloc=on", test_promise);
     qtest_add_func("guest-memfd-kvm/emulated", test_emulated);
+    qtest_add_func("guest-memfd-kvm/two-copy", test_two_copy);
     return g_test_run();
 }

@@ -110,7 +110,7 @@ void server_stop(Server *s)
     g_free(s);
 }
 
-char *server_ask(Server *s, const char *command)
+char *server_query(Server *s, const char *command)
 {
     struct sockaddr_un addr = { .sun_family = AF_UNIX };
     GString *answer = g_string_new(NULL);
@@ -152,7 +152,7 @@ static char *maps_of(const char *maps, uint64_t gpa, uint64_t size)
 
 void check_maps(Server *s, uint64_t gpa, uint64_t size, const char *expected)
 {
-    g_autofree char *all = server_ask(s, "maps\n");
+    g_autofree char *all = server_query(s, "maps\n");
     g_autofree char *maps = maps_of(all, gpa, size);
 
     g_assert_cmpstr(maps, ==, expected);
@@ -178,14 +178,14 @@ static uint64_t mapped_bytes(const char *maps, uint64_t gpa, uint64_t size)
 
 void check_mapped(Server *s, uint64_t gpa, uint64_t size)
 {
-    g_autofree char *maps = server_ask(s, "maps\n");
+    g_autofree char *maps = server_query(s, "maps\n");
 
     g_assert_cmpuint(mapped_bytes(maps, gpa, size), ==, size);
 }
 
 void check_unmapped(Server *s, uint64_t gpa, uint64_t size)
 {
-    g_autofree char *maps = server_ask(s, "maps\n");
+    g_autofree char *maps = server_query(s, "maps\n");
 
     g_assert_cmpuint(mapped_bytes(maps, gpa, size), ==, 0);
 }
@@ -254,14 +254,14 @@ void check_exact_maps(QTestState *qts, const char *maps, const char *id,
 
 void check_exact(QTestState *qts, Server *s, const char *id, uint64_t gpa)
 {
-    g_autofree char *maps = server_ask(s, "maps\n");
+    g_autofree char *maps = server_query(s, "maps\n");
 
     check_exact_maps(qts, maps, id, gpa);
 }
 
 void check_safe(QTestState *qts, Server *s, const char *id, uint64_t gpa)
 {
-    g_autofree char *maps = server_ask(s, "maps\n");
+    g_autofree char *maps = server_query(s, "maps\n");
     g_autofree char *private = runs_of(qts, id, 'P');
     g_auto(GStrv) runs = g_strsplit(private, " ", -1);
 

@@ -67,8 +67,8 @@ void server_kill(Server *s);
 /** server_stop - kill it, and free @s */
 void server_stop(Server *s);
 
-/** server_ask - the answer of the control socket, without its "end" */
-char *server_ask(Server *s, const char *command);
+/** server_query - the answer of the control socket, without its "end" */
+char *server_query(Server *s, const char *command);
 
 /** check_maps - the mappings in a range are @expected, "OFFSET+SIZE …" */
 void check_maps(Server *s, uint64_t gpa, uint64_t size, const char *expected);

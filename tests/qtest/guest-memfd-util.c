@@ -6,6 +6,7 @@
 
 #include "qemu/osdep.h"
 #include <sys/file.h>
+#include "qemu/units.h"
 #include "guest-memfd-util.h"
 #include "hw/pci/pci_regs.h"
 #include "libqos/pci-pc.h"
@@ -169,19 +170,24 @@ void gm_assert_map(QTestState *qts, const char *id, const char *expected)
     g_assert_cmpstr(map, ==, expected);
 }
 
+void gm_drain_rcu(QTestState *qts)
+{
+    gm_assert_failure(qts, qtest_qmp(qts, "{ 'execute': 'device_add',"
+                                     " 'arguments': { 'driver': 'none' } }"),
+                      "'none' is not a valid device model name");
+}
+
 void gm_object_del(QTestState *qts, const char *id)
 {
     QDict *block;
 
     qtest_qmp_assert_success(qts, "{ 'execute': 'object-del', 'arguments': {"
                              " 'id': %s } }", id);
-    /*
-     * Memory goes an RCU grace period after its last user: ask again, but not
-     * for ever.
-     */
+    /* Memory goes an RCU grace period after each of its last users. */
     for (int i = 0; (block = gm_block(qts, id)); i++) {
-        g_assert_cmpint(i, <, 100000);
+        g_assert_cmpint(i, <, 10);
         qobject_unref(block);
+        gm_drain_rcu(qts);
     }
 }
 
@@ -191,6 +197,84 @@ void gm_eject_dimm(QTestState *qts, const char *id, unsigned slot)
     qtest_outl(qts, MEMHP_SELECTOR, slot);
     qtest_outb(qts, MEMHP_STATUS, MEMHP_EJECT);
     qtest_qmp_eventwait(qts, "DEVICE_DELETED");
+}
+
+uint32_t gm_config_readl(QTestState *qts, int devfn, uint8_t reg)
+{
+    QPCIBus *bus = qpci_new_pc(qts, NULL);
+    uint32_t val = bus->config_readl(bus, devfn, reg);
+
+    qpci_free_pc(bus);
+    return val;
+}
+
+void gm_config_writel(QTestState *qts, int devfn, uint8_t reg, uint32_t val)
+{
+    QPCIBus *bus = qpci_new_pc(qts, NULL);
+
+    bus->config_writel(bus, devfn, reg, val);
+    qpci_free_pc(bus);
+}
+
+void gm_pam_write(QTestState *qts, unsigned nr, uint8_t val)
+{
+    QPCIBus *bus = qpci_new_pc(qts, NULL);
+
+    g_assert_cmpuint(nr, <, GM_PAM_REGS);
+    bus->config_writeb(bus, QPCI_DEVFN(0, 0), GM_PAM0 + nr, val);
+    qpci_free_pc(bus);
+}
+
+void gm_preload(const char *library)
+{
+    g_autofree char *self = g_file_read_link("/proc/self/exe", NULL);
+    g_autofree char *dir = g_path_get_dirname(self);
+    g_autofree char *path = NULL;
+
+    if (!library) {
+        g_unsetenv("LD_PRELOAD");
+        return;
+    }
+    path = g_build_filename(dir, "../guest-memfd", library, NULL);
+    g_assert_cmpint(access(path, R_OK), ==, 0);
+    g_setenv("LD_PRELOAD", path, true);
+}
+
+uint64_t gm_huge_pages(uint64_t size, const char *counter)
+{
+    g_autofree char *path =
+        g_strdup_printf("/sys/kernel/mm/hugepages/hugepages-%" PRIu64 "kB/%s",
+                        size / KiB, counter);
+    g_autofree char *text = NULL;
+
+    return g_file_get_contents(path, &text, NULL, NULL) ?
+           g_ascii_strtoull(text, NULL, 10) : 0;
+}
+
+uint64_t gm_huge_pages_free(uint64_t size)
+{
+    uint64_t nr_free = gm_huge_pages(size, "free_hugepages");
+    uint64_t reserved = gm_huge_pages(size, "resv_hugepages");
+
+    return nr_free - MIN(reserved, nr_free);
+}
+
+void gm_check_refused(const char *prefix, const char *args,
+                      const char *needle)
+{
+    g_autofree char *cmd = g_strdup_printf("%s%s -nodefaults -display none -S "
+                                           "%s", prefix,
+                                           qtest_qemu_binary(NULL), args);
+    g_autofree char *out = NULL, *err = NULL;
+    int status;
+
+    g_assert_true(g_spawn_command_line_sync(cmd, &out, &err, &status, NULL));
+    if (!WIFEXITED(status) || WEXITSTATUS(status) != 1) {
+        g_error("'%s' ended with status 0x%x: %s", args, status, err);
+    }
+    if (!strstr(err, needle)) {
+        g_error("'%s': expected '%s' in '%s'", args, needle, err);
+    }
 }
 
 int gm_lock_huge_pages(void)

@@ -50,12 +50,55 @@ void gm_assert_map(QTestState *qts, const char *id, const char *expected);
 /** gm_assert_failure - run a command that must fail with @needle in the text */
 void gm_assert_failure(QTestState *qts, QDict *response, const char *needle);
 
+/** gm_config_readl - read a register of PCI config space (q35, pc) */
+uint32_t gm_config_readl(QTestState *qts, int devfn, uint8_t reg);
+
+/**
+ * gm_config_writel - write a register of PCI config space
+ *
+ * @devfn: bits 8 to 15 are the number of the bus
+ */
+void gm_config_writel(QTestState *qts, int devfn, uint8_t reg, uint32_t val);
+
+/* The registers that say what is RAM below 1 MiB */
+#define GM_PAM0 0x90
+#define GM_PAM_REGS 7
+
+/** gm_pam_write - write register @nr of those of q35 */
+void gm_pam_write(QTestState *qts, unsigned nr, uint8_t val);
+
+/**
+ * gm_preload - what is started from now on has a library of
+ * tests/guest-memfd loaded before libc; NULL: has none
+ */
+void gm_preload(const char *library);
+
+/** gm_huge_pages - a counter of the pool of huge pages of @size bytes */
+uint64_t gm_huge_pages(uint64_t size, const char *counter);
+
+/** gm_huge_pages_free - how many nobody has, nor is promised */
+uint64_t gm_huge_pages_free(uint64_t size);
+
+/**
+ * gm_check_refused - a QEMU that is started must exit with status 1 and an error
+ * that has @needle in it
+ *
+ * @prefix: what starts it, "" or "command "
+ */
+void gm_check_refused(const char *prefix, const char *args,
+                      const char *needle);
+
 /**
  * gm_lock_huge_pages - no other test has to do with the pools of huge pages
  *
  * Returns: a file descriptor; closing it ends that.
  */
 int gm_lock_huge_pages(void);
+
+/**
+ * gm_drain_rcu - what waits for the end of an RCU grace period has been done
+ */
+void gm_drain_rcu(QTestState *qts);
 
 /** gm_object_del - object-del, until the memory's last user has let go */
 void gm_object_del(QTestState *qts, const char *id);

@@ -11,6 +11,7 @@
 #include "qemu/osdep.h"
 #include "qemu/bitops.h"
 #include "qemu/units.h"
+#include "standard-headers/linux/pci_regs.h"
 #include "guest-memfd-server.h"
 #include "guest-memfd-util.h"
 
@@ -51,8 +52,7 @@ static void flush(QTestState *qts)
 
 static void bus_number(QTestState *qts)
 {
-    qtest_outl(qts, 0xcf8, 0x80000000 | PORT_DEVFN << 8 | 0x18);
-    qtest_outl(qts, 0xcfc, BUS << 16 | BUS << 8);
+    gm_config_writel(qts, PORT_DEVFN, PCI_PRIMARY_BUS, BUS << 16 | BUS << 8);
 }
 
 static void enable(QTestState *qts)

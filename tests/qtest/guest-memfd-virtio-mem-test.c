@@ -2,26 +2,28 @@
  * virtio-mem and a device that does not unmap memory (vfio-user)
  *
  * Two devices have all plugged blocks mapped, "bad" through a server that
- * refuses on command (guest-memfd-misbehave.c).  A guest, played by libqos, unplugs
- * blocks.
+ * refuses on command (guest-memfd-misbehave.c).  A guest, played by libqos,
+ * unplugs blocks.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
 
+#include "qemu/osdep.h"
 #include "qemu/bitops.h"
 #include "qemu/bswap.h"
+#include "qemu/units.h"
+#include "guest-memfd-pair.h"
 #include "libqos/malloc-pc.h"
 #include "libqos/pci-pc.h"
 #include "libqos/virtio-pci.h"
 #include "standard-headers/linux/virtio_config.h"
 #include "standard-headers/linux/virtio_ids.h"
 #include "standard-headers/linux/virtio_mem.h"
+#include "qobject/qlist.h"
 
 #define VMEM_SLOT 5
 #define VMEM_MACHINE \
-    "-nodefaults -machine q35 -m 128M,maxmem=1G " \
-    "-device pcie-root-port,id=rp-good,chassis=1 " \
-    "-device pcie-root-port,id=rp-bad,chassis=2 " \
+    "-nodefaults -machine q35 -m 128M,maxmem=1G " PAIR_PORTS \
     "-object memory-backend-memfd,id=vm0,size=64M " \
     "-device virtio-mem-pci,memdev=vm0,block-size=2M,requested-size=64M," \
     "addr=" stringify(VMEM_SLOT)
@@ -31,9 +33,7 @@
 #define VMEM_PATTERN 0xa5
 
 typedef struct VirtioMem {
-    QTestState *qts;
-    Server *good, *bad;
-    Evil *evil;
+    Pair p;
     QGuestAllocator alloc;
     QPCIBus *bus;
     QVirtioPCIDevice *dev;
@@ -47,8 +47,8 @@ static void vmem_start_driver(VirtioMem *v)
     QPCIAddress addr = { .devfn = QPCI_DEVFN(VMEM_SLOT, 0) };
     QVirtioDevice *vdev;
 
-    pc_alloc_init(&v->alloc, v->qts, 0);
-    v->bus = qpci_new_pc(v->qts, &v->alloc);
+    pc_alloc_init(&v->alloc, v->p.qts, 0);
+    v->bus = qpci_new_pc(v->p.qts, &v->alloc);
     v->dev = virtio_pci_new(v->bus, &addr);
     vdev = &v->dev->vdev;
     g_assert_cmphex(vdev->device_type, ==, VIRTIO_ID_MEM);
@@ -68,7 +68,7 @@ static void vmem_start_driver(VirtioMem *v)
 }
 
 /* About @nr blocks from number @first; what the device answers, and a state. */
-static unsigned vmem_ask(VirtioMem *v, unsigned type, unsigned first,
+static unsigned vmem_request(VirtioMem *v, unsigned type, unsigned first,
                          unsigned nr, unsigned *state)
 {
     struct virtio_mem_req req = {
@@ -82,19 +82,19 @@ static unsigned vmem_ask(VirtioMem *v, unsigned type, unsigned first,
     uint64_t resp_at = v->msg + sizeof(req);
     uint32_t head, used;
 
-    qtest_memwrite(v->qts, v->msg, &req, sizeof(req));
-    qtest_memwrite(v->qts, resp_at, &resp, sizeof(resp));
+    qtest_memwrite(v->p.qts, v->msg, &req, sizeof(req));
+    qtest_memwrite(v->p.qts, resp_at, &resp, sizeof(resp));
     /* The one before it was answered, and its descriptors are free. */
     v->vq->free_head = 0;
     v->vq->num_free = v->vq->size;
-    head = qvirtqueue_add(v->qts, v->vq, v->msg, sizeof(req), false, true);
-    qvirtqueue_add(v->qts, v->vq, resp_at, sizeof(resp), true, false);
-    qvirtqueue_kick(v->qts, &v->dev->vdev, v->vq, head);
-    while (!qvirtqueue_get_buf(v->qts, v->vq, &used, NULL)) {
+    head = qvirtqueue_add(v->p.qts, v->vq, v->msg, sizeof(req), false, true);
+    qvirtqueue_add(v->p.qts, v->vq, resp_at, sizeof(resp), true, false);
+    qvirtqueue_kick(v->p.qts, &v->dev->vdev, v->vq, head);
+    while (!qvirtqueue_get_buf(v->p.qts, v->vq, &used, NULL)) {
         ;
     }
     g_assert_cmpuint(used, ==, head);
-    qtest_memread(v->qts, resp_at, &resp, sizeof(resp));
+    qtest_memread(v->p.qts, resp_at, &resp, sizeof(resp));
     if (state) {
         *state = le16_to_cpu(resp.u.state.state);
     }
@@ -106,7 +106,7 @@ static void vmem_check(VirtioMem *v, unsigned nr)
 {
     uint64_t rest = v->gpa + nr * VMEM_BLOCK;
     uint64_t rest_size = (VMEM_BLOCKS - nr) * VMEM_BLOCK;
-    QDict *rsp = qtest_qmp(v->qts, "{ 'execute': 'query-memory-devices' }");
+    QDict *rsp = qtest_qmp(v->p.qts, "{ 'execute': 'query-memory-devices' }");
     QDict *mem = qobject_to(QDict, qlist_peek(qdict_get_qlist(rsp, "return")));
 
     g_assert_cmpstr(qdict_get_str(mem, "type"), ==, "virtio-mem");
@@ -117,25 +117,26 @@ static void vmem_check(VirtioMem *v, unsigned nr)
         uint64_t block = v->gpa + i * VMEM_BLOCK;
         unsigned state, value;
 
-        g_assert_cmpuint(vmem_ask(v, VIRTIO_MEM_REQ_STATE, i, 1, &state), ==,
-                         VIRTIO_MEM_RESP_ACK);
+        g_assert_cmpuint(vmem_request(v, VIRTIO_MEM_REQ_STATE, i, 1, &state),
+                         ==, VIRTIO_MEM_RESP_ACK);
         g_assert_cmpuint(state, ==, i < nr ? VIRTIO_MEM_STATE_PLUGGED :
                                              VIRTIO_MEM_STATE_UNPLUGGED);
         /* What was plugged once is empty. */
         value = i < nr ? VMEM_PATTERN : 0;
-        g_assert_cmphex(qtest_readb(v->qts, block), ==, value);
-        g_assert_cmphex(qtest_readb(v->qts, block + VMEM_BLOCK - 1), ==, value);
+        g_assert_cmphex(qtest_readb(v->p.qts, block), ==, value);
+        g_assert_cmphex(qtest_readb(v->p.qts, block + VMEM_BLOCK - 1), ==,
+                        value);
     }
-    check_mapped(v->good, v->gpa, nr * VMEM_BLOCK);
-    check_mapped(v->bad, v->gpa, nr * VMEM_BLOCK);
-    check_unmapped(v->good, rest, rest_size);
-    check_unmapped(v->bad, rest, rest_size);
+    check_mapped(v->p.good, v->gpa, nr * VMEM_BLOCK);
+    check_mapped(v->p.bad, v->gpa, nr * VMEM_BLOCK);
+    check_unmapped(v->p.good, rest, rest_size);
+    check_unmapped(v->p.bad, rest, rest_size);
 }
 
 /* How often the good device was told to unmap memory. */
 static unsigned vmem_good_unmaps(VirtioMem *v)
 {
-    g_autofree char *stats = server_ask(v->good, "stats\n");
+    g_autofree char *stats = server_query(v->p.good, "stats\n");
     const char *line = strstr(stats, "unmap ");
     unsigned nr;
 
@@ -144,29 +145,12 @@ static unsigned vmem_good_unmaps(VirtioMem *v)
     return nr;
 }
 
-static QDict *vmem_add_device(VirtioMem *v, bool bad)
-{
-    return qtest_qmp(v->qts, "{ 'execute': 'device_add', 'arguments': {"
-                     " 'driver': 'vfio-user-pci', 'id': %s, 'bus': %s,"
-                     " 'socket': { 'type': 'unix', 'path': %s } } }",
-                     bad ? "bad" : "good", bad ? "rp-bad" : "rp-good",
-                     bad ? evil_socket(v->evil) : v->good->socket);
-}
-
-static void vmem_plug_device(VirtioMem *v, bool bad)
-{
-    QDict *rsp = vmem_add_device(v, bad);
-
-    g_assert_true(qdict_haskey(rsp, "return"));
-    qobject_unref(rsp);
-}
-
 static void vmem_check_plugged(VirtioMem *v, unsigned nr)
 {
     uint64_t end = v->gpa + nr * VMEM_BLOCK;
 
-    check_mapped(v->bad, v->gpa, nr * VMEM_BLOCK);
-    check_unmapped(v->bad, end, 64 * MiB - nr * VMEM_BLOCK);
+    check_mapped(v->p.bad, v->gpa, nr * VMEM_BLOCK);
+    check_unmapped(v->p.bad, end, 64 * MiB - nr * VMEM_BLOCK);
 }
 
 /*
@@ -178,10 +162,11 @@ static void vmem_check_refused(VirtioMem *v, unsigned type, unsigned nr,
 {
     unsigned unmaps = vmem_good_unmaps(v);
 
-    evil_arm(v->evil, EVIL_ERROR, EBUSY, EVIL_UNMAP, skip, EVIL_FOR_EVER);
-    g_assert_cmpuint(vmem_ask(v, type, VMEM_BLOCKS - nr, nr, NULL), ==,
+    bad_server_arm(v->p.front, MISBEHAVE_ERROR, EBUSY,
+                   VFIO_USER_DMA_UNMAP, skip, FOREVER);
+    g_assert_cmpuint(vmem_request(v, type, VMEM_BLOCKS - nr, nr, NULL), ==,
                      VIRTIO_MEM_RESP_BUSY);
-    g_assert_cmpuint(evil_disarm(v->evil), >, 0);
+    g_assert_cmpuint(bad_server_disarm(v->p.front), >, 0);
     /* The good one had let go, and has it again; or it was not asked. */
     g_assert_cmpint(vmem_good_unmaps(v) > unmaps, ==, good_first);
     vmem_check(v, VMEM_BLOCKS);
@@ -192,12 +177,13 @@ static void vmem_check_runs(VirtioMem *v)
 {
     const uint64_t last = v->gpa + (VMEM_BLOCKS - 1) * VMEM_BLOCK;
 
-    evil_arm(v->evil, EVIL_ERROR, EBUSY, EVIL_UNMAP, 1, EVIL_FOR_EVER);
-    g_assert_cmpuint(vmem_ask(v, VIRTIO_MEM_REQ_UNPLUG_ALL, 0, 0, NULL), ==,
+    bad_server_arm(v->p.front, MISBEHAVE_ERROR, EBUSY,
+                   VFIO_USER_DMA_UNMAP, 1, FOREVER);
+    g_assert_cmpuint(vmem_request(v, VIRTIO_MEM_REQ_UNPLUG_ALL, 0, 0, NULL), ==,
                      VIRTIO_MEM_RESP_BUSY);
-    g_assert_cmpuint(evil_disarm(v->evil), >, 0);
+    g_assert_cmpuint(bad_server_disarm(v->p.front), >, 0);
     for (int i = 0; i < 2; i++) {
-        Server *s = i ? v->bad : v->good;
+        Server *s = i ? v->p.bad : v->p.good;
 
         check_mapped(s, v->gpa, VMEM_BLOCK);
         check_unmapped(s, v->gpa + VMEM_BLOCK, last - v->gpa - VMEM_BLOCK);
@@ -212,29 +198,25 @@ static void vmem_stop(VirtioMem *v)
     g_free(v->dev);
     qpci_free_pc(v->bus);
     alloc_destroy(&v->alloc);
-    qtest_quit(v->qts);
-    evil_stop(v->evil);
-    server_stop(v->bad);
+    pair_stop(&v->p);
 }
 
 /* Whoever arrives last is told first. */
 static void test_virtio_mem(const void *good_first)
 {
-    VirtioMem v = { .good = server_start() };
+    VirtioMem v = { };
 
-    if (!v.good) {
+    if (!pair_start_servers(&v.p)) {
         return;
     }
-    v.bad = server_start();
-    v.evil = evil_start(v.bad);
-    v.qts = qtest_init(VMEM_MACHINE);
-    vmem_plug_device(&v, good_first);
-    vmem_plug_device(&v, !good_first);
+    pair_start_vm(&v.p, VMEM_MACHINE, NULL);
+    pair_plug(&v.p, good_first);
+    pair_plug(&v.p, !good_first);
     vmem_start_driver(&v);
 
-    g_assert_cmpuint(vmem_ask(&v, VIRTIO_MEM_REQ_PLUG, 0, VMEM_BLOCKS, NULL),
-                     ==, VIRTIO_MEM_RESP_ACK);
-    qtest_memset(v.qts, v.gpa, VMEM_PATTERN, VMEM_BLOCKS * VMEM_BLOCK);
+    g_assert_cmpuint(vmem_request(&v, VIRTIO_MEM_REQ_PLUG, 0, VMEM_BLOCKS,
+                                  NULL), ==, VIRTIO_MEM_RESP_ACK);
+    qtest_memset(v.p.qts, v.gpa, VMEM_PATTERN, VMEM_BLOCKS * VMEM_BLOCK);
     vmem_check(&v, VMEM_BLOCKS);
 
     for (unsigned skip = 0; skip < 2; skip++) {
@@ -247,85 +229,87 @@ static void test_virtio_mem(const void *good_first)
         unsigned some = nr == VMEM_BLOCKS ? 2 : 1;
 
         nr -= some;
-        g_assert_cmpuint(vmem_ask(&v, VIRTIO_MEM_REQ_UNPLUG, nr, some, NULL),
-                         ==, VIRTIO_MEM_RESP_ACK);
+        g_assert_cmpuint(vmem_request(&v, VIRTIO_MEM_REQ_UNPLUG, nr, some,
+                                      NULL), ==, VIRTIO_MEM_RESP_ACK);
         vmem_check(&v, nr);
     }
 
     /* All at once, in two runs */
     for (unsigned i = 0; i < VMEM_BLOCKS; i += 3) {
-        g_assert_cmpuint(vmem_ask(&v, VIRTIO_MEM_REQ_PLUG, i, 1, NULL), ==,
+        g_assert_cmpuint(vmem_request(&v, VIRTIO_MEM_REQ_PLUG, i, 1, NULL), ==,
                          VIRTIO_MEM_RESP_ACK);
     }
     vmem_check_runs(&v);
-    g_assert_cmpuint(vmem_ask(&v, VIRTIO_MEM_REQ_UNPLUG_ALL, 0, 0, NULL), ==,
-                     VIRTIO_MEM_RESP_ACK);
+    g_assert_cmpuint(vmem_request(&v, VIRTIO_MEM_REQ_UNPLUG_ALL, 0, 0, NULL),
+                     ==, VIRTIO_MEM_RESP_ACK);
     vmem_check(&v, 0);
 
     /* Who is gone has nothing mapped. */
-    g_assert_cmpuint(vmem_ask(&v, VIRTIO_MEM_REQ_PLUG, 0, 2, NULL), ==,
+    g_assert_cmpuint(vmem_request(&v, VIRTIO_MEM_REQ_PLUG, 0, 2, NULL), ==,
                      VIRTIO_MEM_RESP_ACK);
-    evil_arm(v.evil, EVIL_CLOSE_FIRST, 0, EVIL_UNMAP, 0, 1);
-    g_assert_cmpuint(vmem_ask(&v, VIRTIO_MEM_REQ_UNPLUG, 0, 2, NULL), ==,
+    bad_server_arm(v.p.front, MISBEHAVE_CLOSE_FIRST, 0, VFIO_USER_DMA_UNMAP, 0,
+                   1);
+    g_assert_cmpuint(vmem_request(&v, VIRTIO_MEM_REQ_UNPLUG, 0, 2, NULL), ==,
                      VIRTIO_MEM_RESP_ACK);
-    check_unmapped(v.good, v.gpa, VMEM_BLOCKS * VMEM_BLOCK);
+    check_unmapped(v.p.good, v.gpa, VMEM_BLOCKS * VMEM_BLOCK);
 
     vmem_stop(&v);
-    server_stop(v.good);
 }
 
 /* A device has 4 mappings for them: no more blocks are plugged. */
 static void test_virtio_mem_limit(void)
 {
-    VirtioMem v = { .bad = server_start() };
+    VirtioMem v = { };
 
-    if (!v.bad) {
+    if (!pair_start_servers(&v.p)) {
         return;
     }
-    v.evil = evil_start(v.bad);
-    evil_negotiate(v.evil, "{ \"capabilities\": { \"max_dma_maps\": 4 } }");
-    v.qts = qtest_init(VMEM_MACHINE);
+    bad_server_negotiate(v.p.front,
+                         "{ \"capabilities\": { \"max_dma_maps\": 4 } }");
+    pair_start_vm(&v.p, VMEM_MACHINE, NULL);
     vmem_start_driver(&v);
-    g_assert_cmpuint(vmem_ask(&v, VIRTIO_MEM_REQ_PLUG, 0, 5, NULL), ==,
+    g_assert_cmpuint(vmem_request(&v, VIRTIO_MEM_REQ_PLUG, 0, 5, NULL), ==,
                      VIRTIO_MEM_RESP_ACK);
-    gm_assert_failure(v.qts, vmem_add_device(&v, true),
+    gm_assert_failure(v.p.qts, pair_device_add(&v.p, true),
                       "it takes 5 mappings, and 0 of 4 that the device may "
                       "have are in use: give virtio-mem a larger block-size");
-    evil_gone(v.evil);
+    bad_server_wait_disconnected(v.p.front);
 
-    g_assert_cmpuint(vmem_ask(&v, VIRTIO_MEM_REQ_UNPLUG, 3, 2, NULL), ==,
+    g_assert_cmpuint(vmem_request(&v, VIRTIO_MEM_REQ_UNPLUG, 3, 2, NULL), ==,
                      VIRTIO_MEM_RESP_ACK);
-    vmem_plug_device(&v, true);
+    pair_plug(&v.p, true);
     vmem_check_plugged(&v, 3);
-    g_assert_cmpuint(vmem_ask(&v, VIRTIO_MEM_REQ_PLUG, 3, 2, NULL), ==,
+    g_assert_cmpuint(vmem_request(&v, VIRTIO_MEM_REQ_PLUG, 3, 2, NULL), ==,
                      VIRTIO_MEM_RESP_BUSY);
     vmem_check_plugged(&v, 3);
-    g_assert_cmpuint(vmem_ask(&v, VIRTIO_MEM_REQ_PLUG, 3, 1, NULL), ==,
+    g_assert_cmpuint(vmem_request(&v, VIRTIO_MEM_REQ_PLUG, 3, 1, NULL), ==,
                      VIRTIO_MEM_RESP_ACK);
     vmem_check_plugged(&v, 4);
 
     /* One of two is mapped: it does not stay so. */
-    g_assert_cmpuint(vmem_ask(&v, VIRTIO_MEM_REQ_UNPLUG, 2, 2, NULL), ==,
+    g_assert_cmpuint(vmem_request(&v, VIRTIO_MEM_REQ_UNPLUG, 2, 2, NULL), ==,
                      VIRTIO_MEM_RESP_ACK);
-    evil_arm(v.evil, EVIL_ERROR, ENOMEM, EVIL_MAP, 1, EVIL_FOR_EVER);
-    g_assert_cmpuint(vmem_ask(&v, VIRTIO_MEM_REQ_PLUG, 2, 2, NULL), ==,
+    bad_server_arm(v.p.front, MISBEHAVE_ERROR, ENOMEM, VFIO_USER_DMA_MAP, 1,
+                   FOREVER);
+    g_assert_cmpuint(vmem_request(&v, VIRTIO_MEM_REQ_PLUG, 2, 2, NULL), ==,
                      VIRTIO_MEM_RESP_BUSY);
-    g_assert_cmpuint(evil_disarm(v.evil), >, 0);
+    g_assert_cmpuint(bad_server_disarm(v.p.front), >, 0);
     vmem_check_plugged(&v, 2);
-    g_assert_cmpuint(vmem_ask(&v, VIRTIO_MEM_REQ_PLUG, 2, 2, NULL), ==,
+    g_assert_cmpuint(vmem_request(&v, VIRTIO_MEM_REQ_PLUG, 2, 2, NULL), ==,
                      VIRTIO_MEM_RESP_ACK);
     vmem_check_plugged(&v, 4);
     vmem_stop(&v);
 }
 
-static void virtio_mem_add_tests(void)
+int main(int argc, char **argv)
 {
-    if (!qtest_has_device("virtio-mem-pci")) {
-        return;
+    g_test_init(&argc, &argv, NULL);
+    if (qtest_has_device("virtio-mem-pci")) {
+        qtest_add_data_func("guest-memfd-virtio-mem/refused-first", NULL,
+                            test_virtio_mem);
+        qtest_add_data_func("guest-memfd-virtio-mem/refused-last",
+                            GUINT_TO_POINTER(true), test_virtio_mem);
+        qtest_add_func("guest-memfd-virtio-mem/limit", test_virtio_mem_limit);
     }
-    qtest_add_data_func("guest-memfd-dma/virtio-mem/refused-first", NULL,
-                        test_virtio_mem);
-    qtest_add_data_func("guest-memfd-dma/virtio-mem/refused-last",
-                        GUINT_TO_POINTER(true), test_virtio_mem);
-    qtest_add_func("guest-memfd-dma/virtio-mem/limit", test_virtio_mem_limit);
+    return g_test_run();
 }

@@ -1,0 +1,411 @@
+/*
+ * memory-backend-guest-memfd: options, and what is refused with which words
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#include "qemu/osdep.h"
+#include <linux/kvm.h>
+#include <sys/ioctl.h>
+#include "qemu/bitops.h"
+#include "qemu/units.h"
+#include "guest-memfd-util.h"
+#include "qobject/qjson.h"
+#include "qobject/qlist.h"
+
+#define Q35 "-nodefaults -machine q35,memory-backend=m0 "
+#define M0 "-object " BACKEND ",id=m0,size=128M,driver=emulated"
+
+static void check_refused(const char *args, const char *needle)
+{
+    gm_check_refused("", args, needle);
+}
+
+static void test_bad_options(void)
+{
+    static const struct {
+        const char *options, *needle;
+    } bad[] = {
+        { "size=0", "'size' of " BACKEND " doesn't take value '0'" },
+        { "size=1000",
+          "size=1000 of 'm0' is not a multiple of its page size, 4 KiB" },
+        { "size=1M,share=off", "share=off is impossible" },
+        { "size=1M,hugetlbsize=2M", "hugetlbsize=2097152 needs hugetlb=on" },
+        { "size=6M,hugetlb=on,hugetlbsize=3M",
+          "hugetlbsize=3145728 is not a power of two" },
+        { "size=8M,hugetlb=on,hugetlbsize=8M",
+          "hugetlbsize=8388608 is not a huge page size of this host, which "
+          "offers: " },
+        { "size=1M,hugetlb=on,hugetlbsize=1", "hugetlbsize=1 is not a huge" },
+        { "size=1M,hugetlb=on,hugetlbsize=0", "hugetlbsize=0" },
+        { "size=3M,hugetlb=on,hugetlbsize=2M",
+          "size=3145728 of 'm0' is not a multiple of its page size, 2 MiB" },
+        { "size=512G,hugetlb=on,hugetlbsize=2M,prealloc=on",
+          "262144 needed, " },
+        { "size=512G,hugetlb=on,hugetlbsize=2M,prealloc=on",
+          "vm.nr_hugepages" },
+        { "size=1M,driver=kvm", "driver=kvm needs the KVM accelerator" },
+        { "size=1M,driver=bogus", "bogus" },
+        { "size=1M,conversion=two-copy",
+          "conversion=two-copy: driver=emulated can only convert in-place" },
+        { "size=1M,conversion=none", "conversion=none: driver=emulated" },
+        { "size=1M,conversion=bogus", "bogus" },
+        { "size=1M,init=bogus", "bogus" },
+        { "size=1M,x-dma-split=log",
+          "x-dma-split=log is not an option of memory" },
+        { "size=1M,bogus=1", "bogus" },
+        { "size=1M,prealloc-threads=0", "prealloc-threads" },
+        { "size=1M,prealloc=on,reserve=off", "incompatible" },
+        { "size=1M,prealloc-context=nobody", "nobody" },
+#ifdef CONFIG_NUMA
+        { "size=1M,host-nodes=0", "host-nodes must be empty" },
+        { "size=1M,policy=bind", "host-nodes must be set" },
+        { "size=1M,policy=bind,host-nodes=120", "cannot bind memory" },
+        { "size=1M,policy=bind,host-nodes=10000", "10000" },
+#endif
+    };
+
+    for (size_t i = 0; i < ARRAY_SIZE(bad); i++) {
+        g_autofree char *object = g_strdup_printf("-object " BACKEND
+                                                  ",id=m0,%s", bad[i].options);
+        g_autofree char *args = g_strdup_printf("-accel tcg -machine none "
+                                                "-object memory-backend-ram,"
+                                                "id=m1,size=1M %s", object);
+        g_autofree char *located = g_strdup_printf("%s: ", object);
+
+        check_refused(args, bad[i].needle);
+        check_refused(args, located);
+    }
+
+    check_refused("-accel tcg -machine none -only-migratable "
+                  "-object " BACKEND ",id=m0,size=1M", "--only-migratable");
+    check_refused("-accel tcg -machine none -incoming defer "
+                  "-object " BACKEND ",id=m0,size=1M",
+                  "cannot be the destination of a migration");
+    check_refused("-accel tcg -machine q35,memory-backend=m0 -m 2M "
+                  "-object " BACKEND ",id=m0,size=1M",
+                  "does not match the size of the memory backend");
+    check_refused("-accel tcg -machine q35 -m 64M "
+                  "-object " BACKEND ",id=m0,size=32M "
+                  "-numa node,memdev=m0 -numa node,memdev=m0", "m0");
+    check_refused("-accel tcg -machine q35,memory-backend=m0 -m 32M,slots=1,"
+                  "maxmem=1G -object " BACKEND ",id=m0,size=32M "
+                  "-device pc-dimm,memdev=m0", "m0");
+}
+
+#define NO_SYSFS \
+    "unshare -rm sh -c 'mount -t tmpfs none /sys && " \
+    "mount --bind /dev/null /proc/meminfo && exec \"$@\"' sh "
+
+/* Can files stand in for those that tell of huge pages?  Skips the test if not. */
+static bool can_replace_sysfs(void)
+{
+    g_autofree char *out = NULL, *err = NULL;
+    int status;
+
+    if (!g_file_test("/sys/kernel/mm/hugepages/hugepages-2048kB",
+                     G_FILE_TEST_IS_DIR)) {
+        g_test_skip("the host has no huge pages of 2 MiB");
+        return false;
+    }
+    if (!g_spawn_command_line_sync(NO_SYSFS "true", &out, &err, &status,
+                                   NULL) || status) {
+        g_test_skip("no mount namespace can be created");
+        return false;
+    }
+    return true;
+}
+
+/* The host has huge pages, but no files that tell of them. */
+static void test_no_sysfs(void)
+{
+    if (!can_replace_sysfs()) {
+        return;
+    }
+    gm_check_refused(NO_SYSFS, "-machine none -object " BACKEND ",id=m0,"
+                     "size=1000,hugetlb=on", "size=1000 of 'm0' is not");
+    gm_check_refused(NO_SYSFS, "-machine none -object " BACKEND ",id=m0,"
+                     "size=8M,hugetlb=on,hugetlbsize=8M",
+                     "whose sizes cannot be read from "
+                     "/sys/kernel/mm/hugepages: No such file or directory");
+}
+
+#define FAKE_POOL \
+    "unshare -rm sh -c 'mount -t tmpfs none /sys && " \
+    "d=/sys/kernel/mm/hugepages/hugepages-2048kB && mkdir -p $d && " \
+    "echo %u >$d/free_hugepages && echo %u >$d/resv_hugepages && " \
+    "echo %u >$d/nr_overcommit_hugepages && echo %u >$d/surplus_hugepages && " \
+    "exec \"$@\"' sh "
+
+/* How many huge pages there are for a VM */
+static void test_pool(void)
+{
+    static const struct {
+        unsigned nr_free, reserved, overcommit, surplus, available;
+    } pools[] = {
+        { 20, 0, 0, 0, 20 }, { 20, 5, 0, 0, 15 }, { 3, 9, 0, 0, 0 },
+        { 20, 5, 10, 4, 21 }, { 20, 20, 10, 0, 10 }, { 3, 0, 1, 7, 3 },
+        { 31, 0, 0, 0, 31 },
+    };
+
+    if (!can_replace_sysfs()) {
+        return;
+    }
+    for (size_t i = 0; i < ARRAY_SIZE(pools); i++) {
+        g_autofree char *prefix =
+            g_strdup_printf(FAKE_POOL, pools[i].nr_free, pools[i].reserved,
+                            pools[i].overcommit, pools[i].surplus);
+        g_autofree char *needle = g_strdup_printf("32 needed, %u free;",
+                                                  pools[i].available);
+
+        gm_check_refused(prefix, "-machine none -object " BACKEND ",id=m0,"
+                         "size=64M,hugetlb=on,hugetlbsize=2M", needle);
+    }
+}
+
+/* A capability of an ordinary VM of this host's KVM; -1 without KVM. */
+static int kvm_vm_capability(long cap)
+{
+    int kvm = open("/dev/kvm", O_RDWR | O_CLOEXEC);
+    int vm, ret = -1;
+
+    if (kvm < 0) {
+        return -1;
+    }
+    vm = ioctl(kvm, KVM_CREATE_VM, 0);
+    if (vm >= 0) {
+        ret = ioctl(vm, KVM_CHECK_EXTENSION, cap);
+        close(vm);
+    }
+    close(kvm);
+    return ret;
+}
+
+#define SHARED_FILE (GUEST_MEMFD_FLAG_MMAP | GUEST_MEMFD_FLAG_INIT_SHARED)
+
+#define ORDINARY "'m0' is ordinary memory (" BACKEND ",conversion=none)"
+
+/* What became of an option of an object. */
+static void check_property(QTestState *qts, const char *id, const char *name,
+                           const char *value)
+{
+    g_autofree char *path = g_strdup_printf("/objects/%s", id);
+    QDict *rsp = qtest_qmp(qts, "{ 'execute': 'qom-get', 'arguments': {"
+                           " 'path': %s, 'property': %s } }", path, name);
+
+    g_assert_cmpstr(qdict_get_str(rsp, "return"), ==, value);
+    qobject_unref(rsp);
+}
+
+static bool kvm_has_shared_files(void)
+{
+    int flags = kvm_vm_capability(KVM_CAP_GUEST_MEMFD_FLAGS);
+
+    return flags > 0 && (flags & SHARED_FILE) == SHARED_FILE;
+}
+
+#define KVM_M0 "-accel kvm -machine none -object " BACKEND ",id=m0,size=2M,"
+
+/* What this host's KVM cannot do is refused with the reason. */
+static void test_kvm_refused(void)
+{
+    if (kvm_vm_capability(KVM_CAP_GUEST_MEMFD) < 0) {
+        g_test_skip("no access to /dev/kvm");
+        return;
+    }
+    check_refused(KVM_M0 "conversion=in-place",
+                  "conversion=in-place needs KVM_SET_MEMORY_ATTRIBUTES2");
+    if (!(kvm_vm_capability(KVM_CAP_MEMORY_ATTRIBUTES) &
+          KVM_MEMORY_ATTRIBUTE_PRIVATE)) {
+        check_refused(KVM_M0 "conversion=two-copy",
+                      "conversion=two-copy needs guest_memfd and "
+                      "KVM_MEMORY_ATTRIBUTE_PRIVATE");
+    }
+    if (!(kvm_vm_capability(KVM_CAP_VM_TYPES) & BIT(KVM_X86_SW_PROTECTED_VM))) {
+        check_refused("-accel kvm -object x-sw-protected-guest,id=p0 "
+                      "-machine q35,confidential-guest-support=p0",
+                      "needs KVM_X86_SW_PROTECTED_VM");
+    }
+    if (!kvm_has_shared_files()) {
+        check_refused(KVM_M0 "driver=kvm", "conversion=none needs "
+                      "GUEST_MEMFD_FLAG_MMAP");
+        return;
+    }
+    check_refused(KVM_M0 "hugetlb=on", "has no huge pages");
+    check_refused(KVM_M0 "init=private", "init=private: this VM has no private "
+                  "memory");
+}
+
+/* An ordinary VM whose only memory is a mapped guest_memfd: ordinary RAM. */
+static void test_kvm_shared(void)
+{
+    QTestState *qts;
+    QDict *rsp;
+
+    if (!kvm_has_shared_files()) {
+        g_test_skip("this kernel's KVM has no guest_memfd that can be mapped, "
+                    "or /dev/kvm cannot be used");
+        return;
+    }
+    qts = qtest_init("-accel kvm -nodefaults -S -machine q35,memory-backend=m0 "
+                     "-m 128M,slots=1,maxmem=1G -object " BACKEND
+                     ",id=m0,size=128M,prealloc=on -only-migratable "
+                     "-object " BACKEND ",id=vm0,size=128M "
+                     "-device virtio-mem-pci,memdev=vm0");
+    g_assert_null(gm_block(qts, "m0"));
+    check_property(qts, "m0", "driver", "kvm");
+    check_property(qts, "m0", "conversion", "none");
+    check_property(qts, "m0", "init", "shared");
+
+    gm_convert_fails(qts, "m0", 0, 4096, false, ORDINARY);
+    gm_convert_fails(qts, "m0", 0, 4096, true, ORDINARY);
+    rsp = qtest_qmp(qts, "{ 'execute': 'query-guest-memfd-map',"
+                    " 'arguments': { 'id': 'm0' } }");
+    gm_assert_failure(qts, rsp, ORDINARY);
+
+    /* Memory slots come and go. */
+    for (int i = 0; i < 2; i++) {
+        qtest_qmp_assert_success(qts, "{ 'execute': 'object-add', 'arguments':"
+                                 " { 'qom-type': '" BACKEND "', 'id': 'm1',"
+                                 " 'driver': 'kvm', 'size': %" PRIu64 " } }",
+                                 128 * MiB);
+        qtest_qmp_device_add(qts, "pc-dimm", "dimm1", "{ 'memdev': 'm1' }");
+        gm_eject_dimm(qts, "dimm1", 0);
+        gm_object_del(qts, "m1");
+    }
+    qtest_quit(qts);
+}
+
+/* What was refused leaves nothing behind in a running QEMU. */
+static void test_bad_objects_at_run_time(void)
+{
+    QTestState *qts = qtest_init(Q35 "-m 128M " M0);
+    const char *bad[] = { "'size': 0", "'size': 1000",
+                          "'size': 4096, 'share': false",
+                          "'size': 4096, 'policy': 'bind'" };
+
+    for (int round = 0; round < 3; round++) {
+        for (size_t i = 0; i < ARRAY_SIZE(bad); i++) {
+            g_autofree char *cmd =
+                g_strdup_printf("{ 'execute': 'object-add', 'arguments': {"
+                                " 'qom-type': '" BACKEND "', 'id': 'm1', %s } }",
+                                bad[i]);
+            QDict *rsp = qtest_qmp(qts, "%p", qobject_from_json(cmd, NULL));
+
+            g_assert_true(qdict_haskey(rsp, "error"));
+            qobject_unref(rsp);
+        }
+    }
+    qtest_qmp_assert_success(qts, "{ 'execute': 'object-add', 'arguments': {"
+                             " 'qom-type': '" BACKEND "', 'id': 'm1',"
+                             " 'size': 4096 } }");
+    gm_convert(qts, "m1", 0, 4096, true);
+
+    gm_assert_failure(qts, qtest_qmp(qts, "{ 'execute': 'object-add',"
+                      " 'arguments': { 'qom-type': '" BACKEND "', 'id': 'm1',"
+                      " 'size': 4096 } }"), "m1");
+    gm_assert_failure(qts, qtest_qmp(qts, "{ 'execute': 'object-del',"
+                      " 'arguments': { 'id': 'm0' } }"), "in use");
+    gm_assert_failure(qts, qtest_qmp(qts, "{ 'execute': 'qom-set', 'arguments':"
+                      " { 'path': '/objects/m1', 'property': 'init',"
+                      " 'value': 'private' } }"), "cannot change any more");
+    gm_object_del(qts, "m1");
+    g_assert_null(gm_block(qts, "m1"));
+    qtest_quit(qts);
+}
+
+/* The options of @id are those it was created with. */
+static void check_fixed(QTestState *qts, const char *id, const char *property,
+                        const char *value)
+{
+    g_autofree char *cmd =
+        g_strdup_printf("{ 'execute': 'qom-set', 'arguments': { 'path':"
+                        " '/objects/%s', 'property': '%s', 'value': %s } }",
+                        id, property, value);
+
+    gm_assert_failure(qts, qtest_qmp(qts, "%p", qobject_from_json(cmd, NULL)),
+                      "change");
+}
+
+static void test_fixed_options(void)
+{
+    QTestState *qts = qtest_init("-machine none " M0 " "
+                                 "-object x-sw-protected-guest,id=p0");
+    const char *options[][2] = {
+        { "size", "4096" }, { "share", "false" }, { "reserve", "false" },
+        { "hugetlb", "true" }, { "hugetlbsize", "2097152" },
+        { "driver", "'kvm'" }, { "conversion", "'none'" },
+        { "init", "'private'" },
+#ifdef CONFIG_NUMA
+        { "policy", "'bind'" }, { "host-nodes", "[ 0 ]" },
+#endif
+    };
+    const QListEntry *e;
+    QDict *rsp, *memdev;
+
+    for (size_t i = 0; i < ARRAY_SIZE(options); i++) {
+        check_fixed(qts, "m0", options[i][0], options[i][1]);
+    }
+    check_fixed(qts, "p0", "private-launch", "true");
+
+    rsp = qtest_qmp(qts, "{ 'execute': 'query-memdev' }");
+    e = qlist_first(qdict_get_qlist(rsp, "return"));
+    memdev = qobject_to(QDict, qlist_entry_obj(e));
+    g_assert_cmpstr(qdict_get_str(memdev, "policy"), ==, "default");
+    g_assert_true(qlist_empty(qdict_get_qlist(memdev, "host-nodes")));
+    qobject_unref(rsp);
+    qtest_quit(qts);
+}
+
+static void test_hugetlb(const void *opaque)
+{
+    uint64_t size = (uintptr_t)opaque;
+    int lock = gm_lock_huge_pages();
+    g_autofree char *args = NULL;
+    QTestState *qts;
+    QDict *block;
+
+    if (gm_huge_pages_free(size) < 2) {
+        g_autofree char *why = g_strdup_printf(
+            "fewer than 2 free huge pages of %" PRIu64 " KiB", size / KiB);
+
+        g_test_skip(why);
+        close(lock);
+        return;
+    }
+    args = g_strdup_printf(Q35 "-m %" PRIu64 "M -object thread-context,id=tc "
+                           "-object " BACKEND ",id=m0,size=%" PRIu64 "M,"
+                           "hugetlb=on,hugetlbsize=%" PRIu64 "M,prealloc=on,"
+                           "prealloc-threads=2,prealloc-context=tc",
+                           2 * size / MiB, 2 * size / MiB, size / MiB);
+    qts = qtest_init(args);
+    block = gm_block(qts, "m0");
+    g_assert_cmpuint(qdict_get_int(block, "page-size"), ==, size);
+    /* Two shared pages, which an in-place kernel would keep split. */
+    g_assert_cmpuint(qdict_get_int(block, "vmemmap-bytes"), ==,
+                     2 * (size / 64 - 4096));
+    qobject_unref(block);
+    gm_convert(qts, "m0", size, size, true);
+    g_assert_cmpuint(gm_bytes(qts, "m0", "vmemmap-bytes"), ==,
+                     size / 64 - 4096);
+    qtest_quit(qts);
+    close(lock);
+}
+
+int main(int argc, char **argv)
+{
+    g_test_init(&argc, &argv, NULL);
+    qtest_add_func("guest-memfd-options/bad-options", test_bad_options);
+    qtest_add_func("guest-memfd-options/no-sysfs", test_no_sysfs);
+    qtest_add_func("guest-memfd-options/pool", test_pool);
+    qtest_add_func("guest-memfd-options/kvm-refused", test_kvm_refused);
+    qtest_add_func("guest-memfd-options/kvm-shared", test_kvm_shared);
+    qtest_add_func("guest-memfd-options/bad-objects",
+                   test_bad_objects_at_run_time);
+    qtest_add_func("guest-memfd-options/fixed", test_fixed_options);
+    qtest_add_data_func("guest-memfd-options/hugetlb/2M",
+                        (void *)(uintptr_t)(2 * MiB), test_hugetlb);
+    qtest_add_data_func("guest-memfd-options/hugetlb/1G",
+                        (void *)(uintptr_t)(1 * GiB), test_hugetlb);
+    return g_test_run();
+}
