@@ -106,21 +106,21 @@ def most_extents():
         files * 7 // 8 - SPARE_FILES
 
 
-def count_all(extents, machine=Traced):
+def count_all(extents, vm=Traced):
     """The records of all cases"""
     paths = Paths()
     most = most_extents()
-    with machine(paths) as one:
+    with vm(paths) as one:
         for name, (start, size) in SPLITS.items():
             one.convert([start], size, False)
             yield from one.counted(f'split of {name}', one.convert,
                                    [start + size // 2], PAGE, True)
     for n in (min(n, most) for n in extents):
-        with machine(paths) as one:
+        with vm(paths) as one:
             one.share(n, STRIDES['apart'])
             yield from one.counted(f'reset of {n} extents', one.reset)
     for name, stride in STRIDES.items():
-        with machine(paths) as one:
+        with vm(paths) as one:
             one.share(n, stride)
             yield from one.counted(f'plug beside {n} extents, {name}',
                                    one.plug)

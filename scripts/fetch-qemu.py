@@ -5,7 +5,7 @@
     fetch-qemu.py qemu     QEMU's source, unpacked as build/pristine
     fetch-qemu.py tools    meson and pycotap, unpacked as build/tools
 
-Packages come from the machine's own Debian archive, through an apt
+Packages come from the host's own Debian archive, through an apt
 configuration that lives below build/apt and leaves the system's alone.
 """
 
@@ -29,7 +29,7 @@ ONE_LINE_OPTIONS = {
     'by-hash': 'By-Hash',
     'allow-insecure': 'Allow-Insecure',
 }
-# What a derived source takes over from the machine's own one
+# What a derived source takes over from the host's own one
 KEPT_FIELDS = ('URIs', 'Signed-By', 'Trusted', 'Check-Valid-Until',
                'By-Hash', 'Allow-Insecure')
 
@@ -46,7 +46,7 @@ def shown(path):
         return str(path)
 
 
-# The machine's own apt sources
+# The host's own apt sources
 
 def parse_deb822(text):
     """Yield the stanzas of a .sources file as dictionaries."""
@@ -114,7 +114,7 @@ def machine_sources():
 
 
 def archives():
-    """The machine's sources that may be Debian's archive, best first."""
+    """The host's sources that may be Debian's archive, best first."""
     codename = ''
     for line in Path('/etc/os-release').read_text().splitlines():
         if line.startswith('VERSION_CODENAME='):
@@ -231,7 +231,7 @@ def fetch(group, build, cache):
                                 group.remedy(cache)))
         candidates = archives()
         if not candidates:
-            raise FetchError('the apt sources of this machine name no Debian '
+            raise FetchError('the apt sources of this host name no Debian '
                              'archive to look for %s in: %s.'
                              % (' '.join(group.packages),
                                 group.remedy(cache)))
@@ -241,7 +241,7 @@ def fetch(group, build, cache):
         if not any(download_from(group, archive, suite, build, into)
                    for suite in group.suites for archive in candidates):
             raise FetchError(
-                'the Debian archive of this machine did not deliver %s (looked '
+                'the Debian archive of this host did not deliver %s (looked '
                 'for in %s; apt\'s own words are in %s): %s.'
                 % (' '.join(group.packages), ', '.join(group.suites),
                    shown(build / 'apt' / 'apt.log'), group.remedy(cache)))

@@ -21,7 +21,7 @@ shown = fetch_qemu.shown
 
 
 class NotDelivered(FetchError):
-    """There is no package to be had on this machine."""
+    """There is no package to be had on this host."""
 
 
 def field(deb, name):
@@ -106,7 +106,7 @@ class KernelPackage:
                                % (self.name, remedy))
         candidates = fetch_qemu.archives()
         if not candidates:
-            raise NotDelivered('the apt sources of this machine name no Debian '
+            raise NotDelivered('the apt sources of this host name no Debian '
                                'archive to look for %s in: %s.'
                                % (self.name, remedy))
         into = cache / ('partial-' + self.name)
@@ -115,7 +115,7 @@ class KernelPackage:
         if not any(self._download(archive, suite, build, into)
                    for suite in self._suites for archive in candidates):
             raise NotDelivered(
-                "the Debian archive of this machine did not deliver %s "
+                "the Debian archive of this host did not deliver %s "
                 "(looked for in %s; apt's own words are in %s): %s."
                 % (self.name, ', '.join(self._suites),
                    shown(build / 'apt' / 'apt.log'), remedy))

@@ -1,7 +1,7 @@
 /*
  * What the benchmarks of guest_memfd memory share
  *
- * Each program measures one way to keep books about the pages of a block, and
+ * Each program measures one way to keep the state of the pages of a block, and
  * prints a record a line, in JSON: group, case, side, metric, value.
  * scripts/bench.py runs them in turn and compares.
  *
@@ -30,10 +30,10 @@ typedef struct BenchTarget {
     void (*convert)(void *opaque, uint64_t offset, uint64_t size,
                     bool to_private);
 
-    /** @is_private: what the books say of a page */
+    /** @is_private: the state of a page */
     bool (*is_private)(void *opaque, uint64_t offset);
 
-    /** @bytes: optional; memory that the books take */
+    /** @bytes: optional; memory that this takes */
     uint64_t (*bytes)(void *opaque);
 
     /** @shared_by_threads: may several threads convert one block at once? */

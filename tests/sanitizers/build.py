@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Build the programs of the suite "sanitizers", below build/asan and build/tsan.
 
-ASan and UBSan: QEMU, the DMA peer, the unit tests and the qtests.  TSan: the
+ASan and UBSan: QEMU, the vfio-user server, the unit tests and the qtests.  TSan: the
 unit tests.  What is compiled for that is written in docs/devel/guest-memfd/testing.rst.
 """
 

@@ -448,7 +448,7 @@ static void test_failures(void)
     teardown();
 }
 
-/* No room is made for an unmap, which needs none, whatever a peer says. */
+/* No room is made for an unmap, which needs none, whatever a server says. */
 static void test_refused_unmap(void)
 {
     setup(16, GUEST_MEMFD_DMA_SPLIT_AUTO);
