@@ -238,7 +238,7 @@ The device saw {stats['map']} mappings come and {stats['unmap']} go, at most \
 {stats['mappings-max']} at a time.
 At the end QEMU's map ({len(runs)} runs) and the mappings of the device \
 ({len(maps)}) were the same:
-every shared byte mapped, no private one.""")
+all shared memory was mapped, and nothing private.""")
     return 0
 
 
