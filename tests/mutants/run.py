@@ -35,9 +35,10 @@ from qemu_variant import Variant, VariantError
 
 HERE = Path(__file__).resolve().parent
 QEMU = 'qemu-system-x86_64'
-PEER = 'tests/vfio-user/edu-server'
+SERVER = 'tests/vfio-user/edu-server'
 # What programs look for beside themselves, and is not changed
 BESIDE = ('qemu-bundle', 'subprojects',
+          'tests/guest-memfd/libguest-memfd-fake-clock.so',
           'tests/guest-memfd/libguest-memfd-fake-kvm.so')
 TIMEOUT = 120                   # seconds; a test that hangs has noticed
 DIR = qemu_variant.BUILD / 'mutants'
@@ -63,7 +64,7 @@ class Tests:
             '-c ../src/%s' % name: '-c ../mutants/src/%s' % name
             for name in self.own if name.endswith('.c')}
         self.variant.choose(lambda path: path in self.own)
-        for program in self.all + [QEMU, PEER]:
+        for program in self.all + [QEMU, SERVER]:
             if program in self.variant.edges:
                 self.variant.link(program)
         self.variant.write()
@@ -123,7 +124,7 @@ class Tests:
         """Compile and link what is needed to run the programs."""
         needed = [program.partition(':')[0] for program in programs]
         if any(program not in self.unit for program in needed):
-            needed += [name for name in (QEMU, PEER)
+            needed += [name for name in (QEMU, SERVER)
                        if name in self.variant.edges]
         self.variant.make(needed)
 

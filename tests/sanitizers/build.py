@@ -13,7 +13,7 @@ import qemu_variant
 from qemu_variant import Variant, VariantError
 
 QEMU = 'qemu-system-x86_64'
-PEER = 'tests/vfio-user/edu-server'
+SERVER = 'tests/vfio-user/edu-server'
 
 COMMON = '-O1 -fno-omit-frame-pointer -w'
 ASAN = '-fsanitize=address,undefined -fno-sanitize-recover=all'
@@ -42,8 +42,8 @@ def build_asan():
     unit = qemu_variant.test_programs('unit')
     for program in unit:
         variant.choose_all_of(program)
-    for program in [QEMU, PEER] + unit + qemu_variant.test_programs('qtest'):
-        if program != PEER or program in variant.edges:
+    for program in [QEMU, SERVER] + unit + qemu_variant.test_programs('qtest'):
+        if program != SERVER or program in variant.edges:
             variant.link(program)
     variant.write()
     bundle = variant.dir / 'qemu-bundle'
