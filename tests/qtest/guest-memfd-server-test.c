@@ -139,23 +139,24 @@ static void check_bounded(Trial *t)
     }
 }
 
-static void scene_reset_forever(Trial *t)
+static void reset_for_ever(Trial *t, unsigned command)
 {
     trial_make_runs(t);
-    trial_arm(t, MAP_OR_UNMAP, 0, FOREVER);
+    trial_arm(t, command, 0, FOREVER);
     qtest_system_reset(t->p.qts);
     check_bounded(t);
     trial_recover(t);
 }
 
+static void scene_reset_forever(Trial *t)
+{
+    reset_for_ever(t, MAP_OR_UNMAP);
+}
+
 /* One that answers only the requests that come because it has not answered. */
 static void scene_reset_half(Trial *t)
 {
-    trial_make_runs(t);
-    trial_arm(t, VFIO_USER_DMA_UNMAP, 0, FOREVER);
-    qtest_system_reset(t->p.qts);
-    check_bounded(t);
-    trial_recover(t);
+    reset_for_ever(t, VFIO_USER_DMA_UNMAP);
 }
 
 static void scene_unplug(Trial *t)
