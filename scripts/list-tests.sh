@@ -1,7 +1,7 @@
 #!/bin/sh
 # SPDX-License-Identifier: GPL-2.0-or-later
 #
-# Print every test as "SUITE PATH ARGUMENT...", for meson.build.
+# Print every test as "SUITE PATH", for meson.build.
 
 set -eu
 
