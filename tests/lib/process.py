@@ -14,19 +14,30 @@ def die_with_parent():
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-def exit_on_signals():
-    """End by an exception, so that everything is cleaned up."""
+def on_signals(leave):
+    """Call leave(number) for a signal that ends a program.
+
+    It raises an exception, so that everything is cleaned up.
+    """
     signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
     def ignore(_number, _frame):
         """A second one must not disturb the cleaning up."""
 
-    def leave(number, _frame):
+    def handle(number, _frame):
         for each in signals:
             signal.signal(each, ignore)
+        leave(number)
+
+    for each in signals:
+        signal.signal(each, handle)
+
+
+def exit_on_signals():
+    """End by an exception, and say which signal it was."""
+    def leave(number):
         print(f'{os.path.basename(sys.argv[0])}: '
               f'{signal.Signals(number).name}', file=sys.stderr)
         sys.exit(128 + number)
 
-    for each in signals:
-        signal.signal(each, leave)
+    on_signals(leave)

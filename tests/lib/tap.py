@@ -28,6 +28,8 @@ from pathlib import Path
 
 import pycotap
 
+from lib.process import on_signals
+
 PREFIX = 'test_'
 # For functions that are not methods of a test; tests have skipTest()
 Skip = unittest.SkipTest
@@ -160,16 +162,14 @@ class _Runner(pycotap.TAPTestRunner):
         return result
 
 
-def _interrupt(number, _frame):
-    """End by an exception that no test keeps, so that all is cleaned up."""
-    signal.signal(number, signal.SIG_IGN)
+def _interrupt(number):
+    """End by an exception that no test keeps, as unittest keeps SystemExit."""
     raise KeyboardInterrupt(signal.Signals(number).name)
 
 
 def _run(function):
     """What a function returns that is given a runner and a loader of tests."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _interrupt)
+    on_signals(_interrupt)
     try:
         return function(_Runner(), _Loader())
     except KeyboardInterrupt as reason:
