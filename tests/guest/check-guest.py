@@ -17,7 +17,7 @@ import unittest
 from lib import TOP, tap
 from lib.dma_map import all_shared, compare_maps, query_map
 from lib.guest import EXIT_PASS, key_values
-from lib.hugepages import HUGE_PAGE, huge_pages
+from lib.hugepages import HUGE_PAGE
 from lib.kvm import MMAP_AND_INIT_SHARED, SW_PROTECTED_VM, kvm_problem
 from lib.paths import Paths
 from lib.process import die_with_parent
@@ -50,9 +50,7 @@ class SharedVM:
     @classmethod
     def setUpClass(cls):
         """Start the VM that all tests look at."""
-        problem = cls.problem or cls.enterClassContext(huge_pages(cls.huge))
-        if problem:
-            raise unittest.SkipTest(problem)
+        cls.need(cls.problem, cls.huge)
         cls.summary = None
         cls.start_for_all(cls.new_vm())
 

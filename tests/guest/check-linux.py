@@ -21,7 +21,6 @@ import random
 import re
 import stat
 import subprocess
-import unittest
 import zlib
 
 from lib import TOP, tap
@@ -29,7 +28,7 @@ from lib.cpio import Archive
 from lib.dma_map import LEGACY, cut, join, query_map
 from lib.error import HarnessError
 from lib.guest import PAUSED, key_values
-from lib.hugepages import HUGE_PAGE, huge_pages
+from lib.hugepages import HUGE_PAGE
 from lib.paths import Paths
 from lib.units import MIB, PAGE
 from lib.vm import VM, VMTest
@@ -344,12 +343,7 @@ class Linux:
     @classmethod
     def setUpClass(cls):
         """Boot Linux once for all tests."""
-        problem = no_kernel()
-        if not problem and cls.case.huge:
-            problem = cls.enterClassContext(
-                huge_pages(cls.case.ram // HUGE_PAGE))
-        if problem:
-            raise unittest.SkipTest(problem)
+        cls.need(no_kernel(), cls.case.ram // HUGE_PAGE if cls.case.huge else 0)
         cls.said = None
         cls.start_for_all(LinuxVM(cls.case))
 

@@ -18,6 +18,7 @@ import threading
 from lib import tap
 from lib.error import HarnessError
 from lib.guest import EXIT_PASS, PAUSED
+from lib.hugepages import huge_pages
 from lib.paths import Paths
 from lib.process import die_with_parent
 from lib.qmp import Qmp
@@ -270,6 +271,14 @@ class VMTest(tap.TestCase):
         """Start a VM that ends with this test."""
         self.vm = vm
         return self.enterContext(vm)
+
+    @classmethod
+    def need(cls, problem, pages=0):
+        """Skip all tests of the class if this host has a @problem, or not so many
+        huge pages for them."""
+        problem = problem or cls.enterClassContext(huge_pages(pages))
+        if problem:
+            raise tap.Skip(problem)
 
     @classmethod
     def start_for_all(cls, vm):

@@ -16,7 +16,6 @@ from lib import TOP, libvirtd, tap
 from lib.dma_map import all_shared, compare_maps, query_map
 from lib.error import HarnessError
 from lib.guest import PAUSED
-from lib.hugepages import huge_pages
 from lib.kvm import MMAP_AND_INIT_SHARED, kvm_problem
 from lib.paths import Paths
 from lib.qmp import QmpError
@@ -429,10 +428,7 @@ def domain_test(case):
 
         @classmethod
         def setUpClass(cls):
-            problem = case.problem() or \
-                cls.enterClassContext(huge_pages(case.huge()))
-            if problem:
-                raise unittest.SkipTest(problem)
+            cls.need(case.problem(), case.huge())
             cls.scenario = Scenario(Session.daemon, Paths(), case)
             cls.addClassCleanup(cls.scenario.close)
             cls.good = True
