@@ -79,13 +79,13 @@ def grown_pool(needed, size=HUGE_PAGE):
 def huge_pages(needed, size=HUGE_PAGE):
     """Have that many free pages for oneself; yields None or why not.
 
-    Others who call this wait until the end: free pages that one test is about
-    to use look free to the next one.
+    Others who call this, and gm_lock_huge_pages() of the qtests, wait until the
+    end: free pages that one test is about to use look free to the next one.
     """
     if not needed:
         yield None
         return
-    with _locked(_pool(size)), grown_pool(needed, size):
+    with _locked(POOLS), grown_pool(needed, size):
         free = huge_pages_free(size)
         yield None if free >= needed else (
             f'needs {needed} free huge pages of {size // MIB} MiB, '
