@@ -11,9 +11,9 @@ TLB when a guest exits, which makes what comes first look slower: QEMU's own cod
 import time
 
 from lib.error import HarnessError
-from lib.guest import key_values
+from lib.guest import PAUSED, key_values
 from rig.lib import iommu
-from rig.lib.l1 import EDU, L2, PAUSED
+from rig.lib.l1 import EDU, L2
 
 PRELOAD = ['env', 'LD_PRELOAD=/rig/calls-preload.so']
 KERNEL_CALLS = ('map', 'unmap', 'attributes', 'memory', 'prefault', 'other')

@@ -17,7 +17,7 @@ import threading
 import time
 
 from lib.error import HarnessError
-from lib.guest import EXIT_PASS, key_values
+from lib.guest import EXIT_PASS, PAUSED, key_values
 from lib.process import die_with_parent
 from lib.qmp import Qmp, QmpError
 from rig.lib import cpus
@@ -25,8 +25,6 @@ from rig.lib import cpus
 # So much that there are two free huge pages of 1 GiB: nodes of half this size do
 # not begin or end at multiples of it
 L1_MIB = 7168
-# What the guest says before it waits for a byte (its option pause=1)
-PAUSED = 'PAUSED'
 PORTS = ('agent', 'qmp', 'console', 'com1')     # /dev/vport0p1 and following
 EDU = '0000:00:03.0'
 # Its transfers take 100 ms, so long that memory converts meanwhile

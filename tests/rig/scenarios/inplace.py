@@ -8,12 +8,12 @@ import contextlib
 import os
 import time
 
-from lib.guest import key_values
+from lib.guest import PAUSED, key_values
 from lib.qmp import QmpError
 from lib.units import MIB, PAGE
 from rig.lib.checks import (VM, del_device, memory_used, missing,
                             not_possible)
-from rig.lib.l1 import EDU, L2, PAUSED, SECOND_EDU
+from rig.lib.l1 import EDU, L2, SECOND_EDU
 from rig.lib.configurations import IN_PLACE, PORT, PROTECTED, TWO_COPY, Config
 
 HELD = 32 * MIB + 5 * PAGE
