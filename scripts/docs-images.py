@@ -1,6 +1,8 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Draw the pictures of the documentation: docs-images.py [DIR]
+"""Draw the pictures of the documentation.
+
+    scripts/build-qemu.sh env scripts/docs-images.py [DIR]
 
 A VM runs, its memory is converted as a guest does it, and gmem-top draws the map
 to DIR/map.svg (docs/images).
@@ -8,13 +10,16 @@ to DIR/map.svg (docs/images).
 Environment: QEMU, if it is not where make build puts it.
 """
 
-import json
 import os
 import random
+import socket
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
+
+from lib.process import die_with_parent
+from lib.qmp import Qmp
 
 TOP = Path(__file__).resolve().parent.parent
 QEMU = os.environ.get('QEMU', str(TOP / 'build/qemu-system-x86_64'))
@@ -38,34 +43,27 @@ def draw_map(directory):
     """The map of a VM of 1 GiB whose memory is private at the start."""
     with tempfile.TemporaryDirectory() as scratch:
         watch = f'{scratch}/watch.sock'
-        with subprocess.Popen(
+        ours, theirs = socket.socketpair()
+        with theirs, subprocess.Popen(
                 [QEMU, '-S', '-name', 'vm1', '-accel', 'tcg', '-nodefaults',
                  '-display', 'none', '-m', '1G', '-object',
                  'memory-backend-guest-memfd,id=m0,size=1G,driver=emulated,'
                  'init=private', '-machine', 'q35,memory-backend=m0',
-                 '-qmp', 'stdio', '-qmp', f'unix:{watch},server=on,wait=off'],
-                stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                universal_newlines=True) as qemu:
-
-            def command(name, **arguments):
-                """Send a command, and wait for its answer."""
-                print(json.dumps({'execute': name, 'arguments': arguments}),
-                      file=qemu.stdin, flush=True)
-                for line in qemu.stdout:
-                    answer = json.loads(line)
-                    if 'error' in answer:
-                        raise SystemExit(f'{name}: {answer["error"]["desc"]}')
-                    if 'return' in answer:
-                        return
-                raise SystemExit('QEMU ended')
-
-            command('qmp_capabilities')
-            for offset, size, private in pattern():
-                command('x-guest-memfd-convert', id='m0', offset=offset,
-                        size=size, private=private)
-            subprocess.run([TOP / 'tools/gmem-top', '--svg',
-                            directory / 'map.svg', watch], check=True)
-            command('quit')
+                 '-chardev', f'socket,id=qmp,fd={theirs.fileno()}',
+                 '-mon', 'chardev=qmp,mode=control',
+                 '-qmp', f'unix:{watch},server=on,wait=off'],
+                stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()],
+                preexec_fn=die_with_parent) as qemu, ours:
+            theirs.close()
+            try:
+                qmp = Qmp(ours)
+                for offset, size, private in pattern():
+                    qmp.command('x-guest-memfd-convert', id='m0',
+                                offset=offset, size=size, private=private)
+                subprocess.run([TOP / 'tools/gmem-top', '--svg',
+                                directory / 'map.svg', watch], check=True)
+            finally:
+                qemu.kill()
 
 
 if __name__ == '__main__':

@@ -256,7 +256,7 @@ class Pages(tap.TestCase):
         drawn, kept = (re.sub(r'20[\d: +-]+', '', path.read_text())
                        for path in (self.path / 'map.svg',
                                     TOP / 'docs/images/map.svg'))
-        self.assertEqual(drawn, kept, 'run scripts/docs-images.py')
+        self.assertEqual(drawn, kept, 'run scripts/docs-images.py, see there')
 
     def test_all_blocks_are_known(self):
         for block in all_blocks():
