@@ -5,10 +5,6 @@
  */
 
 #include "qemu/osdep.h"
-#ifdef CONFIG_NUMA
-#include <numa.h>
-#include <numaif.h>
-#endif
 #include "qemu/bitmap.h"
 #include "qemu/cutils.h"
 #include "qemu/error-report.h"
@@ -28,6 +24,7 @@
 #include "system/system.h"
 #include "qom/object.h"
 #include "qom/object_interfaces.h"
+#include "guest-memfd-prealloc.h"
 #include "huge-page-pool.h"
 
 #define TYPE_MEMORY_BACKEND_GUEST_MEMFD "memory-backend-guest-memfd"
@@ -242,69 +239,9 @@ static bool add_guest_memfd(HostMemoryBackend *backend,
     return rb->guest_memfd >= 0;
 }
 
-#ifdef CONFIG_NUMA
-typedef struct ThreadPolicy {
-    int mode;
-    DECLARE_BITMAP(nodes, MAX_NODES + 1);
-} ThreadPolicy;
-
-/* This thread allocates like the backend; @old is how it did before. */
-static bool policy_enter(HostMemoryBackend *backend, ThreadPolicy *old,
-                         Error **errp)
-{
-    unsigned long max = find_last_bit(backend->host_nodes, MAX_NODES) + 1;
-    int mode = backend->policy;
-
-#ifdef HAVE_NUMA_HAS_PREFERRED_MANY
-    if (mode == MPOL_PREFERRED && numa_has_preferred_many() > 0) {
-        mode = MPOL_PREFERRED_MANY;     /* as QEMU's own code does */
-    }
-#endif
-    if (get_mempolicy(&old->mode, old->nodes, MAX_NODES + 1, NULL, 0) ||
-        set_mempolicy(mode, backend->host_nodes,
-                      max % (MAX_NODES + 1) + 1)) {
-        error_setg_errno(errp, errno, "host-nodes: cannot allocate private "
-                         "memory by policy '%s'",
-                         HostMemPolicy_str(backend->policy));
-        return false;
-    }
-    return true;
-}
-#endif
-
-/*
- * Private memory cannot be touched through a mapping: the file is filled, by a
- * thread with the policy.  In two-copy there is no shared copy yet, and none is
- * needed.
- */
-static bool preallocate_private(HostMemoryBackend *backend, Error **errp)
-{
-    int fd = backend->mr.ram_block->guest_memfd;
-    int ret;
-#ifdef CONFIG_NUMA
-    bool policy = !bitmap_empty(backend->host_nodes, MAX_NODES);
-    ThreadPolicy old = {};
-
-    if (policy && !policy_enter(backend, &old, errp)) {
-        return false;
-    }
-#endif
-    ret = RETRY_ON_EINTR(fallocate(fd, FALLOC_FL_KEEP_SIZE, 0, backend->size));
-    if (ret) {
-        error_setg_errno(errp, errno, "prealloc=on: cannot allocate 0x%" PRIx64
-                         " bytes of private memory", backend->size);
-    }
-#ifdef CONFIG_NUMA
-    if (policy) {
-        set_mempolicy(old.mode, old.nodes, MAX_NODES + 1);
-    }
-#endif
-    return !ret;
-}
-
 /*
  * What QEMU does for all backends knows nothing of private memory: it touches
- * the mapping.
+ * the mapping.  In two-copy there is no shared copy yet, and none is needed.
  */
 static void guest_memfd_backend_complete(UserCreatable *uc, Error **errp)
 {
@@ -314,7 +251,8 @@ static void guest_memfd_backend_complete(UserCreatable *uc, Error **errp)
     parent_complete(uc, errp);
     if (!*errp && m->prealloc_private) {
         MEMORY_BACKEND(uc)->prealloc =
-            preallocate_private(MEMORY_BACKEND(uc), errp);
+            guest_memfd_prealloc(MEMORY_BACKEND(uc),
+                                 qemu_real_host_page_size(), errp);
     }
 }
 
