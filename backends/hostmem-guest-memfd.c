@@ -14,6 +14,7 @@
 #include "qapi/qapi-types-guest-memfd-options.h"
 #include "qapi/visitor.h"
 #include "hw/boards.h"
+#include "migration/blocker.h"
 #include "migration/cpr.h"
 #include "system/guest-memfd-kvm.h"
 #include "system/hostmem.h"
@@ -39,9 +40,12 @@ struct HostMemoryBackendGuestMemfd {
     GuestMemfdDriver driver;
     GuestMemfdConversion conversion;
     GuestMemfdInit init;
+    GuestMemfdProvider provider;
 
-    bool prealloc_private;      /* preallocate here, not in the base class */
+    uint64_t huge_size;         /* of the pages of a mapped guest_memfd, or 0 */
+    bool prealloc_file;         /* preallocate here, not in the base class */
     GuestMemfd *gm;             /* set once the memory is there */
+    Error *migration_blocker;   /* of memory that KVM does not log */
 };
 
 static void (*parent_complete)(UserCreatable *uc, Error **errp);
@@ -60,11 +64,14 @@ static uint64_t choose_page_size(HostMemoryBackendGuestMemfd *m, Error **errp)
     return qemu_real_host_page_size();
 }
 
-static bool check_pool(HostMemoryBackend *backend, uint64_t page_size,
+/* The kernel reserves all huge pages of a guest_memfd when it is created. */
+static bool check_pool(HostMemoryBackendGuestMemfd *m, uint64_t page_size,
                        Error **errp)
 {
+    HostMemoryBackend *backend = MEMORY_BACKEND(m);
+
     return page_size == qemu_real_host_page_size() ||
-           (!backend->prealloc && !backend->reserve) ||
+           (!backend->prealloc && !backend->reserve && !m->huge_size) ||
            huge_page_pool_check(page_size, backend->size / page_size, errp);
 }
 
@@ -78,6 +85,21 @@ static bool check_size(HostMemoryBackend *backend, uint64_t page_size,
     if (!QEMU_IS_ALIGNED(backend->size, page_size)) {
         error_setg(errp, "size=%" PRIu64 " of '%s' is not a multiple of its "
                    "page size, %s; round it up", backend->size, name, size_str);
+        return false;
+    }
+    return true;
+}
+
+static bool choose_provider(HostMemoryBackendGuestMemfd *m, Error **errp)
+{
+    if (m->provider == GUEST_MEMFD_PROVIDER_AUTO) {
+        m->provider = m->hugetlb ? GUEST_MEMFD_PROVIDER_HUGETLB :
+                                   GUEST_MEMFD_PROVIDER_PAGES;
+    }
+    if (m->hugetlb != (m->provider == GUEST_MEMFD_PROVIDER_HUGETLB)) {
+        error_setg(errp, "x-provider=%s contradicts hugetlb=%s; leave "
+                   "x-provider out", GuestMemfdProvider_str(m->provider),
+                   m->hugetlb ? "on" : "off");
         return false;
     }
     return true;
@@ -150,28 +172,8 @@ static bool choose_kvm(HostMemoryBackendGuestMemfd *m,
     if (!guest_memfd_kvm_choose(m->conversion, ops, errp)) {
         return false;
     }
-    if (*ops ? !check_mlock((*ops)->conversion, errp) :
-               !check_ordinary(m, errp)) {
-        return false;
-    }
-    if (!guest_memfd_is_mapped(*ops)) {
-        return true;
-    }
-    if (m->hugetlb) {
-        error_setg(errp, "hugetlb=on: the guest_memfd of this kernel has no "
-                   "huge pages; use driver=emulated or memory-backend-memfd");
-        return false;
-    }
-#ifdef CONFIG_NUMA
-    if (!bitmap_empty(MEMORY_BACKEND(m)->host_nodes, MAX_NODES) &&
-        !guest_memfd_kvm_honours_policy()) {
-        error_setg(errp, "host-nodes: the guest_memfd of this kernel does not "
-                   "follow NUMA policies (Linux 7.3 does); use "
-                   "driver=emulated or memory-backend-memfd");
-        return false;
-    }
-#endif
-    return true;
+    return *ops ? check_mlock((*ops)->conversion, errp) :
+                  check_ordinary(m, errp);
 }
 
 /*
@@ -196,6 +198,86 @@ static bool choose_driver(HostMemoryBackendGuestMemfd *m,
     return true;
 }
 
+/* What is not refused, but may not be what was meant. */
+static void warn_of_pages(HostMemoryBackendGuestMemfd *m,
+                          const GuestMemfdOps *ops)
+{
+    HostMemoryBackend *backend = MEMORY_BACKEND(m);
+    g_autofree char *name = host_memory_backend_get_name(backend);
+
+    if (ops && m->init == GUEST_MEMFD_INIT_SHARED) {
+        warn_report("init=shared: '%s' starts with all of its huge pages "
+                    "split, as the kernel keeps whole only those that are "
+                    "private; use init=private where the guest allows it",
+                    name);
+    }
+    if (m->hugetlb && !backend->reserve) {
+        warn_report("reserve=off: the huge pages of '%s' are reserved all the "
+                    "same, because the kernel reserves those of a guest_memfd",
+                    name);
+    }
+}
+
+/* Huge pages of a guest_memfd that is mapped.  Those of a memfd always work. */
+static bool check_provider(HostMemoryBackendGuestMemfd *m,
+                           const GuestMemfdOps *ops,
+                           const GuestMemfdPages *pages, Error **errp)
+{
+    HostMemoryBackend *backend = MEMORY_BACKEND(m);
+    bool thp = m->provider == GUEST_MEMFD_PROVIDER_THP;
+    g_autofree char *name = host_memory_backend_get_name(backend);
+    ERRP_GUARD();
+
+    if (m->provider == GUEST_MEMFD_PROVIDER_PAGES) {
+        return true;
+    }
+    if (!guest_memfd_is_mapped(ops)) {
+        if (thp) {
+            error_setg(errp, "x-provider=thp of '%s' needs driver=kvm with "
+                       "conversion=in-place or none; leave it out", name);
+        }
+        return !thp;
+    }
+    if (!guest_memfd_kvm_has_pages(pages, errp)) {
+        error_prepend(errp, thp ? "x-provider=thp of '%s': " :
+                                  "hugetlb=on of '%s': ", name);
+        return false;
+    }
+    m->huge_size = thp ? GUEST_MEMFD_THP_SIZE : pages->size;
+    warn_of_pages(m, ops);
+    return true;
+}
+
+/* Where the pages of a mapped guest_memfd come from, of all nodes. */
+static bool check_policy(HostMemoryBackendGuestMemfd *m,
+                         const GuestMemfdOps *ops, Error **errp)
+{
+#ifdef CONFIG_NUMA
+    HostMemoryBackend *backend = MEMORY_BACKEND(m);
+    g_autofree char *name = host_memory_backend_get_name(backend);
+
+    if (!guest_memfd_is_mapped(ops) ||
+        bitmap_empty(backend->host_nodes, MAX_NODES)) {
+        return true;
+    }
+    /* It would be at the first touch that a node has none left. */
+    if (m->huge_size && m->hugetlb && !backend->prealloc &&
+        backend->policy == HOST_MEM_POLICY_BIND) {
+        error_setg(errp, "policy=bind of '%s' needs prealloc=on, because the "
+                   "kernel reserves the huge pages of a guest_memfd on any "
+                   "node", name);
+        return false;
+    }
+    if (!guest_memfd_kvm_honours_policy()) {
+        error_setg(errp, "host-nodes: the guest_memfd of this kernel does not "
+                   "follow NUMA policies (Linux 7.3 does); use "
+                   "driver=emulated or memory-backend-memfd");
+        return false;
+    }
+#endif
+    return true;
+}
+
 static void guest_memfd_backend_reset(void *opaque)
 {
     HostMemoryBackendGuestMemfd *m = opaque;
@@ -209,15 +291,16 @@ static void guest_memfd_backend_reset(void *opaque)
 
 /* The file that is mapped, and holds what is shared. */
 static int create_file(HostMemoryBackendGuestMemfd *m, const GuestMemfdOps *ops,
-                       uint64_t page_size, bool private, Error **errp)
+                       const GuestMemfdPages *pages, bool private,
+                       Error **errp)
 {
     uint64_t size = MEMORY_BACKEND(m)->size;
 
     if (guest_memfd_is_mapped(ops)) {
-        return guest_memfd_kvm_create(ops, size, private, errp);
+        return guest_memfd_kvm_create(ops, pages, size, private, errp);
     }
     return qemu_memfd_create(TYPE_MEMORY_BACKEND_GUEST_MEMFD, size, m->hugetlb,
-                             m->hugetlb ? page_size : 0,
+                             m->hugetlb ? pages->size : 0,
                              F_SEAL_GROW | F_SEAL_SHRINK | F_SEAL_SEAL, errp);
 }
 
@@ -233,15 +316,16 @@ static bool add_guest_memfd(HostMemoryBackend *backend,
             error_setg_errno(errp, errno, "cannot duplicate the guest_memfd");
         }
     } else {
-        rb->guest_memfd = guest_memfd_kvm_create(ops, backend->size, true,
-                                                 errp);
+        rb->guest_memfd = guest_memfd_kvm_create(ops, NULL, backend->size,
+                                                 true, errp);
     }
     return rb->guest_memfd >= 0;
 }
 
 /*
- * What QEMU does for all backends knows nothing of private memory: it touches
- * the mapping.  In two-copy there is no shared copy yet, and none is needed.
+ * What QEMU does for all backends knows nothing of private memory, nor of the
+ * huge pages of a guest_memfd: it touches the mapping.  In two-copy there is no
+ * shared copy yet, and none is needed.
  */
 static void guest_memfd_backend_complete(UserCreatable *uc, Error **errp)
 {
@@ -249,20 +333,24 @@ static void guest_memfd_backend_complete(UserCreatable *uc, Error **errp)
     ERRP_GUARD();
 
     parent_complete(uc, errp);
-    if (!*errp && m->prealloc_private) {
+    if (!*errp && m->prealloc_file) {
         MEMORY_BACKEND(uc)->prealloc =
-            guest_memfd_prealloc(MEMORY_BACKEND(uc),
+            guest_memfd_prealloc(MEMORY_BACKEND(uc), m->huge_size ?:
                                  qemu_real_host_page_size(), errp);
     }
 }
 
-static void prepare_private(HostMemoryBackendGuestMemfd *m,
-                            const GuestMemfdOps *ops, bool private)
+/*
+ * What the base class cannot do for this memory.  Private pages of two-copy are
+ * not in the mapping that has the NUMA policy.
+ */
+static void prepare(HostMemoryBackendGuestMemfd *m, const GuestMemfdOps *ops,
+                    bool private)
 {
     HostMemoryBackend *backend = MEMORY_BACKEND(m);
 
-    if (private && backend->prealloc) {
-        m->prealloc_private = true;
+    if (backend->prealloc && (private || m->huge_size)) {
+        m->prealloc_file = true;
         backend->prealloc = false;
     } else if (!guest_memfd_is_mapped(ops) &&
                !bitmap_empty(backend->host_nodes, MAX_NODES)) {
@@ -273,14 +361,46 @@ static void prepare_private(HostMemoryBackendGuestMemfd *m,
     }
 }
 
+/* KVM uses the huge pages of a file only where its slots are bound to it. */
+static bool bind_ordinary(HostMemoryBackendGuestMemfd *m, Error **errp)
+{
+    HostMemoryBackend *backend = MEMORY_BACKEND(m);
+    g_autofree char *name = host_memory_backend_get_name(backend);
+
+    if (!add_guest_memfd(backend, NULL, errp)) {
+        return false;
+    }
+    error_setg(&m->migration_blocker, "Memory '%s' has huge pages of a "
+               "guest_memfd, for which KVM logs no writes", name);
+    return !migrate_add_blocker(&m->migration_blocker, errp);
+}
+
+static bool map_file(HostMemoryBackendGuestMemfd *m, const GuestMemfdOps *ops,
+                     const char *name, int fd, Error **errp)
+{
+    HostMemoryBackend *backend = MEMORY_BACKEND(m);
+    uint32_t ram_flags = RAM_SHARED | (backend->reserve ? 0 : RAM_NORESERVE);
+
+    if (!memory_region_init_ram_from_fd_aligned(&backend->mr, OBJECT(backend),
+                                                name, backend->size,
+                                                m->huge_size, ram_flags, fd, 0,
+                                                errp)) {
+        return false;
+    }
+    backend->mr.ram_block->fd_is_guest_memfd = guest_memfd_is_mapped(ops);
+    if (m->huge_size && m->provider == GUEST_MEMFD_PROVIDER_HUGETLB) {
+        backend->mr.ram_block->page_size = m->huge_size;
+    }
+    return true;
+}
+
 static bool guest_memfd_backend_alloc(HostMemoryBackend *backend, Error **errp)
 {
     HostMemoryBackendGuestMemfd *m = MEMORY_BACKEND_GUEST_MEMFD(backend);
     g_autofree char *name = host_memory_backend_get_name(backend);
     const char *id = object_get_canonical_path_component(OBJECT(backend));
     const GuestMemfdOps *ops;
-    uint32_t ram_flags = RAM_SHARED;
-    uint64_t page_size;
+    GuestMemfdPages pages;
     bool private, inherited;
     int fd;
 
@@ -290,44 +410,50 @@ static bool guest_memfd_backend_alloc(HostMemoryBackend *backend, Error **errp)
                    " through a shared mapping");
         return false;
     }
-    page_size = choose_page_size(m, errp);
-    if (!page_size || !check_size(backend, page_size, errp)) {
+    pages.size = choose_page_size(m, errp);
+    if (!pages.size || !check_size(backend, pages.size, errp)) {
         return false;
     }
+    if (!choose_provider(m, errp)) {
+        return false;
+    }
+    pages.provider = m->provider;
     if (!choose_driver(m, &ops, errp) ||
-        !check_pool(backend, page_size, errp)) {
+        !check_provider(m, ops, &pages, errp) ||
+        !check_policy(m, ops, errp) ||
+        !check_pool(m, pages.size, errp)) {
         return false;
     }
     private = m->init == GUEST_MEMFD_INIT_PRIVATE;
 
     /* A new QEMU in the place of one that has ended (CPR) goes on with it. */
-    fd = ops ? -1 : cpr_find_fd(name, 0);
+    fd = ops || m->huge_size ? -1 : cpr_find_fd(name, 0);
     inherited = fd >= 0;
     if (!inherited) {
-        fd = create_file(m, ops, page_size, private, errp);
+        fd = create_file(m, ops, &pages, private, errp);
     }
     if (fd < 0) {
         return false;
     }
-    ram_flags |= backend->reserve ? 0 : RAM_NORESERVE;
-    if (!memory_region_init_ram_from_fd(&backend->mr, OBJECT(backend), name,
-                                        backend->size, ram_flags, fd, 0,
-                                        errp)) {
+    if (!map_file(m, ops, name, fd, errp)) {
         close(fd);
         return false;
     }
-    backend->mr.ram_block->fd_is_guest_memfd = guest_memfd_is_mapped(ops);
-    if (!ops) {
+    if (!ops) {                 /* all else is for memory that converts */
+        if (m->huge_size) {
+            prepare(m, ops, false);
+            return bind_ordinary(m, errp);
+        }
         if (!inherited) {
             cpr_save_fd(name, 0, fd);
         }
-        return true;            /* all else is for memory that converts */
+        return true;
     }
     if (ops->driver == GUEST_MEMFD_DRIVER_KVM) {
         if (!add_guest_memfd(backend, ops, errp)) {
             return false;
         }
-        prepare_private(m, ops, private);
+        prepare(m, ops, private);
     }
 
     m->gm = guest_memfd_new(backend->mr.ram_block, id ?: name, ops, private,
@@ -335,6 +461,7 @@ static bool guest_memfd_backend_alloc(HostMemoryBackend *backend, Error **errp)
     if (!m->gm) {
         return false;
     }
+    guest_memfd_set_provider(m->gm, m->provider);
     qemu_register_reset(guest_memfd_backend_reset, m);
     return true;
 }
@@ -403,6 +530,7 @@ static void set_##field(Object *obj, int value, Error **errp)               \
 ENUM_OPTION(driver, "driver")
 ENUM_OPTION(conversion, "conversion")
 ENUM_OPTION(init, "init")
+ENUM_OPTION(provider, "x-provider")
 
 /* It was one of the memory; who maps decides. */
 static void refuse_dma_split(Object *obj, const char *value, Error **errp)
@@ -423,6 +551,7 @@ static void guest_memfd_backend_finalize(Object *obj)
     if (m->gm) {
         qemu_unregister_reset(guest_memfd_backend_reset, m);
     }
+    migrate_del_blocker(&m->migration_blocker);
 }
 
 static void guest_memfd_backend_class_init(ObjectClass *oc, const void *data)
@@ -455,6 +584,11 @@ static void guest_memfd_backend_class_init(ObjectClass *oc, const void *data)
                                    get_init, set_init);
     object_class_property_set_description(oc, "init",
         "State of pages at start and after reset: auto, shared, private");
+    object_class_property_add_enum(oc, "x-provider", "GuestMemfdProvider",
+                                   &GuestMemfdProvider_lookup,
+                                   get_provider, set_provider);
+    object_class_property_set_description(oc, "x-provider",
+        "Where pages come from: auto, pages, hugetlb, thp");
     object_class_property_add_str(oc, "x-dma-split", NULL, refuse_dma_split);
     object_class_property_set_description(oc, "x-dma-split",
         "Refused: an option of vfio-pci and vfio-user-pci");

@@ -61,25 +61,43 @@ int guest_memfd_in_place_probe(int fd)
 
 /*
  * A kernel converts all of a range or nothing, but huge pages one by one: those
- * before the one that it failed at are converted, and stay so.
+ * before the one that it failed at are converted, and stay so.  It may name the
+ * start of that huge page, which can be before the range.
+ *
+ * A page that is in use is released soon, and the rest converted then.  After
+ * another failure nothing is to have changed: what was converted goes back, and
+ * the pages that were not are in that state already.
  */
+static void stopped(GuestMemfd *gm, uint64_t offset, uint64_t size,
+                    bool to_private, int ret, uint64_t error_offset,
+                    GuestMemfdStop *stop)
+{
+    int fd = guest_memfd_mr(gm)->ram_block->guest_memfd;
+    uint64_t page = guest_memfd_huge_page_size(gm);
+    uint64_t unused;
+
+    if (error_offset < offset || error_offset >= offset + size) {
+        error_offset = offset;
+    }
+    stop->held = error_offset;
+    if (page > qemu_real_host_page_size() &&
+        (ret == -EAGAIN ||
+         set_attributes(fd, offset, size, !to_private, &unused))) {
+        stop->done = MAX(offset, QEMU_ALIGN_DOWN(error_offset, page));
+    }
+}
+
 static int in_place_convert(GuestMemfd *gm, uint64_t offset, uint64_t size,
                             bool to_private, GuestMemfdStop *stop)
 {
     RAMBlock *rb = guest_memfd_mr(gm)->ram_block;
-    uint64_t page = qemu_ram_pagesize(rb);
     uint64_t error_offset = offset;
     int ret;
 
     ret = set_attributes(rb->guest_memfd, offset, size, to_private,
                          &error_offset);
     if (ret) {
-        if (error_offset >= offset && error_offset < offset + size) {
-            stop->held = error_offset;
-            if (page > qemu_real_host_page_size()) {
-                stop->done = MAX(offset, QEMU_ALIGN_DOWN(error_offset, page));
-            }
-        }
+        stopped(gm, offset, size, to_private, ret, error_offset, stop);
         return ret;
     }
     if (!to_private) {

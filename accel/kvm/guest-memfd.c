@@ -11,17 +11,16 @@
  *            them a guest physical address shows (6.8)
  *
  * Where the VM has no private memory, a guest_memfd that is mapped is ordinary
- * RAM (6.18): there is nothing to drive, and no block.
+ * RAM (6.18): there is nothing to drive, and no block.  guest-memfd-file.c creates
+ * the files.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
 
 #include "qemu/osdep.h"
 #include <linux/kvm.h>
-#ifdef CONFIG_NUMA
-#include <numaif.h>
-#endif
 #include "qapi/error.h"
+#include "qemu/cutils.h"
 #include "qemu/error-report.h"
 #include "qemu/main-loop.h"
 #include "qemu/range.h"
@@ -43,36 +42,6 @@ typedef struct KVMGuestMemfdCaps {
     bool in_place;              /* KVM_SET_MEMORY_ATTRIBUTES2 on its files */
 } KVMGuestMemfdCaps;
 
-/* What to do about it, beyond what the errno says. */
-static const char *create_remedy(int err)
-{
-    switch (err) {
-    case EMFILE:
-        return " (RLIMIT_NOFILE is too low: raise it with ulimit -n, or "
-               "LimitNOFILE= of systemd)";
-    case ENFILE:
-        return " (raise sysctl fs.file-max of the host)";
-    case ENOMEM:
-        return " (the host's kernel has no memory for it, or the control group "
-               "of QEMU may not use more)";
-    default:
-        return "";
-    }
-}
-
-static int create_file(uint64_t size, uint64_t flags, Error **errp)
-{
-    struct kvm_create_guest_memfd create = { .size = size, .flags = flags };
-    int fd = kvm_vm_ioctl(kvm_state, KVM_CREATE_GUEST_MEMFD, &create);
-
-    if (fd < 0) {
-        error_setg(errp, "cannot create a guest_memfd of 0x%" PRIx64
-                   " bytes: %s%s", size, strerror(-fd), create_remedy(-fd));
-        return -1;
-    }
-    return fd;
-}
-
 /*
  * A new file, whose page is shared, is told that it is.  A probe that fails for
  * another reason is an error: to go on would be to take something weaker.
@@ -85,7 +54,8 @@ static bool probe_in_place(KVMGuestMemfdCaps *caps, Error **errp)
         (caps->file_flags & SHARED_FILE_FLAGS) != SHARED_FILE_FLAGS) {
         return true;
     }
-    fd = create_file(qemu_real_host_page_size(), SHARED_FILE_FLAGS, errp);
+    fd = guest_memfd_kvm_create(NULL, NULL, qemu_real_host_page_size(), false,
+                                errp);
     if (fd < 0) {
         return false;
     }
@@ -342,55 +312,6 @@ bool guest_memfd_kvm_choose(GuestMemfdConversion wish,
     return *ops;
 }
 
-int guest_memfd_kvm_create(const GuestMemfdOps *ops, uint64_t size,
-                           bool private, Error **errp)
-{
-    uint64_t flags = SHARED_FILE_FLAGS;
-
-    if (ops == &two_copy_ops) {
-        flags = 0;
-    } else if (private && !guest_memfd_starts_shared(ops)) {
-        flags = GUEST_MEMFD_FLAG_MMAP;
-    }
-    return create_file(size, flags, errp);
-}
-
-#ifdef CONFIG_NUMA
-/*
- * A mapping whose file takes no part in it keeps a NUMA policy to itself, and
- * the file allocates as it likes.  Where the file has the policy (7.3), another
- * mapping of the same file shows it.
- */
-bool guest_memfd_kvm_honours_policy(void)
-{
-    size_t page = qemu_real_host_page_size();
-    int fd = create_file(page, SHARED_FILE_FLAGS, NULL);
-    unsigned long nodes[BITS_TO_LONGS(MAX_NODES + 1)] = {};
-    int mode = MPOL_DEFAULT;
-    void *a, *b;
-
-    if (fd < 0) {
-        return false;
-    }
-    a = mmap(NULL, page, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-    b = mmap(NULL, page, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-    if (a != MAP_FAILED && b != MAP_FAILED &&
-        !get_mempolicy(NULL, nodes, MAX_NODES + 1, NULL,
-                       MPOL_F_MEMS_ALLOWED) &&
-        !mbind(a, page, MPOL_BIND, nodes, MAX_NODES + 1, 0)) {
-        get_mempolicy(&mode, NULL, 0, b, MPOL_F_ADDR);
-    }
-    if (a != MAP_FAILED) {
-        munmap(a, page);
-    }
-    if (b != MAP_FAILED) {
-        munmap(b, page);
-    }
-    close(fd);
-    return mode == MPOL_BIND;
-}
-#endif
-
 /*
  * The memory is in the guest_memfd alone.  @rb->fd keeps its number, for those
  * who know it.
@@ -435,8 +356,9 @@ GuestMemfd *guest_memfd_new_kvm(RAMBlock *rb, Error **errp)
     if (!ops) {
         return NULL;
     }
-    rb->guest_memfd = guest_memfd_kvm_create(ops, qemu_ram_get_max_length(rb),
-                                             true, errp);
+    rb->guest_memfd = guest_memfd_kvm_create(ops, NULL,
+                                             qemu_ram_get_max_length(rb), true,
+                                             errp);
     if (rb->guest_memfd < 0) {
         return NULL;
     }
@@ -477,6 +399,28 @@ bool guest_memfd_kvm_may_bind(const KVMMemoryListener *kml,
 }
 
 /*
+ * KVM maps a huge page as one only if it begins at a multiple of its size in the
+ * guest too.  The mapping is aligned to it.
+ */
+static void check_congruent(MemoryRegion *mr, uint64_t offset, hwaddr gpa,
+                            uint64_t size)
+{
+    uint64_t page = qemu_ram_pagesize(mr->ram_block);
+
+    if (size >= page && (gpa - offset) % page) {
+        g_autofree char *page_str = size_to_str(page);
+
+        warn_report_once("'%s' offset 0x%" PRIx64 " is at guest physical "
+                         "address 0x%" PRIx64 ": KVM maps its huge pages in "
+                         "smaller pages, because the difference is not a "
+                         "multiple of %s; change the size of the memory before "
+                         "it, or max-ram-below-4g= of the machine",
+                         memory_region_name(mr), offset, (uint64_t)gpa,
+                         page_str);
+    }
+}
+
+/*
  * Attributes outlive memory slots, so shared runs are told too: a private page
  * may have been here before.
  */
@@ -494,6 +438,7 @@ int guest_memfd_kvm_slot_added(MemoryRegion *mr, uint64_t offset, hwaddr gpa,
     RAMBlock *rb = mr->ram_block;
 
     if (rb->fd_is_guest_memfd) {
+        check_congruent(mr, offset, gpa, size);
         return 0;               /* the file knows the state of its pages */
     }
     return guest_memfd_foreach_run(rb->gmem, offset, size, slot_run, &to_gpa);

@@ -22,7 +22,13 @@ bool guest_memfd_kvm_choose(GuestMemfdConversion wish,
     g_assert_not_reached();
 }
 
-int guest_memfd_kvm_create(const GuestMemfdOps *ops, uint64_t size,
+bool guest_memfd_kvm_has_pages(const GuestMemfdPages *pages, Error **errp)
+{
+    g_assert_not_reached();
+}
+
+int guest_memfd_kvm_create(const GuestMemfdOps *ops,
+                           const GuestMemfdPages *pages, uint64_t size,
                            bool private, Error **errp)
 {
     g_assert_not_reached();

@@ -104,6 +104,24 @@ GuestMemfd *guest_memfd_new(RAMBlock *rb, const char *id,
                             const GuestMemfdOps *ops, bool private,
                             Error **errp);
 
+/* A transparent huge page */
+#define GUEST_MEMFD_THP_SIZE (2 * MiB)
+
+/**
+ * guest_memfd_set_provider - say where the pages of a block come from
+ *
+ * For what the page size of the RAMBlock does not tell: without this call it is
+ * hugetlb for huge pages, else pages.
+ */
+void guest_memfd_set_provider(GuestMemfd *gm, GuestMemfdProvider provider);
+
+/**
+ * guest_memfd_huge_page_size - the size of a block's huge pages
+ *
+ * Returns: bytes; the host's page size if its provider has none.
+ */
+uint64_t guest_memfd_huge_page_size(const GuestMemfd *gm);
+
 /**
  * guest_memfd_free - the end of a block; NULL is allowed
  *

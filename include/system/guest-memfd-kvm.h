@@ -40,17 +40,39 @@ extern const GuestMemfdOps guest_memfd_in_place_ops;
 int guest_memfd_in_place_probe(int fd);
 
 /**
+ * struct GuestMemfdPages - where the pages of a mapped guest_memfd come from
+ *
+ * @size: bytes; of hugetlb one that the host offers, else the host's page size
+ */
+typedef struct GuestMemfdPages {
+    GuestMemfdProvider provider;
+    uint64_t size;
+} GuestMemfdPages;
+
+/**
+ * guest_memfd_kvm_has_pages - can a mapped guest_memfd have such pages?
+ *
+ * Tries what the VM's kernel can do; what it speaks, once.  Of a pool that is short
+ * the creation of the file tells.
+ *
+ * Returns: false, with the reason and the remedy in @errp, if it cannot.
+ */
+bool guest_memfd_kvm_has_pages(const GuestMemfdPages *pages, Error **errp);
+
+/**
  * guest_memfd_kvm_create - create the guest_memfd of a block
  *
  * @ops: from guest_memfd_kvm_choose(), NULL included.  Two-copy: a file for
  *       private pages, which cannot be mapped.  Else a file that is mapped, and
  *       holds all of the memory
- * @size: bytes, a multiple of the host's page size
+ * @pages: of a file that is mapped; NULL: the kernel's own pages
+ * @size: bytes, a multiple of the size of these pages
  * @private: the state of pages of a mapped file
  *
  * Returns: a file descriptor; -1 on error.
  */
-int guest_memfd_kvm_create(const GuestMemfdOps *ops, uint64_t size,
+int guest_memfd_kvm_create(const GuestMemfdOps *ops,
+                           const GuestMemfdPages *pages, uint64_t size,
                            bool private, Error **errp);
 
 /**
@@ -92,6 +114,8 @@ bool guest_memfd_kvm_may_bind(const struct KVMMemoryListener *kml,
  *
  * @offset: of the slot in the memory region, in bytes
  * @gpa, @size: where the slot is, in bytes
+ *
+ * Warns if KVM cannot use the huge pages of a guest_memfd there.
  *
  * Returns: 0 or a negative errno.  Called with the BQL held.
  */

@@ -210,6 +210,8 @@ GuestMemfd *guest_memfd_new(RAMBlock *rb, const char *id,
     gm->ops = ops;
     gm->init_private = private;
     gm->page_size = qemu_ram_pagesize(rb);
+    gm->provider = gm->page_size > qemu_real_host_page_size() ?
+                   GUEST_MEMFD_PROVIDER_HUGETLB : GUEST_MEMFD_PROVIDER_PAGES;
     gm->size = qemu_ram_get_max_length(rb);
     gm->map = guest_memfd_map_new(gm->size, qemu_real_host_page_size(),
                                   private);
@@ -262,6 +264,17 @@ void guest_memfd_free(GuestMemfd *gm)
     QTAILQ_REMOVE(&blocks, gm, next);
     unblock_others(gm);
     object_unref(OBJECT(gm));
+}
+
+void guest_memfd_set_provider(GuestMemfd *gm, GuestMemfdProvider provider)
+{
+    gm->provider = provider;
+}
+
+uint64_t guest_memfd_huge_page_size(const GuestMemfd *gm)
+{
+    return gm->provider == GUEST_MEMFD_PROVIDER_THP ? GUEST_MEMFD_THP_SIZE :
+                                                      gm->page_size;
 }
 
 GuestMemfd *guest_memfd_from_mr(const MemoryRegion *mr)

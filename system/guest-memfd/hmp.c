@@ -60,8 +60,9 @@ static void print_block(Monitor *mon, const GuestMemfdInfo *info)
     g_autofree char *metadata = size_to_str(info->metadata_bytes);
     g_autofree char *vmemmap = size_to_str(info->vmemmap_bytes);
 
-    monitor_printf(mon, "%s: %s in pages of %s, driver=%s conversion=%s "
+    monitor_printf(mon, "%s: %s in pages of %s (%s), driver=%s conversion=%s "
                    "init=%s\n", info->id, size, page,
+                   GuestMemfdProvider_str(info->provider),
                    GuestMemfdDriver_str(info->driver),
                    GuestMemfdConversion_str(info->conversion),
                    GuestMemfdInit_str(info->init));

@@ -65,6 +65,7 @@ struct GuestMemfd {
     uint64_t number;                    /* the order of blocks */
     uint64_t size;
     uint64_t page_size;
+    GuestMemfdProvider provider;
     RAMBlock *rb;                       /* NULL when it has gone: convert_lock */
     MemoryRegion *mr;
     const GuestMemfdOps *ops;

@@ -91,6 +91,7 @@ static GuestMemfdInfo *query_block(GuestMemfd *gm)
     info->id = g_strdup(gm->id);
     info->size = gm->size;
     info->page_size = gm->page_size;
+    info->provider = gm->provider;
     info->driver = gm->ops->driver;
     info->conversion = gm->ops->conversion;
     info->init = gm->init_private ? GUEST_MEMFD_INIT_PRIVATE :

@@ -12,8 +12,8 @@
  * else sees, and QEMU goes on; the page of the file comes back when it becomes
  * shared, and at a reset.
  *
- * A page of a hugetlb mapping cannot be replaced but as a whole, so what stands
- * in has the page size of the block.  That takes address space, not memory.
+ * A page of a hugetlb mapping can only be replaced as a whole, which takes address
+ * space, not memory.  A guest_memfd is mapped in small pages.
  *
  * The bitmaps are written by the handler, in any thread, and by conversions.
  *
@@ -102,7 +102,8 @@ bool guest_memfd_watch(GuestMemfd *gm)
 
         if (!w->host) {
             w->size = gm->size;
-            w->page = gm->page_size;
+            w->page = guest_memfd_is_mapped(gm->ops) ?
+                      qemu_real_host_page_size() : gm->page_size;
             w->standing = bitmap_new(w->size / w->page);
             w->freed = guest_memfd_gives_back(gm) ?
                        bitmap_new(w->size / w->page) : NULL;

@@ -1,11 +1,16 @@
 /*
- * A KVM that seems to have private memory
+ * A KVM that seems to have private memory, or huge pages
  *
  * Loaded before libc (LD_PRELOAD) it makes a software-protected VM of an ordinary
  * one: KVM takes the attributes of pages, and nothing comes of them.  So QEMU's
  * part of conversions with two copies can be tested where KVM has not been built
  * with CONFIG_KVM_SW_PROTECTED_VM.  The page whose guest physical address is in
  * the environment, FAKE_KVM_REFUSES, never becomes private.
+ *
+ * With FAKE_KVM_PAGES it is an ordinary VM, whose guest_memfd seems to have
+ * transparent huge pages, and those of a pool, by "order" or by "resource" only.
+ * FAKE_KVM_FALLOCATE is the file that each fallocate() is written to, or the
+ * errno of all of them.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -14,6 +19,7 @@
 #include <linux/kvm.h>
 #include <sys/ioctl.h>
 #include <sys/syscall.h>
+#include "qemu/bitops.h"
 
 static bool refused(const struct kvm_memory_attributes *a)
 {
@@ -24,8 +30,52 @@ static bool refused(const struct kvm_memory_attributes *a)
            page >= a->address && page - a->address < a->size;
 }
 
+#define FILE_HUGETLB BIT_ULL(2)
+#define FILE_THP BIT_ULL(3)
+
+static long create_file(int fd, struct kvm_create_guest_memfd create,
+                        const char *pages)
+{
+    int word = create.reserved[0];
+
+    if (create.flags & FILE_HUGETLB) {
+        if (!strcmp(pages, "resource")) {
+            errno = fcntl(word, F_GETFD) < 0 ? EBADF : EINVAL;
+            return -1;
+        }
+        if ((word != 9 && word != 18) ||
+            create.size % (4096ULL << word)) {
+            errno = EINVAL;
+            return -1;
+        }
+    }
+    create.flags &= ~(FILE_HUGETLB | FILE_THP);
+    memset(create.reserved, 0, sizeof(create.reserved));
+    return syscall(SYS_ioctl, fd, KVM_CREATE_GUEST_MEMFD, &create);
+}
+
+int fallocate(int fd, int mode, off_t offset, off_t size)
+{
+    const char *how = getenv("FAKE_KVM_FALLOCATE");
+    int number = how ? atoi(how) : 0;
+
+    if (number) {
+        errno = number;
+        return -1;
+    }
+    if (how) {
+        int log = open(how, O_WRONLY | O_APPEND | O_CLOEXEC);
+
+        dprintf(log, "%" PRIu64 " %" PRIu64 "\n", (uint64_t)offset,
+                (uint64_t)size);
+        close(log);
+    }
+    return syscall(SYS_fallocate, fd, mode, offset, size);
+}
+
 int ioctl(int fd, unsigned long request, ...)
 {
+    const char *pages = getenv("FAKE_KVM_PAGES");
     va_list ap;
     long arg;
 
@@ -33,6 +83,13 @@ int ioctl(int fd, unsigned long request, ...)
     arg = va_arg(ap, long);
     va_end(ap);
 
+    if (pages && request == KVM_CREATE_GUEST_MEMFD) {
+        return create_file(fd, *(const struct kvm_create_guest_memfd *)arg,
+                           pages);
+    }
+    if (pages) {
+        return syscall(SYS_ioctl, fd, request, arg);
+    }
     switch (request) {
     case KVM_CHECK_EXTENSION:
         switch (arg) {

@@ -51,6 +51,15 @@ static void test_bad_options(void)
         { "size=1M,conversion=none", "conversion=none: driver=emulated" },
         { "size=1M,conversion=bogus", "bogus" },
         { "size=1M,init=bogus", "bogus" },
+        { "size=2M,x-provider=bogus", "bogus" },
+        { "size=2M,x-provider=hugetlb",
+          "x-provider=hugetlb contradicts hugetlb=off" },
+        { "size=2M,x-provider=thp,hugetlb=on",
+          "x-provider=thp contradicts hugetlb=on" },
+        { "size=2M,x-provider=pages,hugetlb=on",
+          "x-provider=pages contradicts hugetlb=on" },
+        { "size=2M,x-provider=thp",
+          "x-provider=thp of 'm0' needs driver=kvm with" },
         { "size=1M,x-dma-split=log",
           "x-dma-split=log is not an option of memory" },
         { "size=1M,bogus=1", "bogus" },
@@ -231,7 +240,10 @@ static void test_kvm_refused(void)
                       "GUEST_MEMFD_FLAG_MMAP");
         return;
     }
-    check_refused(KVM_M0 "hugetlb=on", "has no huge pages");
+    check_refused(KVM_M0 "hugetlb=on", "hugetlb=on of 'm0': the guest_memfd of "
+                  "this kernel has no huge pages");
+    check_refused(KVM_M0 "x-provider=thp", "x-provider=thp of 'm0': the "
+                  "guest_memfd of this kernel has no transparent huge pages");
     check_refused(KVM_M0 "init=private", "init=private: this VM has no private "
                   "memory");
 }
@@ -335,7 +347,7 @@ static void test_fixed_options(void)
         { "size", "4096" }, { "share", "false" }, { "reserve", "false" },
         { "hugetlb", "true" }, { "hugetlbsize", "2097152" },
         { "driver", "'kvm'" }, { "conversion", "'none'" },
-        { "init", "'private'" },
+        { "init", "'private'" }, { "x-provider", "'thp'" },
 #ifdef CONFIG_NUMA
         { "policy", "'bind'" }, { "host-nodes", "[ 0 ]" },
 #endif
@@ -381,6 +393,7 @@ static void test_hugetlb(const void *opaque)
     qts = qtest_init(args);
     block = gm_block(qts, "m0");
     g_assert_cmpuint(qdict_get_int(block, "page-size"), ==, size);
+    g_assert_cmpstr(qdict_get_str(block, "provider"), ==, "hugetlb");
     /* Two shared pages, which an in-place kernel would keep split. */
     g_assert_cmpuint(qdict_get_int(block, "vmemmap-bytes"), ==,
                      2 * (size / 64 - 4096));

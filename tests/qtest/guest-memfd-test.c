@@ -34,6 +34,7 @@ static void test_defaults(void)
     check_str(block, "init", "shared");
     g_assert_cmpuint(qdict_get_int(block, "size"), ==, 128 * MiB);
     g_assert_cmpuint(qdict_get_int(block, "page-size"), ==, 4 * KiB);
+    g_assert_cmpstr(qdict_get_str(block, "provider"), ==, "pages");
     g_assert_cmpuint(qdict_get_int(block, "shared-bytes"), ==, 128 * MiB);
     g_assert_cmpuint(qdict_get_int(block, "private-bytes"), ==, 0);
     g_assert_cmpuint(qdict_get_int(block, "vmemmap-bytes"), ==, 0);

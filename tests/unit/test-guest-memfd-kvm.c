@@ -1,248 +1,17 @@
 /*
  * What KVM is told about guest_memfd memory, and what it asks for
  *
- * The KVM of this test keeps the attribute of each page at two addresses, and
- * refuses the calls that it is told to.  Huge pages are played by four pages of
- * a memfd: a pool that is empty is a file that has been cut off, since touching
- * it, and populating it, fail like there.
+ * Huge pages are played by four pages of a memfd: a pool that is empty is a file
+ * that has been cut off, since touching it, and populating it, fail like there.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
 
 #include "qemu/osdep.h"
-#include <linux/kvm.h>
-#include <sys/ioctl.h>
-#include <sys/syscall.h>
-#include "qemu/memfd.h"
 #include "qapi/error.h"
-#include "exec/cpu-common.h"
-#include "system/address-spaces.h"
-#include "system/kvm.h"
-#include "guest-memfd-fakes.h"
-
-#define HUGE_PAGE (4 * PAGE)
-#define SIZE (8 * PAGE)
-
-#define SHARED_FILE (GUEST_MEMFD_FLAG_MMAP | GUEST_MEMFD_FLAG_INIT_SHARED)
-
-/* As the driver knows it: the offset, size, attributes, flags, error_offset */
-#define SET_MEMORY_ATTRIBUTES2 _IOWR(KVMIO, 0xd2, uint64_t[16])
-
-#define RAM_ADDR 0x10000000
-
-/* Where the guest sees the block */
-static const hwaddr gpas[] = { 0x100000, 0x40000000 };
+#include "guest-memfd-fake-kvm.h"
 
 static Block *const b = &block[0];
-
-static struct {
-    uint64_t attributes[ARRAY_SIZE(gpas)][SIZE / PAGE];
-    unsigned calls;
-    uint64_t refuse;            /* a bit for each call, from 1 on */
-    unsigned discards;
-    unsigned private_discards;
-    int convert;                /* what conversions say */
-    unsigned conversions;
-    uint64_t gpa;               /* of the last one */
-    uint64_t size;
-    bool to_private;
-    unsigned poisoned;
-    ram_addr_t poison;          /* the last one */
-    /* What it offers: */
-    uint64_t file_flags;
-    bool no_attribute;
-    int in_place;               /* errno of conversions in place */
-    /* Files: */
-    int create;                 /* errno */
-    uint64_t created;           /* flags of the last one */
-    /* In place, the attributes are those of the first address. */
-    uint64_t held;              /* a page, for so many calls: */
-    unsigned held_calls;
-} kvm;
-
-KVMState *kvm_state;
-AddressSpace address_space_memory;
-
-int kvm_vm_check_extension(KVMState *s, unsigned int extension)
-{
-    switch (extension) {
-    case KVM_CAP_GUEST_MEMFD:
-    case KVM_CAP_USER_MEMORY2:
-        return 1;
-    case KVM_CAP_MEMORY_ATTRIBUTES:
-        return kvm.no_attribute ? 0 : KVM_MEMORY_ATTRIBUTE_PRIVATE;
-    case KVM_CAP_GUEST_MEMFD_FLAGS:
-        return kvm.file_flags;
-    default:
-        return 0;
-    }
-}
-
-static int fake_set_attributes(const struct kvm_memory_attributes *a)
-{
-    if (kvm.refuse & BIT_ULL(++kvm.calls)) {
-        return -ENOMEM;
-    }
-    for (size_t i = 0; i < ARRAY_SIZE(gpas); i++) {
-        for (uint64_t o = 0; o < SIZE; o += PAGE) {
-            if (gpas[i] + o >= a->address &&
-                gpas[i] + o < a->address + a->size) {
-                kvm.attributes[i][o / PAGE] = a->attributes;
-            }
-        }
-    }
-    return 0;
-}
-
-static int fake_create(const struct kvm_create_guest_memfd *create)
-{
-    kvm.created = create->flags;
-    return kvm.create ? -kvm.create :
-           qemu_memfd_create("test", create->size, false, 0, 0, &error_abort);
-}
-
-int kvm_vm_ioctl(KVMState *s, unsigned long type, ...)
-{
-    va_list ap;
-    void *arg;
-
-    va_start(ap, type);
-    arg = va_arg(ap, void *);
-    va_end(ap);
-    if (type == KVM_CREATE_GUEST_MEMFD) {
-        return fake_create(arg);
-    }
-    g_assert_cmpuint(type, ==, KVM_SET_MEMORY_ATTRIBUTES);
-    return fake_set_attributes(arg);
-}
-
-/* All of a range or nothing, but huge pages one by one. */
-static int fake_in_place(uint64_t *a)
-{
-    uint64_t offset = a[0], size = a[1], attributes = a[2];
-    uint64_t end = offset + size;
-    int ret = kvm.in_place;
-
-    if (kvm.held_calls && kvm.held >= offset && kvm.held < end) {
-        kvm.held_calls--;
-        a[4] = kvm.held;
-        end = MAX(offset, QEMU_ALIGN_DOWN(kvm.held, b->rb.page_size));
-        end = b->rb.page_size > PAGE ? end : offset;
-        ret = EAGAIN;
-    }
-    for (uint64_t o = offset; !kvm.in_place && o < end; o += PAGE) {
-        kvm.attributes[0][o / PAGE] = attributes;
-    }
-    errno = ret;
-    return ret ? -1 : 0;
-}
-
-/* The C library's is not called by what is linked with this. */
-int ioctl(int fd, unsigned long request, ...)
-{
-    va_list ap;
-    void *arg;
-
-    va_start(ap, request);
-    arg = va_arg(ap, void *);
-    va_end(ap);
-    return request == SET_MEMORY_ATTRIBUTES2 ? fake_in_place(arg) :
-           syscall(SYS_ioctl, fd, request, arg);
-}
-
-void flatview_for_each_range(FlatView *fv, flatview_cb cb, void *opaque)
-{
-    for (size_t i = 0; i < ARRAY_SIZE(gpas); i++) {
-        if (cb(int128_make64(gpas[i]), int128_make64(SIZE), &b->mr, 0,
-               opaque)) {
-            break;
-        }
-    }
-}
-
-int ram_block_discard_range(RAMBlock *rb, uint64_t offset, size_t length)
-{
-    kvm.discards++;
-    return fallocate(rb->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, offset,
-                     length) ? -errno : 0;
-}
-
-int ram_block_discard_guest_memfd_range(RAMBlock *rb, uint64_t offset,
-                                        size_t length)
-{
-    kvm.private_discards++;
-    return 0;
-}
-
-int kvm_convert_memory(hwaddr start, hwaddr size, bool to_private)
-{
-    kvm.conversions++;
-    kvm.gpa = start;
-    kvm.size = size;
-    kvm.to_private = to_private;
-    return kvm.convert;
-}
-
-const char *memory_region_name(const MemoryRegion *mr)
-{
-    return "b0";
-}
-
-ram_addr_t memory_region_get_ram_addr(MemoryRegion *mr)
-{
-    return RAM_ADDR;
-}
-
-void kvm_hwpoison_page_add(ram_addr_t ram_addr)
-{
-    kvm.poisoned++;
-    kvm.poison = ram_addr;
-}
-
-static void on_sigbus(int n, siginfo_t *siginfo, void *context)
-{
-    if (!guest_memfd_sigbus(siginfo, context)) {
-        _exit(3);
-    }
-}
-
-static void setup_kvm(uint64_t page_size, uint32_t flags,
-                      const GuestMemfdOps *ops)
-{
-    struct sigaction action = {
-        .sa_sigaction = on_sigbus,
-        .sa_flags = SA_SIGINFO,
-    };
-
-    sigaction(SIGBUS, &action, NULL);
-    fake_reset();
-    memset(&kvm, 0, sizeof(kvm));
-    memset(b, 0, sizeof(*b));
-    b->mr.ram = true;
-    b->mr.ram_block = &b->rb;
-    b->rb.mr = &b->mr;
-    b->rb.page_size = page_size;
-    b->rb.max_length = SIZE;
-    b->rb.flags = RAM_SHARED | flags;
-    b->rb.fd = qemu_memfd_create("test", SIZE, false, 0, 0, &error_abort);
-    b->rb.guest_memfd = b->rb.fd;
-    b->rb.host = mmap(NULL, SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, b->rb.fd,
-                      0);
-    g_assert_true(b->rb.host != MAP_FAILED);
-    if (!ops) {
-        guest_memfd_kvm_choose(GUEST_MEMFD_CONVERSION_TWO_COPY, &ops,
-                               &error_abort);
-    }
-    b->rb.fd_is_guest_memfd = ops == &guest_memfd_in_place_ops;
-    b->gm = guest_memfd_new(&b->rb, "b0", ops, false, &error_abort);
-}
-
-static void teardown_kvm(void)
-{
-    guest_memfd_free(b->gm);
-    munmap(b->rb.host, SIZE);
-    close(b->rb.fd);
-}
 
 static void pool(bool empty)
 {
@@ -518,7 +287,7 @@ static void test_fault(void)
 {
     unsigned n;
 
-    memset(&kvm, 0, sizeof(kvm));
+    setup_kvm(PAGE, 0, NULL);
     g_assert_cmpint(fault(0, 0), ==, 0);
     g_assert_cmpint(fault(0, -EINVAL), ==, -EINVAL);
     g_assert_cmpint(fault(0, -EAGAIN), ==, 0);
@@ -535,6 +304,7 @@ static void test_fault(void)
     for (n = 0; n < 10000; n++) {
         g_assert_cmpint(fault(0, n % 900 ? -EAGAIN : 0), ==, 0);
     }
+    teardown_kvm();
 }
 
 /* The host's memory fails under the guest. */
@@ -561,99 +331,6 @@ static void test_broken(void)
     g_assert_cmphex(kvm.poison, ==, RAM_ADDR + 3 * PAGE);
     g_assert_cmpint(region_refs, ==, 0);
     teardown_kvm();
-}
-
-/* What one kernel offers, and what is made of it */
-static void test_choose(void)
-{
-    const struct {
-        uint64_t file_flags;
-        int in_place;
-        bool attribute;
-        GuestMemfdConversion wish, got;
-        const char *error;
-    } rows[] = {
-        { SHARED_FILE, 0, true, GUEST_MEMFD_CONVERSION_AUTO,
-          GUEST_MEMFD_CONVERSION_IN_PLACE },
-        { SHARED_FILE, 0, false, GUEST_MEMFD_CONVERSION_AUTO,
-          GUEST_MEMFD_CONVERSION_IN_PLACE },
-        { SHARED_FILE, 0, true, GUEST_MEMFD_CONVERSION_TWO_COPY,
-          GUEST_MEMFD_CONVERSION_TWO_COPY },
-        { SHARED_FILE, ENOTTY, true, GUEST_MEMFD_CONVERSION_AUTO,
-          GUEST_MEMFD_CONVERSION_TWO_COPY },
-        { SHARED_FILE, EINVAL, true, GUEST_MEMFD_CONVERSION_AUTO,
-          GUEST_MEMFD_CONVERSION_TWO_COPY },
-        { GUEST_MEMFD_FLAG_MMAP, 0, true, GUEST_MEMFD_CONVERSION_AUTO,
-          GUEST_MEMFD_CONVERSION_TWO_COPY },
-        { SHARED_FILE, ENOTTY, false, GUEST_MEMFD_CONVERSION_AUTO,
-          GUEST_MEMFD_CONVERSION_NONE },
-        { SHARED_FILE, ENOTTY, true, GUEST_MEMFD_CONVERSION_NONE,
-          GUEST_MEMFD_CONVERSION_NONE },
-        { SHARED_FILE, ENOMEM, true, GUEST_MEMFD_CONVERSION_AUTO, 0,
-          "cannot find out whether KVM converts memory in place" },
-        { SHARED_FILE, ENOTTY, true, GUEST_MEMFD_CONVERSION_IN_PLACE, 0,
-          "conversion=in-place needs KVM_SET_MEMORY_ATTRIBUTES2" },
-        { SHARED_FILE, 0, false, GUEST_MEMFD_CONVERSION_TWO_COPY, 0,
-          "because it converts in place" },
-        { 0, ENOTTY, false, GUEST_MEMFD_CONVERSION_TWO_COPY, 0,
-          "KVM_MEMORY_ATTRIBUTE_PRIVATE (Linux 6.8)" },
-        { 0, ENOTTY, false, GUEST_MEMFD_CONVERSION_AUTO, 0,
-          "conversion=none needs" },
-        { GUEST_MEMFD_FLAG_MMAP, ENOTTY, false, GUEST_MEMFD_CONVERSION_NONE, 0,
-          "conversion=none needs" },
-    };
-
-    for (size_t i = 0; i < ARRAY_SIZE(rows); i++) {
-        const GuestMemfdOps *ops = NULL;
-        Error *err = NULL;
-        bool ok;
-
-        memset(&kvm, 0, sizeof(kvm));
-        kvm.file_flags = rows[i].file_flags;
-        kvm.in_place = rows[i].in_place;
-        kvm.no_attribute = !rows[i].attribute;
-        ok = guest_memfd_kvm_choose(rows[i].wish, &ops, &err);
-        g_assert_cmpint(ok, ==, !rows[i].error);
-        if (ok) {
-            g_assert_cmpint(ops ? ops->conversion : GUEST_MEMFD_CONVERSION_NONE,
-                            ==, rows[i].got);
-        } else {
-            g_assert_nonnull(strstr(error_get_pretty(err), rows[i].error));
-        }
-        error_free(err);
-    }
-}
-
-static uint64_t created_with(const GuestMemfdOps *ops, bool private)
-{
-    int fd = guest_memfd_kvm_create(ops, PAGE, private, &error_abort);
-
-    g_assert_cmpint(fd, >=, 0);
-    close(fd);
-    return kvm.created;
-}
-
-/* A file is mapped if it holds shared pages, and starts as it is to be. */
-static void test_create(void)
-{
-    const GuestMemfdOps *two_copy, *in_place = &guest_memfd_in_place_ops;
-    Error *err = NULL;
-
-    memset(&kvm, 0, sizeof(kvm));
-    guest_memfd_kvm_choose(GUEST_MEMFD_CONVERSION_TWO_COPY, &two_copy,
-                           &error_abort);
-    g_assert_cmphex(created_with(two_copy, true), ==, 0);
-    g_assert_cmphex(created_with(in_place, true), ==, GUEST_MEMFD_FLAG_MMAP);
-    g_assert_cmphex(created_with(in_place, false), ==, SHARED_FILE);
-    g_assert_cmphex(created_with(NULL, false), ==, SHARED_FILE);
-    fake_launching(true);
-    g_assert_cmphex(created_with(in_place, true), ==, SHARED_FILE);
-    fake_launching(false);
-
-    kvm.create = EMFILE;
-    g_assert_cmpint(guest_memfd_kvm_create(in_place, PAGE, true, &err), <, 0);
-    g_assert_nonnull(strstr(error_get_pretty(err), "RLIMIT_NOFILE"));
-    error_free(err);
 }
 
 /* A kernel that converts in place, and somebody who holds a page. */
@@ -685,6 +362,74 @@ static void check_in_place(uint64_t page_size, bool mixed)
     check_attributes(0);
     g_assert_cmpuint(kvm.calls, ==, 0);         /* nothing for the VM */
     g_assert_cmpuint(kvm.discards + kvm.private_discards, ==, 0);
+    teardown_kvm();
+}
+
+/* After a failure that no waiting helps nothing has changed. */
+static void test_in_place_no_memory(void)
+{
+    for (int to_private = 1; to_private >= 0; to_private--) {
+        for (int names = NAMES_PAGE; names <= NAMES_NOTHING; names++) {
+            setup_kvm(HUGE_PAGE, 0, &guest_memfd_in_place_ops);
+            g_assert_cmpint(convert(b, 0, 8, !to_private), ==, 0);
+            kvm.held = 5 * PAGE;
+            kvm.held_calls = 1;
+            kvm.held_errno = ENOMEM;
+            kvm.names = names;
+            g_assert_cmpint(convert(b, 1, 6, to_private), ==, -ENOMEM);
+            g_assert_cmpuint(kvm.held_calls, ==, 0);
+            check_attributes(0);
+            g_assert_cmpint(kvm.attributes[0][1] != 0, ==, !to_private);
+
+            /* Nor can it go back: the map says so, if the kernel does. */
+            kvm.held_calls = 3;
+            g_assert_cmpint(convert(b, 1, 6, to_private), ==, -ENOMEM);
+            if (names != NAMES_NOTHING) {
+                check_attributes(0);
+            }
+            teardown_kvm();
+        }
+    }
+}
+
+/* The huge page that a page in use is in begins before the range. */
+static void test_in_place_folio(void)
+{
+    Error *err = NULL;
+
+    setup_kvm(HUGE_PAGE, 0, &guest_memfd_in_place_ops);
+    kvm.held = 1 * PAGE;
+    kvm.names = NAMES_FOLIO;
+    kvm.held_calls = UINT_MAX;
+    g_assert_cmpint(guest_memfd_convert_block(b->gm, PAGE, 7 * PAGE, true,
+                                              &err), ==, -EAGAIN);
+    g_assert_nonnull(strstr(error_get_pretty(err),
+                            "the page at offset 0x1000 is in use"));
+    error_free(err);
+    check_attributes(0);
+    kvm.held = 6 * PAGE;
+    g_assert_cmpint(convert(b, 1, 7, true), ==, -EAGAIN);
+    check_attributes(0);
+    kvm.held_calls = 2;
+    g_assert_cmpint(convert(b, 1, 7, true), ==, 0);
+    check_attributes(0);
+    teardown_kvm();
+}
+
+/* What stands in for a private page hides no shared page beside it. */
+static void test_in_place_stand_in(void)
+{
+    setup_kvm(HUGE_PAGE, 0, &guest_memfd_in_place_ops);
+    b->rb.host[0] = 1;
+    b->rb.host[HUGE_PAGE] = 2;
+    g_assert_cmpint(convert(b, 5, 1, true), ==, 0);
+    pool(true);
+    b->rb.host[5 * PAGE] = 5;       /* gone from the mapping */
+    g_assert_cmpint(b->rb.host[5 * PAGE], ==, 5);
+    pool(false);
+    b->rb.host[HUGE_PAGE] = 3;
+    g_assert_cmpint(pread(b->rb.fd, b->rb.host, 1, HUGE_PAGE), ==, 1);
+    g_assert_cmpint(b->rb.host[0], ==, 3);
     teardown_kvm();
 }
 
@@ -767,9 +512,12 @@ int main(int argc, char **argv)
     g_test_add_func("/guest-memfd-kvm/hypercall", test_hypercall);
     g_test_add_func("/guest-memfd-kvm/fault", test_fault);
     g_test_add_func("/guest-memfd-kvm/broken", test_broken);
-    g_test_add_func("/guest-memfd-kvm/choose", test_choose);
-    g_test_add_func("/guest-memfd-kvm/create", test_create);
     g_test_add_func("/guest-memfd-kvm/in-place", test_in_place);
+    g_test_add_func("/guest-memfd-kvm/in-place/folio", test_in_place_folio);
+    g_test_add_func("/guest-memfd-kvm/in-place/no-memory",
+                    test_in_place_no_memory);
+    g_test_add_func("/guest-memfd-kvm/in-place/stand-in",
+                    test_in_place_stand_in);
     g_test_add_func("/guest-memfd-kvm/two-copies", test_two_copies);
     g_test_add_func("/guest-memfd-kvm/slot", test_slot);
     g_test_add_func("/guest-memfd-kvm/free-source", test_free_source);
