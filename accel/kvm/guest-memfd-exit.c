@@ -67,12 +67,36 @@ int guest_memfd_kvm_fault(const struct kvm_run *run)
     if (faults) {
         return 0;
     }
+    /* Another conversion was faster, so there is nothing that can be refused. */
+    if (ret && guest_memfd_is_converted(gpa, run->memory_fault.size, private)) {
+        return 0;
+    }
     if (ret) {
         error_report("the guest has accessed memory that cannot become %s "
                      "(guest physical address 0x%" PRIx64 "): %s; the VM stops",
                      private ? "private" : "shared", gpa, strerror(-ret));
     }
     return ret;
+}
+
+static void report_failed(int err, const char *where)
+{
+    switch (err) {
+    case -EHWPOISON:
+        error_report("the guest has accessed memory that is broken in the "
+                     "host: %s; the VM stops", where);
+        break;
+    case -ENOSPC:
+        error_report("the guest has accessed memory for which no huge page is "
+                     "left where the NUMA policy allows one (use prealloc=on): "
+                     "%s; the VM stops", where);
+        break;
+    case -ENOMEM:
+        error_report("the guest has accessed memory for which the host, or the "
+                     "control group of QEMU, has no page left: %s; the VM "
+                     "stops", where);
+        break;
+    }
 }
 
 /*
@@ -83,9 +107,11 @@ void guest_memfd_kvm_run_failed(const struct kvm_run *run, int err)
 {
     uint64_t gpa = run->memory_fault.gpa;
     bool private = run->memory_fault.flags & KVM_MEMORY_EXIT_FLAG_PRIVATE;
+    g_autofree char *where = NULL;
     MemoryRegionSection s;
 
-    if (err != -EHWPOISON || run->exit_reason != KVM_EXIT_MEMORY_FAULT) {
+    if ((err != -EHWPOISON && err != -ENOSPC && err != -ENOMEM) ||
+        run->exit_reason != KVM_EXIT_MEMORY_FAULT) {
         return;
     }
     BQL_LOCK_GUARD();
@@ -93,12 +119,12 @@ void guest_memfd_kvm_run_failed(const struct kvm_run *run, int err)
     if (!s.mr) {
         return;
     }
-    error_report("the guest has accessed memory that is broken in the host: "
-                 "'%s' offset 0x%" PRIx64 " (guest physical address 0x%" PRIx64
-                 ", %s); the VM stops", memory_region_name(s.mr),
-                 (uint64_t)s.offset_within_region, gpa,
-                 private ? "private" : "shared");
-    if (!private && memory_region_is_ram(s.mr)) {
+    where = g_strdup_printf("'%s' offset 0x%" PRIx64 " (guest physical address "
+                            "0x%" PRIx64 ", %s)", memory_region_name(s.mr),
+                            (uint64_t)s.offset_within_region, gpa,
+                            private ? "private" : "shared");
+    report_failed(err, where);
+    if (err == -EHWPOISON && !private && memory_region_is_ram(s.mr)) {
         kvm_hwpoison_page_add(memory_region_get_ram_addr(s.mr) +
                               s.offset_within_region);
     }

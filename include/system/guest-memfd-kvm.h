@@ -160,8 +160,8 @@ int guest_memfd_kvm_fault(const struct kvm_run *run);
  * guest_memfd_kvm_run_failed - say which memory it was that failed
  *
  * @run: of the vCPU
- * @err: what KVM_RUN returned; nothing is said except for -EHWPOISON with
- *       KVM_EXIT_MEMORY_FAULT
+ * @err: what KVM_RUN returned; nothing is said except for -EHWPOISON, -ENOMEM
+ *       and -ENOSPC with KVM_EXIT_MEMORY_FAULT
  *
  * Called without the BQL.
  */

@@ -68,6 +68,16 @@ MemoryRegion *guest_memfd_mr(const GuestMemfd *gm);
 int guest_memfd_convert(hwaddr gpa, uint64_t size, bool to_private);
 
 /**
+ * guest_memfd_is_converted - is memory of blocks in a state already?
+ *
+ * @gpa, @size, @private: as for guest_memfd_convert()
+ *
+ * The answer can be outdated as soon as it is there.  Can be called with or
+ * without the BQL.
+ */
+bool guest_memfd_is_converted(hwaddr gpa, uint64_t size, bool private);
+
+/**
  * guest_memfd_convert_block - convert a part of one block
  *
  * @offset, @size: bytes, multiples of the host's page size

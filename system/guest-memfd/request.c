@@ -123,6 +123,21 @@ int guest_memfd_convert(hwaddr gpa, uint64_t size, bool to_private)
     return ret;
 }
 
+bool guest_memfd_is_converted(hwaddr gpa, uint64_t size, bool private)
+{
+    GuestMemfdRequest req QEMU_UNINITIALIZED;
+    bool is = !guest_memfd_request_find(&req, gpa, size, private) && req.nr;
+
+    for (unsigned i = 0; is && i < req.nr; i++) {
+        uint64_t start = req.piece[i].start;
+
+        is = !guest_memfd_next_run(req.piece[i].gm, !private, &start,
+                                   req.piece[i].end);
+    }
+    guest_memfd_request_end(&req);
+    return is;
+}
+
 int guest_memfd_convert_block(GuestMemfd *gm, uint64_t offset, uint64_t size,
                               bool to_private, Error **errp)
 {

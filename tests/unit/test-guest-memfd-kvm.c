@@ -304,7 +304,31 @@ static void test_fault(void)
     for (n = 0; n < 10000; n++) {
         g_assert_cmpint(fault(0, n % 900 ? -EAGAIN : 0), ==, 0);
     }
+
+    /* Another vCPU was faster. */
+    g_assert_cmpint(fault(0, -ENOSPC), ==, -ENOSPC);
+    g_assert_cmpint(fault(PAGE, -ENOSPC), ==, 0);
+    g_assert_cmpint(convert(b, 0, 2, true), ==, 0);
+    g_assert_cmpint(fault(0, -ENOSPC), ==, 0);
+    g_assert_cmpint(fault(PAGE, -ENOSPC), ==, -ENOSPC);
     teardown_kvm();
+}
+
+/* There is no memory for what the guest touches. */
+static void test_run_no_memory(void)
+{
+    struct kvm_run run = memory_fault(GPA_BLOCK0 + 3 * PAGE, false);
+
+    if (g_test_subprocess()) {
+        setup_kvm(PAGE, 0, NULL);
+        guest_memfd_kvm_run_failed(&run, -ENOSPC);
+        guest_memfd_kvm_run_failed(&run, -ENOMEM);
+        _exit(kvm.poisoned);
+    }
+    g_test_trap_subprocess(NULL, 0, 0);
+    g_test_trap_assert_passed();
+    g_test_trap_assert_stderr("*no huge page is left*'b0' offset 0x3000*"
+                              "has no page left*'b0' offset 0x3000*");
 }
 
 /* The host's memory fails under the guest. */
@@ -508,6 +532,7 @@ int main(int argc, char **argv)
     g_test_add_func("/guest-memfd-kvm/huge/stand-in", test_huge_stand_in);
     g_test_add_func("/guest-memfd-kvm/huge/shared", test_huge_shared);
     g_test_add_func("/guest-memfd-kvm/huge/reset", test_huge_reset);
+    g_test_add_func("/guest-memfd-kvm/run-no-memory", test_run_no_memory);
     g_test_add_func("/guest-memfd-kvm/taken-back", test_taken_back);
     g_test_add_func("/guest-memfd-kvm/hypercall", test_hypercall);
     g_test_add_func("/guest-memfd-kvm/fault", test_fault);
