@@ -400,6 +400,7 @@ static bool guest_memfd_backend_alloc(HostMemoryBackend *backend, Error **errp)
     g_autofree char *name = host_memory_backend_get_name(backend);
     const char *id = object_get_canonical_path_component(OBJECT(backend));
     const GuestMemfdOps *ops;
+    GuestMemfdRestructure how;
     GuestMemfdPages pages;
     bool private, inherited;
     int fd;
@@ -462,6 +463,10 @@ static bool guest_memfd_backend_alloc(HostMemoryBackend *backend, Error **errp)
         return false;
     }
     guest_memfd_set_provider(m->gm, m->provider);
+    if (m->huge_size &&
+        guest_memfd_kvm_restructure(GUEST_MEMFD_RESTRUCTURE_FILE, &how)) {
+        guest_memfd_set_restructure(m->gm, how);
+    }
     qemu_register_reset(guest_memfd_backend_reset, m);
     return true;
 }

@@ -20,6 +20,7 @@
 #include <numaif.h>
 #endif
 #include "qapi/error.h"
+#include "qapi/util.h"
 #include "qemu/cutils.h"
 #include "qemu/units.h"
 #include "system/guest-memfd-kvm.h"
@@ -250,6 +251,19 @@ int guest_memfd_kvm_create(const GuestMemfdOps *ops,
                    " bytes: %s%s", size, strerror(-fd), create_remedy(-fd));
     }
     return -1;
+}
+
+bool guest_memfd_kvm_restructure(const char *file, GuestMemfdRestructure *how)
+{
+    g_autofree char *text = NULL;
+    int value = -1;
+
+    if (g_file_get_contents(file, &text, NULL, NULL)) {
+        value = qapi_enum_parse(&GuestMemfdRestructure_lookup,
+                                g_strchomp(text), -1, NULL);
+    }
+    *how = value;
+    return value >= 0;
 }
 
 #ifdef CONFIG_NUMA

@@ -34,6 +34,11 @@ int guest_memfd_kvm_create(const GuestMemfdOps *ops,
     g_assert_not_reached();
 }
 
+bool guest_memfd_kvm_restructure(const char *file, GuestMemfdRestructure *how)
+{
+    g_assert_not_reached();
+}
+
 bool guest_memfd_kvm_honours_policy(void)
 {
     g_assert_not_reached();

@@ -116,6 +116,13 @@ GuestMemfd *guest_memfd_new(RAMBlock *rb, const char *id,
 void guest_memfd_set_provider(GuestMemfd *gm, GuestMemfdProvider provider);
 
 /**
+ * guest_memfd_set_restructure - say how the kernel splits a block's huge pages
+ *
+ * Without this call nobody knows.
+ */
+void guest_memfd_set_restructure(GuestMemfd *gm, GuestMemfdRestructure how);
+
+/**
  * guest_memfd_huge_page_size - the size of a block's huge pages
  *
  * Returns: bytes; the host's page size if its provider has none.

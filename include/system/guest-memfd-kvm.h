@@ -75,6 +75,18 @@ int guest_memfd_kvm_create(const GuestMemfdOps *ops,
                            const GuestMemfdPages *pages, uint64_t size,
                            bool private, Error **errp);
 
+#define GUEST_MEMFD_RESTRUCTURE_FILE \
+    "/sys/module/kvm/parameters/gmem_restructure"
+
+/**
+ * guest_memfd_kvm_restructure - how does the kernel split huge pages?
+ *
+ * @file: GUEST_MEMFD_RESTRUCTURE_FILE, which kernels have that split in more than one way
+ *
+ * Returns: false if the file does not say.
+ */
+bool guest_memfd_kvm_restructure(const char *file, GuestMemfdRestructure *how);
+
 /**
  * guest_memfd_kvm_honours_policy - does a mapped guest_memfd follow mbind()?
  */

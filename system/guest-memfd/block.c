@@ -212,6 +212,7 @@ GuestMemfd *guest_memfd_new(RAMBlock *rb, const char *id,
     gm->page_size = qemu_ram_pagesize(rb);
     gm->provider = gm->page_size > qemu_real_host_page_size() ?
                    GUEST_MEMFD_PROVIDER_HUGETLB : GUEST_MEMFD_PROVIDER_PAGES;
+    gm->restructure = GUEST_MEMFD_RESTRUCTURE__MAX;
     gm->size = qemu_ram_get_max_length(rb);
     gm->map = guest_memfd_map_new(gm->size, qemu_real_host_page_size(),
                                   private);
@@ -269,6 +270,11 @@ void guest_memfd_free(GuestMemfd *gm)
 void guest_memfd_set_provider(GuestMemfd *gm, GuestMemfdProvider provider)
 {
     gm->provider = provider;
+}
+
+void guest_memfd_set_restructure(GuestMemfd *gm, GuestMemfdRestructure how)
+{
+    gm->restructure = how;
 }
 
 uint64_t guest_memfd_huge_page_size(const GuestMemfd *gm)

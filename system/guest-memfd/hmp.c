@@ -60,14 +60,19 @@ static void print_block(Monitor *mon, const GuestMemfdInfo *info)
     g_autofree char *metadata = size_to_str(info->metadata_bytes);
     g_autofree char *vmemmap = size_to_str(info->vmemmap_bytes);
 
-    monitor_printf(mon, "%s: %s in pages of %s (%s), driver=%s conversion=%s "
-                   "init=%s\n", info->id, size, page,
-                   GuestMemfdProvider_str(info->provider),
-                   GuestMemfdDriver_str(info->driver),
+    monitor_printf(mon, "%s: %s in pages of %s, driver=%s conversion=%s init=%s\n",
+                   info->id, size, page, GuestMemfdDriver_str(info->driver),
                    GuestMemfdConversion_str(info->conversion),
                    GuestMemfdInit_str(info->init));
     monitor_printf(mon, "  shared %s, private %s, metadata %s, vmemmap %s\n",
                    shared, private, metadata, vmemmap);
+    if (info->provider != GUEST_MEMFD_PROVIDER_PAGES) {
+        monitor_printf(mon, "  provider=%s%s%s\n",
+                       GuestMemfdProvider_str(info->provider),
+                       info->has_restructure ? " restructure=" : "",
+                       info->has_restructure ?
+                       GuestMemfdRestructure_str(info->restructure) : "");
+    }
     monitor_printf(mon, "  %-11s %10s  %10s  %8s  %8s  %9s\n", "conversions",
                    "requests", "bytes", "failures", "retries", "rollbacks");
     print_direction(mon, "to private", info->to_private);

@@ -66,6 +66,7 @@ struct GuestMemfd {
     uint64_t size;
     uint64_t page_size;
     GuestMemfdProvider provider;
+    GuestMemfdRestructure restructure;  /* GUEST_MEMFD_RESTRUCTURE__MAX: ? */
     RAMBlock *rb;                       /* NULL when it has gone: convert_lock */
     MemoryRegion *mr;
     const GuestMemfdOps *ops;

@@ -12,19 +12,10 @@
 #include "system/hostmem.h"
 #include "system/runstate.h"
 #include "internal.h"
+#include "vmemmap.h"
 
 #define DEFAULT_RUNS 1024
 #define MAX_RUNS 4096
-
-/*
- * What a kernel that converts in place pays for a huge page that has shared
- * parts: it is split to 4 KiB pages, whose struct pages (64 bytes each) the
- * HugeTLB vmemmap optimisation had freed but for one page.
- */
-static uint64_t split_cost(uint64_t page_size)
-{
-    return page_size > 4 * KiB ? page_size / (4 * KiB) * 64 - 4 * KiB : 0;
-}
 
 static GuestMemfdDirectionInfo *direction_info(const GuestMemfdStats *stats)
 {
@@ -59,10 +50,24 @@ static void query_huge_pages(GuestMemfd *gm, GuestMemfdInfo *info)
         h->q_private = count[i].private;
         h->mixed = count[i].mixed;
         QAPI_LIST_APPEND(tail, h);
-        if (h->size == gm->page_size) {
-            info->vmemmap_bytes = split_cost(gm->page_size) *
-                                  (h->shared + h->mixed);
-        }
+    }
+}
+
+/* Of pages that are counted above: 1 GiB and 2 MiB. */
+static void query_vmemmap(GuestMemfd *gm, GuestMemfdInfo *info)
+    TSA_EXCLUDES(guest_memfd_state_lock)
+{
+    GuestMemfdRestructure how = gm->restructure < GUEST_MEMFD_RESTRUCTURE__MAX ?
+                                gm->restructure : GUEST_MEMFD_RESTRUCTURE_FLAT;
+
+    info->has_restructure = gm->restructure < GUEST_MEMFD_RESTRUCTURE__MAX;
+    info->restructure = how;
+    for (uint64_t s = 0; gm->page_size >= 2 * MiB && s < gm->size;
+         s += gm->page_size) {
+        state_lock(gm);
+        info->vmemmap_bytes += guest_memfd_vmemmap_bytes(gm->map, s,
+                                                         gm->page_size, how);
+        state_unlock(gm);
     }
 }
 
@@ -104,6 +109,7 @@ static GuestMemfdInfo *query_block(GuestMemfd *gm)
     info->metadata_bytes = guest_memfd_map_metadata_bytes(gm->map);
     state_unlock(gm);
     query_huge_pages(gm, info);
+    query_vmemmap(gm, info);
     return info;
 }
 

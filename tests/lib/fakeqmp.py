@@ -15,7 +15,8 @@ def block(**changes):
     """An entry of query-guest-memfd."""
     direction = {'requests': 0, 'bytes': 0, 'failures': 0, 'retries': 0,
                  'rollbacks': 0}
-    return {'id': 'm0', 'size': GIB, 'page-size': 4096, 'driver': 'emulated',
+    return {'id': 'm0', 'size': GIB, 'page-size': 4096,
+            'provider': 'pages', 'driver': 'emulated',
             'conversion': 'in-place', 'init': 'shared', 'shared-bytes': GIB,
             'private-bytes': 0, 'to-private': direction,
             'to-shared': direction, 'metadata-bytes': 1, 'vmemmap-bytes': 0,

@@ -60,8 +60,8 @@ static void test_convert(QTestState *qts, Server *s)
 static void test_hmp(QTestState *qts, Server *s)
 {
     const char *words[] = {
-        "m0: 128 MiB in pages of 4 KiB (pages), driver=emulated "
-        "conversion=in-place init=private\r\n",
+        "m0: 128 MiB in pages of 4 KiB, driver=emulated conversion=in-place "
+        "init=private\r\n",
         "  shared 1.99 MiB, private 126 MiB, ",
         "  to private           1       8 KiB         0         0          0\r\n",
         "  to shared            2       2 MiB         0         0          0\r\n",

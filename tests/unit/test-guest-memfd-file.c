@@ -188,6 +188,33 @@ static void test_interface_short(void)
     g_assert_true(guest_memfd_kvm_has_pages(&huge_2m, &error_abort));
 }
 
+/* What the kernel's file says, and what is not in it */
+static void test_restructure(void)
+{
+    const struct {
+        const char *text;
+        int how;
+    } rows[] = {
+        { "flat\n", GUEST_MEMFD_RESTRUCTURE_FLAT },
+        { "staged\n", GUEST_MEMFD_RESTRUCTURE_STAGED },
+        { "log", GUEST_MEMFD_RESTRUCTURE_LOG },
+        { "lo\n", -1 },
+        { "", -1 },
+    };
+    g_autofree char *file = NULL;
+    GuestMemfdRestructure how;
+
+    close(g_file_open_tmp(NULL, &file, NULL));
+    for (size_t i = 0; i < ARRAY_SIZE(rows); i++) {
+        g_assert_true(g_file_set_contents(file, rows[i].text, -1, NULL));
+        g_assert_cmpint(guest_memfd_kvm_restructure(file, &how), ==,
+                        rows[i].how >= 0);
+        g_assert_cmpint((int)how, ==, rows[i].how);
+    }
+    unlink(file);
+    g_assert_false(guest_memfd_kvm_restructure(file, &how));
+}
+
 static void test_thp(void)
 {
     Error *err = NULL;
@@ -270,6 +297,7 @@ int main(int argc, char **argv)
     g_test_add_func("/guest-memfd-file/create-huge", test_create_huge);
     g_test_add_func("/guest-memfd-file/interface", test_interface);
     g_test_add_func("/guest-memfd-file/interface-short", test_interface_short);
+    g_test_add_func("/guest-memfd-file/restructure", test_restructure);
     g_test_add_func("/guest-memfd-file/thp", test_thp);
     return g_test_run();
 }

@@ -243,6 +243,10 @@ def report(vm, blocks, width, glyphs, now, source):
                     f"private {rounded(info['private-bytes'])}, "
                     f"metadata {rounded(info['metadata-bytes'])}, "
                     f"vmemmap {rounded(info['vmemmap-bytes'])}", '')]]
+        if info['provider'] != 'pages':
+            lines += [[(f"provider={info['provider']}" +
+                        (f" restructure={info['restructure']}"
+                         if 'restructure' in info else ''), '')]]
         lines += details(block, width)
         lines += map_lines(block, view, (width, 17), glyphs, now)
     return [cut(line, width) for line in lines]

@@ -20,7 +20,7 @@ HUGE_PAGE = ('size', 'shared', 'private', 'mixed')
 LISTENER = ('extents', 'mapped-bytes', 'map-calls', 'unmap-calls', 'splits')
 SIZES = ('size', 'page-size', 'shared-bytes', 'private-bytes',
          'metadata-bytes', 'vmemmap-bytes')
-NAMES = ('driver', 'conversion', 'init')
+NAMES = ('provider', 'driver', 'conversion', 'init')
 
 
 class BadReply(GmemError):
@@ -53,6 +53,9 @@ def clean(info):
     block.update(numbers(info, SIZES))
     block.update((key, printable(member(info, key, str), NAME_LENGTH))
                  for key in NAMES)
+    if 'restructure' in info:
+        block['restructure'] = printable(member(info, 'restructure', str),
+                                         NAME_LENGTH)
     for direction in DIRECTIONS:
         block[direction] = numbers(member(info, direction, dict), DIRECTION)
     block['huge-pages'] = [numbers(page, HUGE_PAGE)
