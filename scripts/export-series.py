@@ -1,11 +1,12 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Write the repository as a series of patches against QEMU: build/export.
+"""Write the repository as series of patches: build/export.
 
 Each patch of patches/ is one of the series, and brings files of ours along as
 export-series.conf says; a file that no line has is an error. git makes the
 patches, in a repository of its own that has nothing but the files concerned. The
 same input gives the same output. AUTHOR="NAME <MAIL>" signs with another name.
+The patches of the rig's kernel are a series of their own, against Linux.
 """
 
 import argparse
@@ -24,6 +25,8 @@ import repo_files
 TOP = Path(__file__).resolve().parent.parent
 CONF = TOP / 'scripts/export-series.conf'
 COVER = TOP / 'scripts/export-cover.txt'
+LINUX_COVER = TOP / 'scripts/export-linux-cover.txt'
+LINUX = TOP / 'tests/rig/kernel'
 AUTHOR = 'guest-memfd developers <guest-memfd@example.org>'
 DATE = '2026-11-22T09:00:00+0000'
 LIBRARY = 'subprojects/libvfio-user'
@@ -178,6 +181,28 @@ def write_series(git, base, steps, own, prefix):
         git.commit(step.message)
 
 
+def write_linux(out, author):
+    """Write the series against Linux, whose patches are what the rig applies."""
+    patches = sorted(LINUX.glob('*.patch'))
+    subjects = []
+    out.mkdir(parents=True)
+    for number, path in enumerate(patches, 1):
+        text = path.read_text()
+        subject = re.search(r'^Subject: \[PATCH\] (.*(?:\n .*)*)', text, re.M)
+        subjects.append(subject.group(1).replace('\n ', ' '))
+        text = text.replace('Subject: [PATCH]', 'Subject: [RFC PATCH %02d/%d]' % (
+            number, len(patches)), 1).replace(AUTHOR, author)
+        (out / path.name).write_text(text)
+    date = re.search(r'^Date: .*\n', text, re.M).group(0)
+    title, _, body = LINUX_COVER.read_text().partition('\n\n')
+    (out / '0000-cover-letter.patch').write_text(
+        'From %s Mon Sep 17 00:00:00 2001\nFrom: %s\n%s'
+        'Subject: [RFC PATCH 00/%d] %s\n\n%s\n%s\n' % (
+            '0' * 40, author, date, len(patches), title, body,
+            '\n'.join('  ' + subject for subject in subjects)))
+    return len(patches)
+
+
 def export(base, build, author):
     """Write the series; return how many patches each project has."""
     steps, own = read_steps(), repo_files.overlay(TOP)
@@ -200,6 +225,7 @@ def export(base, build, author):
                 '--no-renames', '--zero-commit', '--stat=76', '--full-index',
                 *options, 'base..main')
             counts[project] = len(mine)
+        counts['linux'] = write_linux(out / 'linux', author or AUTHOR)
         shutil.rmtree(target, ignore_errors=True)
         os.replace(out, target)
     return counts
@@ -228,8 +254,8 @@ def main():
         print('build/export/%s: %d patch%s%s' % (
             project and os.path.basename(project) + '/', count,
             '' if count == 1 else 'es',
-            ' for ' + os.path.basename(project) if project
-            else ' and a cover letter'))
+            {'': ' and a cover letter', 'linux': ' for Linux and a cover letter'}.get(
+                project, ' for ' + os.path.basename(project))))
     return 0
 
 

@@ -161,6 +161,23 @@ class Series(tap.TestCase):
                                 '\nA Tester (')
             assert text == twin.read_text(), path.name
 
+    def test_the_series_for_linux_is_what_the_rig_applies(self):
+        # The same changes, numbered, with a cover letter that lists them
+        export()
+        rig = sorted((TOP / 'tests/rig/kernel').glob('*.patch'))
+        cover, *series = sorted((ONCE / 'export/linux').glob('0*.patch'))
+        assert [path.name for path in series] == [path.name for path in rig]
+        text = cover.read_text()
+        assert 'Subject: [RFC PATCH 00/%d] guest_memfd: ' % len(rig) in text
+        for number, (path, original) in enumerate(zip(series, rig), 1):
+            head, _, diff = path.read_text().partition('\ndiff --git ')
+            assert diff == original.read_text().partition('\ndiff --git ')[2]
+            subject = re.search(r'^Subject: \[RFC PATCH (\d+)/%d\] (.*(?:\n .*)*)'
+                                % len(rig), head, re.M)
+            assert int(subject.group(1)) == number
+            assert '\n  %s\n' % subject.group(2).replace('\n ', ' ') in text
+            assert re.search(r'\n\nSigned-off-by: .+ <.+>\n', head), head
+
     def test_a_wrong_author_is_refused(self):
         # One sentence says so, and nothing is written
         assert_refused(run_script('export-series.py', '--build', self.path,
