@@ -19,7 +19,7 @@ from rig.bench import baseline
 from rig.bench.cases import GROUPS, Report
 from rig.bench.summary import summary
 from rig.lib.l1 import L1, L1Error
-from rig.lib.prepare import (BUILD, KERNEL, LOGS, QEMU, kernel_is_patched,
+from rig.lib.prepare import (BUILD, KERNEL, LOGS, QEMU, kernel_has,
                              prepare)
 from rig.lib.runner import BOOT_LIMIT
 
@@ -55,7 +55,8 @@ def main():
     try:
         archive = prepare('bench.cpio', baseline.build())
         for platform in GROUPS:
-            if platform == 'in-place' and not kernel_is_patched():
+            if platform == 'in-place' and \
+                    not kernel_has('gmem_in_place_conversion'):
                 print('no conversion in place: KERNEL_SRC has not the patches '
                       'of tests/rig/kernel')
             elif platform == 'intel' or report.wanted(

@@ -21,9 +21,11 @@ FIRMWARE_FILES = ('bios-256k.bin', 'bios.bin', 'kvmvapic.bin',
                   'multiboot.bin', 'multiboot_dma.bin', 'linuxboot.bin',
                   'linuxboot_dma.bin')
 GUESTS = ('guest.elf', 'launch.bin')
-# By tests/rig/probes/meson.build
 PROBES = ('alternate', 'calls', 'calls-preload.so', 'hold-page', 'inplace-test',
           'iommu-dump', 'kvm-caps', 'limited', 'poison', 'query')
+# By tests/rig/probes/meson.build and tests/rig/kselftest/meson.build
+PROGRAMS = tuple(f'rig/probes/{name}' for name in PROBES) + \
+    ('rig/kselftest/gmem-hugepage-test',)
 NODES = ('nod /dev/console 0600 0 0 c 5 1', 'nod /dev/null 0666 0 0 c 1 3')
 
 
@@ -101,8 +103,8 @@ def build(path, qemu, tests, baseline=None):
             add_program(files, name, os.path.realpath(program), work)
     for name in GUESTS:
         files.add('/rig/' + name, os.path.join(tests, 'guest', name), '0644')
-    for name in PROBES:
-        files.add('/rig/' + name, os.path.join(tests, 'rig/probes', name))
+    for name in PROGRAMS:
+        files.add('/rig/' + os.path.basename(name), os.path.join(tests, name))
     add_firmware(files, qemu)
     with open(path + '.list', 'w', encoding='utf-8') as f:
         f.writelines(line + '\n' for line in files.lines())

@@ -52,6 +52,11 @@ IOMMUS = {
 # The kernel with the switch of tests/rig/kernel on
 IOMMUS['in-place'] = (IOMMUS['intel'][0],
                       IOMMUS['intel'][1] + ' kvm.gmem_in_place_conversion=1')
+# The same, where pages are huge, and broken in one of these ways
+SCHEMES = ('flat', 'staged', 'log')
+for _scheme in SCHEMES:
+    IOMMUS[_scheme] = (IOMMUS['in-place'][0], IOMMUS['in-place'][1] +
+                       f' kvm.gmem_restructure={_scheme} hugetlb_free_vmemmap=on')
 
 
 APPEND = ('console=ttyS0 rdinit=/init panic=-1 oops=panic loglevel=7 '

@@ -16,12 +16,26 @@ TESTS = os.path.join(BUILD, 'tests')
 KERNEL = os.path.join(BUILD, 'kernel/arch/x86/boot/bzImage')
 
 
-def kernel_is_patched():
-    """Not if KERNEL_SRC is somebody's own."""
+def kernel_source(path):
+    """A file of the kernel that is tested."""
     tree = os.environ.get('KERNEL_SRC') or os.path.join(BUILD, 'kernel-src')
-    with open(os.path.join(tree, 'virt/kvm/guest_memfd.c'),
-              encoding='utf-8') as f:
-        return 'gmem_in_place_conversion' in f.read()
+    return os.path.join(tree, path)
+
+
+def kernel_has(word):
+    """Whether guest_memfd does; not if KERNEL_SRC is somebody's own."""
+    with open(kernel_source('virt/kvm/guest_memfd.c'), encoding='utf-8') as f:
+        return word in f.read()
+
+
+def layout_test():
+    """Compile the test of the kernel's layouts of huge pages; its path."""
+    path = os.path.join(LOGS, 'layout-test')
+    subprocess.run(
+        ['gcc', '-std=gnu11', '-O2', '-Wall', '-Wextra', '-Werror',
+         '-I', os.path.dirname(kernel_source('virt/kvm/gmem_layout.h')),
+         '-o', path, os.path.join(RIG, 'kselftest/layout-test.c')], check=True)
+    return path
 
 
 def prepare(archive, baseline=None):
@@ -44,8 +58,7 @@ def prepare(archive, baseline=None):
     for path in [QEMU,
                  *(os.path.join(TESTS, 'guest', name)
                    for name in initramfs.GUESTS),
-                 *(os.path.join(TESTS, 'rig/probes', name)
-                   for name in initramfs.PROBES)]:
+                 *(os.path.join(TESTS, name) for name in initramfs.PROGRAMS)]:
         if not os.path.isfile(path):
             raise HarnessError(f'{os.path.relpath(path)} does not exist: run '
                                '"make build" first')

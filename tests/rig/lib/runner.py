@@ -10,8 +10,8 @@ import traceback
 
 from lib.error import HarnessError
 from rig.lib.faults import KnownFaults
-from rig.lib.l1 import L1, L1_MIB, L1Error
-from rig.lib.prepare import KERNEL, LOGS, QEMU, kernel_is_patched
+from rig.lib.l1 import L1, L1_MIB, SCHEMES, L1Error
+from rig.lib.prepare import KERNEL, LOGS, QEMU, kernel_has
 from rig.lib.tap import Results
 from rig.scenarios import scenarios
 
@@ -19,12 +19,15 @@ from rig.scenarios import scenarios
 BOOT_LIMIT = 600
 SCENARIO_LIMIT = 1200
 # L1s that run side by side, each with one platform after the other
-LANES = (('intel',), ('in-place', 'amd'))
+LANES = (('intel', 'staged'), ('in-place', 'flat', 'log', 'amd'))
 PLATFORMS = tuple(itertools.chain(*LANES))
 # A lane that has nothing left takes part in what another one has, if that is worth
 # the boot of an L1
 WORTH_A_BOOT = 6
 BOOTS = 'L1 boots'
+# What guest_memfd.c of the kernel has to have for a platform
+NEEDS = {'in-place': 'gmem_in_place_conversion',
+         **dict.fromkeys(SCHEMES, 'gmem_restructure')}
 
 
 def first_of_each_kind(items):
@@ -108,9 +111,10 @@ class Rig:
     def run_all(self, firmware, initramfs):
         """The lanes, each in a thread; one after the other without the memory."""
         self._firmware, self._initramfs = firmware, initramfs
-        if 'in-place' in self._queues and not kernel_is_patched():
-            self.skip('in-place', 'KERNEL_SRC has not the patches of '
-                      'tests/rig/kernel')
+        for platform, word in NEEDS.items():
+            if platform in self._queues and not kernel_has(word):
+                self.skip(platform, 'KERNEL_SRC has not the patches of '
+                          'tests/rig/kernel')
         lanes = [threading.Thread(target=self._run_lane, args=(lane,),
                                   daemon=True) for lane in LANES]
         together = available_mib() > len(LANES) * L1_MIB

@@ -6,12 +6,12 @@ configuration of its VM. No module here imports another one: what they share is 
 rig.lib.
 """
 
-from rig.scenarios import (gap, guest, inplace, inplace_life, launch, lifecycle,
-                           memory, refusals, virtio)
+from rig.scenarios import (gap, guest, hugepage, inplace, inplace_life, launch,
+                           lifecycle, memory, refusals, virtio)
 
 
 def scenarios(platform):
     """(name, function, configuration) of all that runs with an IOMMU."""
-    for module in (guest, inplace, inplace_life, gap, memory, lifecycle,
+    for module in (guest, inplace, inplace_life, hugepage, gap, memory, lifecycle,
                    refusals, virtio, launch):
         yield from module.scenarios(platform)
