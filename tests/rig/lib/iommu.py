@@ -3,6 +3,7 @@
 
 from lib.dma_map import LEGACY, cut, join
 from lib.units import PAGE
+from rig.lib.l1 import IOMMUS
 
 HUGE = 2 << 20
 GIANT = 1 << 30
@@ -44,7 +45,8 @@ def read_amd(l1, device):
     return dump(l1, 'amd', entry, entry >> 9 & 7)
 
 
-READ = {'intel': read_intel, 'amd': read_amd, 'in-place': read_intel}
+READ = {platform: read_amd if platform == 'amd' else read_intel
+        for platform in IOMMUS}
 
 
 def compare_pages(entries, runs, ram, base=0):

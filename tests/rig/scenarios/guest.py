@@ -4,7 +4,7 @@
 from lib.dma_map import all_shared, query_map
 from lib.units import MIB
 from rig.lib import iommu
-from rig.lib.l1 import EDU, L2
+from rig.lib.l1 import EDU, L2, SCHEMES
 from rig.lib.configurations import (EMULATED, IN_PLACE, PAGES_1G, PAGES_2M, PROTECTED,
                                     SHARED, TWO_COPY, Config)
 
@@ -30,6 +30,14 @@ GUESTS = (
            **PROTECTED),
     Config('in-place, cut, iommufd', IN_PLACE, 'iommufd', split='cut',
            platforms=('in-place',), **PROTECTED),
+    Config('in-place, huge pages of 2M, iommufd', IN_PLACE + PAGES_2M, 'iommufd',
+           platforms=SCHEMES, **PROTECTED),
+    Config('in-place, huge pages of 1G, type1', IN_PLACE + PAGES_1G, 'type1',
+           ram=1024 * MIB, platforms=('log',), **PROTECTED),
+    Config('in-place, thp, iommufd', IN_PLACE + ',x-provider=thp', 'iommufd',
+           platforms=('flat',), **PROTECTED),
+    Config('a mapped guest_memfd of 2M pages, iommufd', SHARED + PAGES_2M, 'iommufd',
+           conv='none', faults=0, platforms=('log',)),
     Config('in-place, page, type1', IN_PLACE, 'type1', split='page',
            ram=64 * MIB, platforms=('in-place',), **PROTECTED),
 )
@@ -111,7 +119,7 @@ def guest_runs(l1, tap, config):
                         f'{summary}']
         tap.result('the guest verified DMA', problems)
         if not problems:
-            runs = (all_shared(config.ram) if config.memory == SHARED else
+            runs = (all_shared(config.ram) if config.memory.startswith(SHARED) else
                     query_map(l2.qmp, 'm0'))
             entries = iommu.READ[l1.platform](l1, EDU)
             tap.result('the IOMMU holds the shared pages, no others',

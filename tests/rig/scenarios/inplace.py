@@ -55,8 +55,6 @@ REFUSED = (
      ('conversion=two-copy', 'converts in place', 'conversion=auto')),
     (Config('ordinary VM', IN_PLACE, None),
      ('conversion=in-place', 'this type of VM', 'conversion=auto')),
-    (Config('huge pages', IN_PLACE + ',hugetlb=on', None, **PROTECTED),
-     ('hugetlb=on', 'has no huge pages')),
 )
 
 

@@ -15,9 +15,9 @@ from lib.error import HarnessError
 from lib.units import MIB
 from rig.lib.checks import (VM, failed_conversions, missing, not_possible,
                             refused)
-from rig.lib.l1 import SECOND_EDU, L2
-from rig.lib.configurations import (EMULATED, IN_PLACE, PROTECTED, SHARED, TWO_COPY,
-                                    Config)
+from rig.lib.l1 import SCHEMES, SECOND_EDU, L2
+from rig.lib.configurations import (EMULATED, IN_PLACE, PAGES_2M, PROTECTED, SHARED,
+                                    TWO_COPY, Config)
 
 K = 1024
 NO_MEMORY = 'Cannot allocate memory'
@@ -70,8 +70,9 @@ DIFFERENT = [(Config(f'two of {vfio}', EMULATED, vfio, ram=RAM, split='page',
                                 ('type1', ''))]
 ATTRIBUTES = [Config(f'two-copy, {vfio}', TWO_COPY, vfio, ram=RAM, **PROTECTED)
               for vfio in VFIO]
-IN_PLACES = [Config(f'in-place, {vfio}', IN_PLACE, vfio, ram=RAM, **PROTECTED)
-             for vfio in VFIO]
+IN_PLACE_4K = Config('in-place, iommufd', IN_PLACE, 'iommufd', ram=RAM, **PROTECTED)
+SPLITS = [Config(vfio, IN_PLACE + PAGES_2M, vfio, ram=RAM, **PROTECTED)
+          for vfio in VFIO]
 FAILING = Config('in-place', IN_PLACE + ',prealloc=on', None, ram=RAM,
                  **dict(PROTECTED, conv='none', extra=PROTECTED['extra'] + [
                   '-S', '-device', 'edu', '-action', 'reboot=reset']))
@@ -222,8 +223,7 @@ def attributes(l1, tap, config):
     """All allocations fail from one on, when KVM is told of private pages."""
     offset, size = 16 * MIB, 2 * MIB
     refused = 0
-    how = config.name.split(',')[0]
-    with L2(l1, config) as l2, Failslab(l1, IOCTL[how]) as failslab:
+    with L2(l1, config) as l2, Failslab(l1, IOCTL['two-copy']) as failslab:
         vm = VM(l1, l2, config)
         for space in itertools.count(0, NODE_BYTES):
             failslab.percent(vm.pid, 100, space)
@@ -237,6 +237,21 @@ def attributes(l1, tap, config):
                    problems or ([] if refused else ['never refused']))
         answer, problems = vm.attempt(offset, size, False)
         tap.result('shared again', problems + ([answer] if answer else []))
+
+
+def splits(l1, tap, config):
+    """All allocations fail when the kernel takes a huge page apart."""
+    page = 16 * MIB + 20 * K
+    with L2(l1, config) as l2, Failslab(l1, IOCTL['in-place']) as failslab:
+        vm = VM(l1, l2, config)
+        vm.convert(16 * MIB, 2 * MIB, True)
+        failslab.percent(vm.pid, 100, 0)
+        answer, problems = vm.attempt(page, 4 * K, False)
+        failslab.stop()
+        tap.result('refused, and nothing has changed',
+                   problems + missing(answer, [NO_MEMORY]))
+        answer, problems = vm.attempt(page, 4 * K, False)
+        tap.result('with memory it works', problems + ([answer] if answer else []))
 
 
 def random_failures(l1, tap, config):
@@ -305,10 +320,8 @@ def memory_failure(l1, tap, config):
 
 def in_place_scenarios():
     """For a kernel that converts in place."""
-    for config in IN_PLACES:
-        yield f'refusals: attributes, {config.name}', attributes, config
-    yield (f'refusals: random failures, {IN_PLACES[0].name}', random_failures,
-           IN_PLACES[0])
+    yield (f'refusals: random failures, {IN_PLACE_4K.name}', random_failures,
+           IN_PLACE_4K)
     yield f'refusals: memory failure, {FAILING.name}', memory_failure, FAILING
 
 
@@ -334,3 +347,6 @@ def scenarios(platform):
         yield from intel_scenarios()
     elif platform == 'in-place':
         yield from in_place_scenarios()
+    elif platform == SCHEMES[-1]:
+        for config in SPLITS:
+            yield f'refusals: splits of huge pages, {config.name}', splits, config

@@ -1,0 +1,228 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""VMs whose memory is huge pages of a guest_memfd that converts in place.
+
+For an L1 whose kernel has them (tests/rig/kernel), in each of the schemes. At every
+checkpoint guest, QEMU, IOMMU and kernel have to agree, on the vmemmap as well.
+"""
+
+import os
+import time
+
+from lib.guest import PAUSED, key_values
+from lib.units import MIB, PAGE
+from rig.lib import iommu
+from rig.lib.checks import VM, del_device, missing, not_possible
+from rig.lib.configurations import (IN_PLACE, PAGES_1G, PAGES_2M, PORT, PROTECTED,
+                                    Config)
+from rig.lib.l1 import EDU, L2, SCHEMES
+
+BATCHES = 3
+# Random conversions of each VM
+CONVERSIONS = int(os.environ.get('CONVERSIONS') or
+                  (1500 if os.environ.get('QUICK') else 6000))
+BASE_MIB, AREA_MIB = 16, 46
+MIXED = [Config(name, IN_PLACE + pages + ',prealloc=on', vfio, ram=ram * MIB,
+                platforms=platforms, split=split, **PROTECTED)
+         for name, pages, vfio, split, ram, platforms in (
+             ('2M, iommufd', PAGES_2M, 'iommufd', None, 64, SCHEMES),
+             ('2M, type1', PAGES_2M, 'type1', None, 64, ('log',)),
+             ('2M, cut, iommufd', PAGES_2M, 'iommufd', 'cut', 64, ('flat',)),
+             ('1G, iommufd', PAGES_1G, 'iommufd', None, 1024, ('staged', 'log')),
+             ('thp, iommufd', ',x-provider=thp', 'iommufd', None, 64,
+              ('log',)))]
+DIMM = Config('iommufd', IN_PLACE, 'iommufd', ram=64 * MIB,
+              machine=PROTECTED['machine'],
+              extra=PROTECTED['extra'] + ['-m', 'slots=2,maxmem=1G'])
+DIMM_SIZE = 64 * MIB
+HOTPLUG = Config('hotplug', IN_PLACE + PAGES_2M, None, ram=64 * MIB,
+                 machine=PROTECTED['machine'],
+                 extra=PROTECTED['extra'] + PORT + [
+                     '-object', 'iommufd,id=i0', '-action', 'reboot=reset'])
+KILLED = Config('2M', IN_PLACE + PAGES_2M, 'iommufd', ram=64 * MIB, **PROTECTED)
+PIECE = (32 * MIB, 16 * PAGE)
+POOLS = '/sys/kernel/mm/hugepages'
+# Against hangs, in seconds
+PATIENCE = 60
+REFUSED = (
+    (Config('a pool that is short', IN_PLACE + PAGES_1G, None, ram=4096 * MIB,
+            **PROTECTED), ('not enough free huge pages of 1 GiB', '4 needed')),
+    (Config('not a multiple', IN_PLACE + PAGES_2M, None, ram=65 * MIB,
+            **PROTECTED), ('multiple', '2 MiB')),
+)
+
+
+def vmemmap(l1):
+    """Bytes of vmemmap that the kernel has taken back from folded folios."""
+    return int(l1.run('cat /sys/kernel/debug/folio_restructure/vmemmap_pages')[0]
+               ) * PAGE
+
+
+def pools(l1):
+    """(free, reserved) of each pool."""
+    return l1.run(f'grep . {POOLS}/*/free_hugepages {POOLS}/*/resv_hugepages')
+
+
+def wait_for_pools(l1, before):
+    """Problems unless all pages return; the last reference may go late."""
+    end = time.monotonic() + PATIENCE
+    while pools(l1) != before and time.monotonic() < end:
+        l1.run('sleep 0.1')
+    now = pools(l1)
+    return [] if now == before else [f'{now}, {before} before']
+
+
+def agree(l1, l2, config, before):
+    """Problems if QEMU, IOMMU and kernel differ."""
+    block = l2.qmp.command('query-guest-memfd')[0]
+    problems = VM(l1, l2, config).problems()
+    if block['provider'] == 'hugetlb':
+        if block.get('restructure') != l1.platform:
+            problems.append(f'restructure: {block}')
+        have = vmemmap(l1) - before
+        if block['vmemmap-bytes'] != have:
+            problems.append(f"vmemmap: {have}, QEMU says {block['vmemmap-bytes']}")
+    return problems
+
+
+def read_batch(l1):
+    """Read what the guest says up to its pause: its figures, problems."""
+    end, said = {}, []
+    while not said or said[-1] != PAUSED:
+        said.append(l1.console.readline().rstrip('\r\n'))
+        if said[-1].startswith('FAIL') or l1.console.ended:
+            return end, said[-10:]
+        if said[-1].startswith('end '):
+            end = key_values(said[-1])
+    return end, []
+
+
+def random_mix(l1, tap, config):
+    """Random conversions with DMA: data survives, and all agree after each batch."""
+    words = (f'conv={config.conv} base={BASE_MIB} area={AREA_MIB} '
+             f'rounds={BATCHES} mix={CONVERSIONS // BATCHES} '
+             f'seed={1 + MIXED.index(config)} touch=1 keep=1 pause=1')
+    before, held = pools(l1), vmemmap(l1)
+    with L2(l1, config, words) as l2:
+        for batch in range(BATCHES):
+            end, problems = read_batch(l1)
+            problems = problems or agree(l1, l2, config, held)
+            tap.result(f"batch {batch}: {end.get('shared-pages')} pages are shared",
+                       problems)
+            if problems:
+                return
+            l1.release()
+        tap.result('QEMU ended well', l2.bad_end())
+    tap.result('all pages are back', wait_for_pools(l1, before))
+    tap.result('no vmemmap is held',
+               [f'{vmemmap(l1)}'] if vmemmap(l1) != held else [])
+
+
+def entries_of(l1, vm):
+    """{size: how many} entries of the IOMMU for a block."""
+    sizes = [size for address, size in iommu.READ[l1.platform](l1, EDU)
+             if vm.base <= address < vm.base + DIMM_SIZE]
+    return {size: sizes.count(size) for size in set(sizes)}
+
+
+def starts_private(l1, tap, config):
+    """A DIMM that starts private: whole huge pages, until parts are shared."""
+    kind, *_ = IN_PLACE.split(',')
+    before = vmemmap(l1)
+    with L2(l1, config) as l2:
+        l2.qmp.command('object-add', id='d0', size=DIMM_SIZE, hugetlb=True,
+                       hugetlbsize=2 * MIB, init='private', prealloc=True,
+                       conversion='in-place', **{'qom-type': kind})
+        l2.qmp.command('device_add', driver='pc-dimm', id='dimm', memdev='d0')
+        base = next(dimm['data']['addr']
+                    for dimm in l2.qmp.command('query-memory-devices'))
+        vm = VM(l1, l2, config, 'd0', base, DIMM_SIZE)
+
+        def held():
+            return vmemmap(l1) - before
+
+        def says():
+            return next(block['vmemmap-bytes'] for block in
+                        l2.qmp.command('query-guest-memfd') if block['id'] == 'd0')
+
+        tap.result('all of it is whole', vm.problems() +
+                   ([f'{held()}, {says()}'] if held() or says() else []))
+        answer, problems = vm.attempt(5 * PAGE, PAGE, False)
+        problems += [answer] if answer else []
+        if held() != says() or not held():
+            problems.append(f'vmemmap: {held()}, QEMU says {says()}')
+        tap.result(f'one page is shared: {held()} bytes of vmemmap', problems)
+        # what was mapped by itself would stay a mapping of its own
+        vm.convert(5 * PAGE, PAGE, True)
+        answer, problems = vm.attempt(0, DIMM_SIZE, False)
+        problems += [answer] if answer else []
+        # the pages of a huge page are small, and adjacent
+        if entries_of(l1, vm) != {2 * MIB: DIMM_SIZE // (2 * MIB)}:
+            problems.append(f'{entries_of(l1, vm)}')
+        tap.result('all is shared: entries of 2 MiB in the IOMMU', problems)
+        answer, problems = vm.attempt(0, DIMM_SIZE, True)
+        problems += [answer] if answer else []
+        if held() or says():
+            problems.append(f'vmemmap: {held()}, QEMU says {says()}')
+        tap.result('all is private: whole again', problems)
+
+
+def hotplug(l1, tap, config):
+    """A device that comes gets what is shared; one that goes holds nothing."""
+    with L2(l1, config) as l2:
+        vm = VM(l1, l2, config)
+        vm.convert(*PIECE, True)
+        for number in range(2):
+            l2.qmp.command('device_add', driver='vfio-pci', id='dev', bus='rp',
+                           host=EDU, iommufd='i0')
+            problems = vm.problems()
+            for private in (False, True):
+                answer, more = vm.attempt(*PIECE, private)
+                problems += more + ([answer] if answer else [])
+            tap.result(f'plugged in, {number}', problems)
+            del_device(vm, 'iommufd')
+            answer = vm.convert(0, config.ram, True) or \
+                vm.convert(0, config.ram, False) or vm.convert(*PIECE, True)
+            tap.result(f'unplugged, {number}', [answer] if answer else [])
+        l2.qmp.command('system_reset')
+        tap.result('a reset makes all shared', vm.problems() +
+                   [str(run) for run in vm.runs() if run['private']])
+
+
+def killed(l1, tap, config):
+    """QEMU is killed while its guest converts: everything comes back."""
+    before, held = pools(l1), vmemmap(l1)
+    words = f'conv={config.conv} base={BASE_MIB} area={AREA_MIB} rounds=50 ' \
+        'mix=3000 touch=1 keep=1'
+    with L2(l1, config, words) as l2:
+        while not l1.console.readline().startswith('begin '):
+            if l1.console.ended:
+                tap.result('the guest runs', l2.bad_end())
+                return
+        l1.run('kill -9 $(pidof qemu)')
+        l2.wait()
+    tap.result('pools', wait_for_pools(l1, before))
+    tap.result('vmemmap', [f'{vmemmap(l1)}'] if vmemmap(l1) != held else [])
+
+
+def warns(l1, tap, config):
+    """What starts shared starts in small pieces."""
+    with L2(l1, config) as l2:
+        tap.result('QEMU warns', missing(VM(l1, l2, config).said(),
+                                         ['warning', 'init=shared']))
+
+
+def scenarios(platform):
+    """(name, function, configuration)"""
+    if platform not in SCHEMES:
+        return
+    for config in MIXED:
+        if platform in config.platforms:
+            yield f'huge pages, random, {config.name}', random_mix, config
+    yield 'huge pages, a DIMM that starts private', starts_private, DIMM
+    if platform != SCHEMES[-1]:
+        return
+    yield 'huge pages, hotplug', hotplug, HOTPLUG
+    yield 'huge pages, QEMU is killed', killed, KILLED
+    yield 'huge pages, a warning', warns, HOTPLUG
+    for config, words in REFUSED:
+        yield f'huge pages, refused, {config.name}', not_possible, (config, words)
