@@ -46,6 +46,7 @@ GROUPS = {
     'round-trips': 'how often QEMU waits for such a device, counted',
     'vm-size': 'the same in VMs of 1 GiB to 1 TiB',
     'rig': 'conversions on a kernel of its own (CHECK_VM=skip: not)',
+    'restructure': 'what huge pages cost that are shared in part, there',
 }
 
 
@@ -107,10 +108,10 @@ def repeated(plan, groups):
         yield from bench_vfio.sizes(plan.vm_sizes, plan.vm_count)
 
 
-def rig():
+def rig(*words):
     """What tests/rig/bench has measured; it repeats by itself."""
     VM.unlink(missing_ok=True)
-    command = ['/usr/bin/python3', '-m', 'rig.bench']
+    command = ['/usr/bin/python3', '-m', 'rig.bench', *words]
     if subprocess.run(command, check=False).returncode:
         raise BenchError('tests/rig/bench failed (CHECK_VM=skip leaves it '
                          'out).')
@@ -166,7 +167,9 @@ def measure(plan, groups, repeats):
         records += [dict(record, repeat=0)
                     for record in bench_trips.count_all(plan.extents)]
     if 'rig' in groups:
-        records += rig()
+        records += rig()        # all that it has
+    elif 'restructure' in groups:
+        records += rig('restructure')
     return records
 
 
@@ -191,7 +194,7 @@ def main():
     args = parse_arguments()
     groups = set(args.groups or GROUPS)
     if os.environ.get('CHECK_VM') == 'skip':
-        groups.discard('rig')
+        groups -= {'rig', 'restructure'}
     try:
         repeats = int(os.environ.get('REPEATS') or 5)
         facts = machine_facts()

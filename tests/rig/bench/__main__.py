@@ -16,12 +16,12 @@ from lib.error import HarnessError
 from lib.paths import find_firmware
 from lib.process import exit_on_signals
 from rig.bench import baseline
-from rig.bench.cases import GROUPS, Report
+from rig.bench.cases import GROUPS, NAMES, Report
 from rig.bench.summary import summary
-from rig.lib.l1 import L1, L1Error
+from rig.lib.l1 import L1, SCHEMES, L1Error
 from rig.lib.prepare import (BUILD, KERNEL, LOGS, QEMU, kernel_has,
                              prepare)
-from rig.lib.runner import BOOT_LIMIT
+from rig.lib.runner import BOOT_LIMIT, NEEDS
 
 # type1 has 65535 mappings unless told otherwise, too few for 'page'. A huge page
 # more or less of QEMU's heap would hide what mappings take.
@@ -52,15 +52,16 @@ def main():
     words = parser.parse_args().groups
     exit_on_signals()
     report = Report(words, int(os.environ.get('REPEATS') or 3))
+    wanted = [platform for platform in GROUPS
+              if any(report.wanted(*names) for names in NAMES[platform])]
     try:
-        archive = prepare('bench.cpio', baseline.build())
-        for platform in GROUPS:
-            if platform == 'in-place' and \
-                    not kernel_has('gmem_in_place_conversion'):
-                print('no conversion in place: KERNEL_SRC has not the patches '
-                      'of tests/rig/kernel')
-            elif platform == 'intel' or report.wanted(
-                    'request', 'iommufd no device', 'in-place'):
+        released = None if set(wanted) <= set(SCHEMES) else baseline.build()
+        archive = prepare('bench.cpio', released)
+        for platform in wanted:
+            if platform in NEEDS and not kernel_has(NEEDS[platform]):
+                print(f'{platform}: KERNEL_SRC has not the patches of '
+                      'tests/rig/kernel')
+            else:
                 boot_and_measure(platform, archive, report)
         for line in summary(report.records):
             print(f'== {line}')

@@ -5,6 +5,7 @@ A group is a function of a booted L1 and a Report. What is compared runs by turn
 a, b, a, b, ... in one boot.
 """
 
+import collections
 import contextlib
 
 from lib.error import HarnessError
@@ -13,6 +14,7 @@ from rig.bench.measure import steps
 from rig.lib.checks import memory_used
 from rig.lib.configurations import (EMULATED, IN_PLACE, PAGES_2M, PROTECTED, TWO_COPY,
                                     Config)
+from rig.lib.l1 import SCHEMES
 
 BASE_MIB = 16
 GIB_MIB = 1024
@@ -229,6 +231,27 @@ def sizes(l1, report):
                                 step, 16, 64)
 
 
-# By the switch of L1's kernel
+def restructure(l1, report):
+    """What it costs to share parts of a huge page: the kernel's part, no VM."""
+    for order, pages in ((9, '2M'), (18, '1G')):
+        if not report.wanted('restructure', pages, l1.platform):
+            continue
+        repeats = collections.Counter()
+        for line in l1.run(f'/rig/restructure {order} {report.repeats}'):
+            what, metric, value = line.split('|')
+            repeats[what, metric] += 1
+            report.note(('restructure', f'{pages}: {what}', l1.platform,
+                         repeats[what, metric]), {metric: float(value)})
+
+
+# By what L1's kernel is told
 GROUPS = {'intel': (dma, huge, sizes, steady, requests),
-          'in-place': (requests,)}
+          'in-place': (requests,), **dict.fromkeys(SCHEMES, (restructure,))}
+# What has these words is measured there: L1 need not boot for anything else
+NAMES = {'intel': [('dma', *POLICIES[0], *POLICIES[1], *POLICIES[4]),
+                   ('conversion', 'iommufd', 'type1', 'auto', 'page', 'qemu'),
+                   ('request', 'iommufd no device', 'two-copy', 'qemu'),
+                   ('steady memory', 'ours', 'qemu'),
+                   ('vm size', *map(str, SIZES_MIB))],
+         'in-place': [('request', 'iommufd no device', 'in-place')],
+         **{scheme: [('restructure', '2M 1G', scheme)] for scheme in SCHEMES}}

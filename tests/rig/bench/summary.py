@@ -33,6 +33,19 @@ def against(case, sides, other):
             f"{ratio['calls-per-gib']} times as many calls")
 
 
+def schemes(case, sides):
+    """What the ways to break huge pages cost, side by side."""
+    for metric, unit, factor in (('vmemmap-bytes', 'KiB of vmemmap', 1024),
+                                 ('slab-bytes', 'KiB of other memory', 1024),
+                                 ('to-shared-seconds', 'ms to shared', 1e-3),
+                                 ('to-private-seconds', 'ms to private', 1e-3)):
+        have = {side: one[metric] / factor for side, one in sides.items()
+                if metric in one}
+        if have:
+            yield f'restructure: {case}: ' + ', '.join(
+                f'{side} {value:.4g}' for side, value in have.items()) + f' {unit}'
+
+
 def summary(records):
     """Lines: policies, QEMU's part, sizes of VMs."""
     for (group, case), sides in medians(records).items():
@@ -42,6 +55,8 @@ def summary(records):
             for other in ('page', 'qemu'):
                 if other in sides:
                     yield f'{group}: ' + against(case, sides, other)
+        if group == 'restructure':
+            yield from schemes(case, sides)
         if group in ('conversion', 'request'):
             yield f"{group}: {case}: QEMU's part " + ', '.join(
                 f"{side} {one['qemu-share']:.1%} ({one['futex-share']:.1%} are "

@@ -22,7 +22,7 @@ FIRMWARE_FILES = ('bios-256k.bin', 'bios.bin', 'kvmvapic.bin',
                   'linuxboot_dma.bin')
 GUESTS = ('guest.elf', 'launch.bin')
 PROBES = ('alternate', 'calls', 'calls-preload.so', 'hold-page', 'inplace-test',
-          'iommu-dump', 'kvm-caps', 'limited', 'poison', 'query')
+          'iommu-dump', 'kvm-caps', 'limited', 'poison', 'query', 'restructure')
 # By tests/rig/probes/meson.build and tests/rig/kselftest/meson.build
 PROGRAMS = tuple(f'rig/probes/{name}' for name in PROBES) + \
     ('rig/kselftest/gmem-hugepage-test',)
