@@ -57,16 +57,27 @@ static void query_huge_pages(GuestMemfd *gm, GuestMemfdInfo *info)
 static void query_vmemmap(GuestMemfd *gm, GuestMemfdInfo *info)
     TSA_EXCLUDES(guest_memfd_state_lock)
 {
-    GuestMemfdRestructure how = gm->restructure < GUEST_MEMFD_RESTRUCTURE__MAX ?
-                                gm->restructure : GUEST_MEMFD_RESTRUCTURE_FLAT;
+    uint64_t page = gm->page_size;
 
     info->has_restructure = gm->restructure < GUEST_MEMFD_RESTRUCTURE__MAX;
-    info->restructure = how;
-    for (uint64_t s = 0; gm->page_size >= 2 * MiB && s < gm->size;
-         s += gm->page_size) {
+    info->restructure = info->has_restructure ? gm->restructure :
+                                                GUEST_MEMFD_RESTRUCTURE_FLAT;
+    for (uint64_t s = 0; page >= 2 * MiB && s < gm->size;) {
+        uint64_t e = MIN(gm->size, QEMU_ALIGN_DOWN(s, GUEST_MEMFD_MAP_LARGEST) +
+                                   GUEST_MEMFD_MAP_LARGEST);
+        uint64_t stop;
+
         state_lock(gm);
-        info->vmemmap_bytes += guest_memfd_vmemmap_bytes(gm->map, s,
-                                                         gm->page_size, how);
+        stop = guest_memfd_map_next(gm->map, false, &s, e);
+        if (stop) {
+            uint64_t first = QEMU_ALIGN_DOWN(s, page);
+            /* Those of which all is shared cost the same. */
+            uint64_t nr = first < s ? 1 : MAX((stop - s) / page, 1);
+
+            info->vmemmap_bytes += nr * guest_memfd_vmemmap_bytes(
+                gm->map, first, page, info->restructure);
+            s = first + nr * page;
+        }
         state_unlock(gm);
     }
 }
