@@ -7,6 +7,7 @@ a, b, a, b, ... in one boot.
 
 import collections
 import contextlib
+import itertools
 
 from lib.error import HarnessError
 from lib.units import MIB
@@ -248,7 +249,7 @@ def restructure(l1, report):
 GROUPS = {'intel': (dma, huge, sizes, steady, requests),
           'in-place': (requests,), **dict.fromkeys(SCHEMES, (restructure,))}
 # What has these words is measured there: L1 need not boot for anything else
-NAMES = {'intel': [('dma', *POLICIES[0], *POLICIES[1], *POLICIES[4]),
+NAMES = {'intel': [('dma', *itertools.chain(*POLICIES)),
                    ('conversion', 'iommufd', 'type1', 'auto', 'page', 'qemu'),
                    ('request', 'iommufd no device', 'two-copy', 'qemu'),
                    ('steady memory', 'ours', 'qemu'),
