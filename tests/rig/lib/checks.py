@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """What several scenarios query, and compare."""
 
+import time
+
 from lib.dma_map import query_map
 from lib.error import HarnessError
+from lib.guest import PAUSED, key_values
 from lib.qmp import QmpError
-from lib.units import MIB
+from lib.units import MIB, PAGE
 from rig.lib import iommu
 from rig.lib.l1 import EDU, L2
 
@@ -85,6 +88,40 @@ def refused(l1, config, words):
         text = '\n'.join(l2.errors)
     return [f'exit code {l2.exit_code}: {text}'] if l2.exit_code != 1 \
         else missing(text, words)
+
+
+def run_batch(l1):
+    """Read what the guest says up to its pause: its figures, seconds, problems."""
+    end, seconds, said = {}, 0, []
+    while not said or said[-1] != PAUSED:
+        said.append(l1.console.readline().rstrip('\r\n'))
+        if said[-1].startswith('FAIL') or l1.console.ended:
+            return end, seconds, said[-10:]
+        if said[-1].startswith('begin '):
+            start = time.monotonic()
+        elif said[-1].startswith('end '):
+            seconds = time.monotonic() - start
+            end = key_values(said[-1])
+    return end, seconds, []
+
+
+def agree(l1, l2, config, end, area):
+    """Problems if guest, QEMU and IOMMU differ.
+
+    @end: figures of a guest that converts @area bytes, and keeps what it did
+    """
+    block = l2.qmp.command('query-guest-memfd')[0]
+    problems = VM(l1, l2, config).problems() if config.vfio else []
+    for what, have, wanted in (
+            ('bytes shared', block['shared-bytes'],
+             config.ram - area + end['shared-pages'] * PAGE),
+            ('requests', block['to-shared']['requests'] +
+             block['to-private']['requests'], end['conversions']),
+            ('failures', block['to-shared']['failures'] +
+             block['to-private']['failures'], 0)):
+        if have != wanted:
+            problems.append(f'{what}: {have}, expected {wanted}')
+    return problems
 
 
 def failed_conversions(l2):

@@ -8,12 +8,10 @@ checkpoint guest, QEMU, IOMMU and kernel have to agree, on the vmemmap as well.
 import os
 import time
 
-from lib.guest import PAUSED, key_values
 from lib.units import MIB, PAGE
 from rig.lib import iommu
-from rig.lib.checks import VM, del_device, missing, not_possible
-from rig.lib.configurations import (IN_PLACE, PAGES_1G, PAGES_2M, PORT, PROTECTED,
-                                    Config)
+from rig.lib.checks import VM, agree, missing, not_possible, run_batch
+from rig.lib.configurations import (IN_PLACE, PAGES_1G, PAGES_2M, PROTECTED, Config)
 from rig.lib.l1 import EDU, L2, SCHEMES
 
 BATCHES = 3
@@ -34,12 +32,7 @@ DIMM = Config('iommufd', IN_PLACE, 'iommufd', ram=64 * MIB,
               machine=PROTECTED['machine'],
               extra=PROTECTED['extra'] + ['-m', 'slots=2,maxmem=1G'])
 DIMM_SIZE = 64 * MIB
-HOTPLUG = Config('hotplug', IN_PLACE + PAGES_2M, None, ram=64 * MIB,
-                 machine=PROTECTED['machine'],
-                 extra=PROTECTED['extra'] + PORT + [
-                     '-object', 'iommufd,id=i0', '-action', 'reboot=reset'])
 KILLED = Config('2M', IN_PLACE + PAGES_2M, 'iommufd', ram=64 * MIB, **PROTECTED)
-PIECE = (32 * MIB, 16 * PAGE)
 POOLS = '/sys/kernel/mm/hugepages'
 # Against hangs, in seconds
 PATIENCE = 60
@@ -71,29 +64,18 @@ def wait_for_pools(l1, before):
     return [] if now == before else [f'{now}, {before} before']
 
 
-def agree(l1, l2, config, before):
-    """Problems if QEMU, IOMMU and kernel differ."""
+def vmemmap_problems(l1, l2, before):
+    """Problems if QEMU and the kernel differ."""
     block = l2.qmp.command('query-guest-memfd')[0]
-    problems = VM(l1, l2, config).problems()
-    if block['provider'] == 'hugetlb':
-        if block.get('restructure') != l1.platform:
-            problems.append(f'restructure: {block}')
-        have = vmemmap(l1) - before
-        if block['vmemmap-bytes'] != have:
-            problems.append(f"vmemmap: {have}, QEMU says {block['vmemmap-bytes']}")
+    if block['provider'] != 'hugetlb':
+        return []
+    problems = []
+    if block.get('restructure') != l1.platform:
+        problems.append(f'restructure: {block}')
+    have = vmemmap(l1) - before
+    if block['vmemmap-bytes'] != have:
+        problems.append(f"vmemmap: {have}, QEMU says {block['vmemmap-bytes']}")
     return problems
-
-
-def read_batch(l1):
-    """Read what the guest says up to its pause: its figures, problems."""
-    end, said = {}, []
-    while not said or said[-1] != PAUSED:
-        said.append(l1.console.readline().rstrip('\r\n'))
-        if said[-1].startswith('FAIL') or l1.console.ended:
-            return end, said[-10:]
-        if said[-1].startswith('end '):
-            end = key_values(said[-1])
-    return end, []
 
 
 def random_mix(l1, tap, config):
@@ -104,8 +86,9 @@ def random_mix(l1, tap, config):
     before, held = pools(l1), vmemmap(l1)
     with L2(l1, config, words) as l2:
         for batch in range(BATCHES):
-            end, problems = read_batch(l1)
-            problems = problems or agree(l1, l2, config, held)
+            end, _seconds, problems = run_batch(l1)
+            problems = problems or agree(l1, l2, config, end, AREA_MIB * MIB) + \
+                vmemmap_problems(l1, l2, held)
             tap.result(f"batch {batch}: {end.get('shared-pages')} pages are shared",
                        problems)
             if problems:
@@ -166,28 +149,6 @@ def starts_private(l1, tap, config):
         tap.result('all is private: whole again', problems)
 
 
-def hotplug(l1, tap, config):
-    """A device that comes gets what is shared; one that goes holds nothing."""
-    with L2(l1, config) as l2:
-        vm = VM(l1, l2, config)
-        vm.convert(*PIECE, True)
-        for number in range(2):
-            l2.qmp.command('device_add', driver='vfio-pci', id='dev', bus='rp',
-                           host=EDU, iommufd='i0')
-            problems = vm.problems()
-            for private in (False, True):
-                answer, more = vm.attempt(*PIECE, private)
-                problems += more + ([answer] if answer else [])
-            tap.result(f'plugged in, {number}', problems)
-            del_device(vm, 'iommufd')
-            answer = vm.convert(0, config.ram, True) or \
-                vm.convert(0, config.ram, False) or vm.convert(*PIECE, True)
-            tap.result(f'unplugged, {number}', [answer] if answer else [])
-        l2.qmp.command('system_reset')
-        tap.result('a reset makes all shared', vm.problems() +
-                   [str(run) for run in vm.runs() if run['private']])
-
-
 def killed(l1, tap, config):
     """QEMU is killed while its guest converts: everything comes back."""
     before, held = pools(l1), vmemmap(l1)
@@ -221,8 +182,7 @@ def scenarios(platform):
     yield 'huge pages, a DIMM that starts private', starts_private, DIMM
     if platform != SCHEMES[-1]:
         return
-    yield 'huge pages, hotplug', hotplug, HOTPLUG
     yield 'huge pages, QEMU is killed', killed, KILLED
-    yield 'huge pages, a warning', warns, HOTPLUG
+    yield 'huge pages, a warning', warns, KILLED
     for config, words in REFUSED:
         yield f'huge pages, refused, {config.name}', not_possible, (config, words)

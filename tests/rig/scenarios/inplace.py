@@ -6,15 +6,14 @@ For an L1 whose kernel does so (tests/rig/kernel).
 
 import contextlib
 import os
-import time
 
-from lib.guest import PAUSED, key_values
 from lib.qmp import QmpError
 from lib.units import MIB, PAGE
-from rig.lib.checks import (VM, del_device, memory_used, missing,
-                            not_possible)
-from rig.lib.l1 import EDU, L2, SECOND_EDU
-from rig.lib.configurations import IN_PLACE, PORT, PROTECTED, TWO_COPY, Config
+from rig.lib.checks import (VM, agree, del_device, memory_used, missing,
+                            not_possible, run_batch)
+from rig.lib.l1 import EDU, L2, SCHEMES, SECOND_EDU
+from rig.lib.configurations import (IN_PLACE, PAGES_2M, PORT, PROTECTED, TWO_COPY,
+                                    Config)
 
 HELD = 32 * MIB + 5 * PAGE
 PIECE = (32 * MIB, 16 * PAGE)
@@ -37,12 +36,17 @@ MIXED = [Config(f"{vfio or 'no device'}, {split}", IN_PLACE + ',prealloc=on',
          for vfio, split in (('iommufd', 'auto'), ('type1', 'auto'),
                              ('iommufd', 'cut'), ('type1', 'page'),
                              (None, None))]
-RESET = Config('reset', IN_PLACE, 'iommufd', ram=64 * MIB,
-               machine=PROTECTED['machine'],
-               extra=PROTECTED['extra'] + ['-action', 'reboot=reset'])
-HOTPLUG = Config('hotplug', IN_PLACE, None, ram=64 * MIB,
-                 machine=PROTECTED['machine'],
-                 extra=PROTECTED['extra'] + PORT + ['-object', 'iommufd,id=i0'])
+# Of the kernel's own pages, and of huge ones, which it splits
+RESET, RESET_2M = [
+    Config('reset', IN_PLACE + pages, 'iommufd', ram=64 * MIB,
+           machine=PROTECTED['machine'],
+           extra=PROTECTED['extra'] + ['-action', 'reboot=reset'])
+    for pages in ('', PAGES_2M)]
+HOTPLUG, HOTPLUG_2M = [
+    Config('hotplug', IN_PLACE + pages, None, ram=64 * MIB,
+           machine=PROTECTED['machine'],
+           extra=PROTECTED['extra'] + PORT + ['-object', 'iommufd,id=i0'])
+    for pages in ('', PAGES_2M)]
 DATA, LOADED = 0x1800010, 0x600dda7a
 ENTRY_POINTS = Config('entry points', IN_PLACE, None, machine=PROTECTED['machine'],
                       extra=RESET.extra + ['-device', f'loader,addr={DATA:#x},'
@@ -122,37 +126,6 @@ def guest_is_told(l1, tap, config):
                    missing(said, ['to private: status -']))
 
 
-def run_batch(l1):
-    """Read what the guest says up to its pause: its figures, seconds, problems."""
-    end, seconds, said = {}, 0, []
-    while not said or said[-1] != PAUSED:
-        said.append(l1.console.readline().rstrip('\r\n'))
-        if said[-1].startswith('FAIL') or l1.console.ended:
-            return end, seconds, said[-10:]
-        if said[-1].startswith('begin '):
-            start = time.monotonic()
-        elif said[-1].startswith('end '):
-            seconds = time.monotonic() - start
-            end = key_values(said[-1])
-    return end, seconds, []
-
-
-def agree(l1, l2, config, end):
-    """Problems if guest, QEMU and IOMMU differ."""
-    block = l2.qmp.command('query-guest-memfd')[0]
-    problems = VM(l1, l2, config).problems() if config.vfio else []
-    for what, have, wanted in (
-            ('bytes shared', block['shared-bytes'],
-             config.ram - BOUNCE + end['shared-pages'] * PAGE),
-            ('requests', block['to-shared']['requests'] +
-             block['to-private']['requests'], end['conversions']),
-            ('failures', block['to-shared']['failures'] +
-             block['to-private']['failures'], 0)):
-        if have != wanted:
-            problems.append(f'{what}: {have}, expected {wanted}')
-    return problems
-
-
 def random_mix(l1, tap, config):
     """Random conversions: data survives, and I1 to I3 hold after each batch."""
     batch = CONVERSIONS // len(MIXED) // BATCHES
@@ -164,7 +137,7 @@ def random_mix(l1, tap, config):
         for _batch in range(BATCHES):
             end, took, problems = run_batch(l1)
             seconds += took
-            problems = problems or agree(l1, l2, config, end)
+            problems = problems or agree(l1, l2, config, end, BOUNCE)
             if problems:
                 break
             ratios.append((memory_used(l1) - before) / config.ram)
@@ -266,6 +239,9 @@ def scenarios(platform):
     """(name, function, configuration)"""
     if platform == 'intel':
         yield 'no conversion in place', kernel_works, 'off'
+    if platform == SCHEMES[-1]:
+        yield 'reset, huge pages', reset, RESET_2M
+        yield 'hotplug, huge pages', hotplug, HOTPLUG_2M
     if platform != 'in-place':
         return
     yield 'the kernel converts in place', kernel_works, 'on'
