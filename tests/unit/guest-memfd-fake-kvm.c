@@ -10,6 +10,7 @@
 #include "qemu/memfd.h"
 #include "qapi/error.h"
 #include "system/address-spaces.h"
+#include "guest-memfd-core.h"
 #include "guest-memfd-fake-kvm.h"
 
 /* As the driver knows it: the offset, size, attributes, flags, error_offset */
@@ -220,11 +221,8 @@ void setup_kvm(uint64_t page_size, uint32_t flags, const GuestMemfdOps *ops)
     fake_reset();
     memset(&kvm, 0, sizeof(kvm));
     memset(b, 0, sizeof(*b));
-    b->mr.ram = true;
-    b->mr.ram_block = &b->rb;
-    b->rb.mr = &b->mr;
+    core_init_block(&b->rb, &b->mr, SIZE);
     b->rb.page_size = page_size;
-    b->rb.max_length = SIZE;
     b->rb.flags = RAM_SHARED | flags;
     b->rb.fd = qemu_memfd_create("test", SIZE, false, 0, 0, &error_abort);
     b->rb.guest_memfd = b->rb.fd;

@@ -13,6 +13,7 @@
 #include <sys/syscall.h>
 #include "qemu/memfd.h"
 #include "qapi/error.h"
+#include "guest-memfd-core.h"
 #include "guest-memfd-fakes.h"
 #include "../../system/guest-memfd/internal.h"
 
@@ -72,11 +73,8 @@ static void setup_fd(const GuestMemfdOps *ops, int fd, uint64_t page_size,
     sigaction(SIGBUS, &action, NULL);
     fake_reset();
     memset(b, 0, sizeof(*b));
-    b->mr.ram = true;
-    b->mr.ram_block = &b->rb;
-    b->rb.mr = &b->mr;
+    core_init_block(&b->rb, &b->mr, size);
     b->rb.page_size = page_size;
-    b->rb.max_length = size;
     b->rb.flags = RAM_SHARED | RAM_NORESERVE;
     b->rb.fd = fd;
     b->rb.guest_memfd = b->rb.fd;
