@@ -58,7 +58,7 @@ void case_create_arguments(void)
           EINVAL);
     if (!has_pool()) {
         CHECK(!try_create(provider->flag, size + PAGE, 0),
-              "a size that is no multiple of the huge page");
+              "a size that is not a multiple of the huge page");
     } else {
         CHECK(try_create(provider->flag, size + PAGE, order) == EINVAL);
         CHECK(try_create(provider->flag, size / 2, order) == EINVAL);

@@ -10,18 +10,10 @@
 #include <stdbool.h>
 #include <stdint.h>
 #include <sys/ioctl.h>
-#include <linux/kvm.h>
 
-#define PAGE            4096ull
+#include "../probes/gmem.h"
+
 #define ARRAY_SIZE(x)   (sizeof(x) / sizeof((x)[0]))
-
-/* Newer than the headers that this is built with */
-#define FLAG_MMAP               (1ull << 0)
-#define FLAG_INIT_SHARED        (1ull << 1)
-#define FLAG_HUGETLB            (1ull << 2)
-#define FLAG_HUGEPAGE           (1ull << 3)
-#define CAP_GUEST_MEMFD_FLAGS   244
-#define PRIVATE                 KVM_MEMORY_ATTRIBUTE_PRIVATE
 
 /* Where the pages of a file are from */
 struct provider {

@@ -16,16 +16,6 @@
 
 #include "gmem-test.h"
 
-struct attributes2 {
-    uint64_t offset;
-    uint64_t size;
-    uint64_t attributes;
-    uint64_t flags;
-    uint64_t error_offset;
-    uint64_t reserved[11];
-};
-#define SET_ATTRIBUTES2 _IOWR(KVMIO, 0xd2, struct attributes2)
-
 uint64_t huge_pages(void)
 {
     return 1ull << provider->order;
@@ -69,35 +59,35 @@ static void guard(void)
     }
 }
 
-static uint64_t *address(struct memory *m, uint64_t page, unsigned word)
+/* False for SIGBUS */
+static bool access_word(struct memory *m, uint64_t page, unsigned word,
+                        uint64_t *value, bool write)
 {
-    return (uint64_t *)(m->map + page * PAGE) + word;
+    /* volatile: the access has to happen, here */
+    volatile uint64_t *p = (uint64_t *)(m->map + page * PAGE) + word;
+
+    if (sigsetjmp(on_sigbus, 0)) {
+        guarded = false;
+        return false;
+    }
+    guarded = true;
+    if (write) {
+        *p = *value;
+    } else {
+        *value = *p;
+    }
+    guarded = false;
+    return true;
 }
 
 bool peek(struct memory *m, uint64_t page, unsigned word, uint64_t *value)
 {
-    if (sigsetjmp(on_sigbus, 0)) {
-        guarded = false;
-        return false;
-    }
-    guarded = true;
-    /* volatile: the access has to happen, here */
-    *value = *(volatile uint64_t *)address(m, page, word);
-    guarded = false;
-    return true;
+    return access_word(m, page, word, value, false);
 }
 
 bool poke(struct memory *m, uint64_t page, unsigned word, uint64_t value)
 {
-    if (sigsetjmp(on_sigbus, 0)) {
-        guarded = false;
-        return false;
-    }
-    guarded = true;
-    /* volatile: as above */
-    *(volatile uint64_t *)address(m, page, word) = value;
-    guarded = false;
-    return true;
+    return access_word(m, page, word, &value, true);
 }
 
 /* Files */

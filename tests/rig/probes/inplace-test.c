@@ -27,23 +27,7 @@
 
 #define MIB     (1024 * 1024ull)
 #define TIMEOUT 300     /* seconds: against guests that do not stop */
-#define PRIVATE KVM_MEMORY_ATTRIBUTE_PRIVATE
-
-/* newer than some of the headers that this is built with */
-#define CAP_GUEST_MEMFD_FLAGS   244
-#define FLAG_MMAP               (1ull << 0)
-#define FLAG_INIT_SHARED        (1ull << 1)
-#define MAPPED                  (FLAG_MMAP | FLAG_INIT_SHARED)
-
-struct attributes2 {
-    uint64_t offset;
-    uint64_t size;
-    uint64_t attributes;
-    uint64_t flags;
-    uint64_t error_offset;
-    uint64_t reserved[11];
-};
-#define SET_ATTRIBUTES2 _IOWR(KVMIO, 0xd2, struct attributes2)
+#define MAPPED  (FLAG_MMAP | FLAG_INIT_SHARED)
 
 int kvm;
 int vm;

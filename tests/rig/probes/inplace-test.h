@@ -10,9 +10,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "gmem.h"
 #include "result.h"
-
-#define PAGE    4096ull
 
 /* A guest_memfd; @map is NULL if it cannot be mapped. */
 struct file {

@@ -13,15 +13,10 @@
 #include <sys/mman.h>
 #include <linux/kvm.h>
 
+#include "gmem.h"
 #include "result.h"
 
 #define SIZE    (2 * 1024 * 1024)
-#define PAGE    4096
-
-/* newer than some of the headers that this is built with */
-#define CAP_GUEST_MEMFD_FLAGS   244
-#define MEMFD_FLAG_MMAP         (1ull << 0)
-#define MEMFD_FLAG_INIT_SHARED  (1ull << 1)
 
 static int create_memfd(int vm, uint64_t flags)
 {
@@ -78,7 +73,7 @@ static void check_protected(int kvm)
 
 static void check_ordinary(int kvm)
 {
-    const uint64_t flags = MEMFD_FLAG_MMAP | MEMFD_FLAG_INIT_SHARED;
+    const uint64_t flags = FLAG_MMAP | FLAG_INIT_SHARED;
     int vm = ioctl(kvm, KVM_CREATE_VM, 0);
     int fd, cap, ret;
     void *map;

@@ -18,20 +18,11 @@
 #include <sys/ioctl.h>
 #include <time.h>
 #include <unistd.h>
-#include <linux/kvm.h>
 
-#define PAGE            4096ull
+#include "gmem.h"
+
 #define MIB             (1ull << 20)
-#define FLAG_MMAP       (1ull << 0)
-#define FLAG_HUGETLB    (1ull << 2)
-#define PRIVATE         (1ull << 3)
 #define PMD_PAGES       512
-
-/* Not in the headers of any release */
-struct attributes {
-    uint64_t offset, size, attributes, flags, error_offset, reserved[11];
-};
-#define SET_ATTRIBUTES  _IOWR(KVMIO, 0xd2, struct attributes)
 
 static int vm;
 
@@ -81,11 +72,11 @@ static double now(void)
 
 static double convert(int fd, uint64_t page, uint64_t pages, int to_private)
 {
-    struct attributes a = { .offset = page * PAGE, .size = pages * PAGE,
-                            .attributes = to_private ? PRIVATE : 0 };
+    struct attributes2 a = { .offset = page * PAGE, .size = pages * PAGE,
+                             .attributes = to_private ? PRIVATE : 0 };
     double start = now();
 
-    if (ioctl(fd, SET_ATTRIBUTES, &a)) {
+    if (ioctl(fd, SET_ATTRIBUTES2, &a)) {
         die("a conversion");
     }
     return now() - start;

@@ -1,0 +1,34 @@
+/*
+ * The interface of guest_memfd, as far as headers are older
+ *
+ * For programs that test a kernel: QEMU has a description of its own.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#ifndef TESTS_RIG_GMEM_H
+#define TESTS_RIG_GMEM_H
+
+#include <stdint.h>
+#include <linux/kvm.h>
+
+#define PAGE                    4096ull
+#define CAP_GUEST_MEMFD_FLAGS   244
+#define FLAG_MMAP               (1ull << 0)
+#define FLAG_INIT_SHARED        (1ull << 1)
+#define FLAG_HUGETLB            (1ull << 2)
+#define FLAG_HUGEPAGE           (1ull << 3)
+#define PRIVATE                 KVM_MEMORY_ATTRIBUTE_PRIVATE
+
+/* In no release */
+struct attributes2 {
+    uint64_t offset;
+    uint64_t size;
+    uint64_t attributes;
+    uint64_t flags;
+    uint64_t error_offset;
+    uint64_t reserved[11];
+};
+#define SET_ATTRIBUTES2 _IOWR(KVMIO, 0xd2, struct attributes2)
+
+#endif
