@@ -46,9 +46,10 @@ static const char *problem(uint64_t huge)
 static int begin(uint64_t huge, const char *pages)
 {
     int lock = gm_lock_huge_pages();
+    const char *why = problem(huge);
 
-    if (problem(huge)) {
-        g_test_skip(problem(huge));
+    if (why) {
+        g_test_skip(why);
         close(lock);
         return -1;
     }
@@ -209,7 +210,7 @@ static char *said(const char *args)
     return text;
 }
 
-/* The guest sees memory at an address that is no multiple of its huge pages. */
+/* The guest sees memory at an address that is not aligned to its huge pages. */
 static void test_congruent(void)
 {
     const struct {
