@@ -190,7 +190,7 @@ void case_nomem_private(void)
         for (uint64_t i = 4; i < 12; i++) {
             CHECK(right(&s.m, i), "allocation %u", nth);
         }
-        /* What could not be merged is merged when somebody converts it. */
+        /* A conversion merges what an earlier one could not. */
         NEED(!convert(&s.m, 6, 4, true, NULL));
         check_state(&s, nth);
         NEED(!convert(&s.m, 0, s.m.pages, true, NULL));
