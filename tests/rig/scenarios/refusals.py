@@ -30,7 +30,8 @@ BOUNCE = 16 * MIB       # where the guest has its buffers
 CREATE = 'kvm_gmem_create'
 IOCTL = {'two-copy': 'kvm_vm_ioctl', 'in-place': 'kvm_gmem_ioctl',
          'iommufd': 'iommufd_fops_ioctl', 'type1': 'vfio_iommu_type1_ioctl'}
-FAILSLAB = '/sys/kernel/debug/failslab'
+FAULTS = '/sys/kernel/debug'
+ALLOCATIONS = ('failslab', 'fail_page_alloc')
 PIECE = (16 * MIB, 64 * K)
 # Each after those before it. To let go of a whole mapping needs no memory.
 MAPPING_STEPS = (
@@ -138,36 +139,38 @@ def function_range(l1, name):
     return ['0x' + word for word in lines[0].split()]
 
 
-class Failslab:
+class Failures:
     """Allocations below a function of the kernel fail: a context manager."""
 
     def __init__(self, l1, function):
         self._l1 = l1
         self._function = function
 
-    def _set(self, **values):
+    def _set(self, *kinds, **values):
         self._l1.run(' && '.join(
-            f"echo {value} >{FAILSLAB}/{name.replace('_', '-')}"
-            for name, value in values.items()))
+            f"echo {value} >{FAULTS}/{kind}/{name.replace('_', '-')}"
+            for kind in kinds for name, value in values.items()))
 
     def __enter__(self):
         first, end = function_range(self._l1, self._function)
-        self._set(probability=0, require_start=first, require_end=end,
-                  stacktrace_depth=32, task_filter=1, ignore_gfp_wait=0,
-                  interval=1, times=-1, verbose=0)
+        # fail-nth counts allocations of all kinds
+        self._set(*ALLOCATIONS, probability=0, require_start=first,
+                  require_end=end, stacktrace_depth=32, task_filter=1,
+                  ignore_gfp_wait=0, interval=1, times=-1, verbose=0)
+        self._set('fail_page_alloc', min_order=0, ignore_gfp_highmem=0)
         return self
 
     def __exit__(self, *exc):
-        self._set(probability=0)
+        self._set('failslab', probability=0)
 
     def percent(self, pid, percent, space=0):
         """So many of the allocations fail, after @space bytes of them."""
         self._l1.run(f'echo 1 >/proc/{pid}/make-it-fail')
-        self._set(space=space, probability=percent)
+        self._set('failslab', space=space, probability=percent)
 
     def stop(self):
         """No more of that."""
-        self._set(probability=0)
+        self._set('failslab', probability=0)
 
     def only(self, pid, number):
         """The allocation of this number fails, no other one."""
@@ -184,7 +187,7 @@ def creation(l1, tap, config):
     """Each allocation fails that the kernel makes for a guest_memfd."""
     # the first file is a page, by which QEMU sees what the kernel can do
     words = ['cannot create a guest_memfd of ', f'bytes: {NO_MEMORY}']
-    with Failslab(l1, CREATE):
+    with Failures(l1, CREATE):
         for number in itertools.count(1):
             problems = refused(l1, prefixed(config, [
                 'sh', '-c', f'echo {number} >/proc/self/fail-nth; exec "$@"',
@@ -197,7 +200,7 @@ def creation(l1, tap, config):
 
 def mappings(l1, tap, config):
     """Each allocation fails that an IOMMU's driver makes for a conversion."""
-    with L2(l1, config) as l2, Failslab(l1, IOCTL[config.vfio]) as failslab:
+    with L2(l1, config) as l2, Failures(l1, IOCTL[config.vfio]) as failures:
         vm = VM(l1, l2, config)
         for index, (name, *conversion) in enumerate(MAPPING_STEPS):
             refusals = 0
@@ -205,9 +208,9 @@ def mappings(l1, tap, config):
                 vm.convert(*PIECE, True)
                 for _name, *earlier in MAPPING_STEPS[:index]:
                     vm.convert(*earlier)
-                failslab.only(vm.pid, number)
+                failures.only(vm.pid, number)
                 answer, problems = vm.attempt(*conversion)
-                reached = failslab.reached(vm.pid)
+                reached = failures.reached(vm.pid)
                 refusals += answer is not None
                 if answer and not reached:
                     problems.append(f'refused for no reason: {answer}')
@@ -223,12 +226,12 @@ def attributes(l1, tap, config):
     """All allocations fail from one on, when KVM is told of private pages."""
     offset, size = 16 * MIB, 2 * MIB
     refused = 0
-    with L2(l1, config) as l2, Failslab(l1, IOCTL['two-copy']) as failslab:
+    with L2(l1, config) as l2, Failures(l1, IOCTL['two-copy']) as failures:
         vm = VM(l1, l2, config)
         for space in itertools.count(0, NODE_BYTES):
-            failslab.percent(vm.pid, 100, space)
+            failures.percent(vm.pid, 100, space)
             answer, problems = vm.attempt(offset, size, True)
-            failslab.stop()
+            failures.stop()
             problems += missing(answer, [NO_MEMORY]) if answer else []
             if problems or not answer:
                 break
@@ -242,12 +245,12 @@ def attributes(l1, tap, config):
 def splits(l1, tap, config):
     """All allocations fail when the kernel takes a huge page apart."""
     page = 16 * MIB + 20 * K
-    with L2(l1, config) as l2, Failslab(l1, IOCTL['in-place']) as failslab:
+    with L2(l1, config) as l2, Failures(l1, IOCTL['in-place']) as failures:
         vm = VM(l1, l2, config)
         vm.convert(16 * MIB, 2 * MIB, True)
-        failslab.percent(vm.pid, 100, 0)
+        failures.percent(vm.pid, 100, 0)
         answer, problems = vm.attempt(page, 4 * K, False)
-        failslab.stop()
+        failures.stop()
         tap.result('refused, and nothing has changed',
                    problems + missing(answer, [NO_MEMORY]))
         answer, problems = vm.attempt(page, 4 * K, False)
@@ -264,8 +267,8 @@ def random_failures(l1, tap, config):
         vm = VM(l1, l2, config)
         vm.convert(0, RAM, True)
         for batch in range(BATCHES):
-            with Failslab(l1, IOCTL[names[batch % len(names)]]) as failslab:
-                failslab.percent(vm.pid, PERCENT[batch % len(PERCENT)])
+            with Failures(l1, IOCTL[names[batch % len(names)]]) as failures:
+                failures.percent(vm.pid, PERCENT[batch % len(PERCENT)])
                 for _ in range(BATCH):
                     size = rng.choice((1, 2, 3, 16, 37, 512)) * 4 * K
                     offset = 16 * MIB + rng.randrange(1024) * 4 * K
