@@ -80,8 +80,7 @@ class Traced(Converter):
 
     def reset(self):
         """Of the VM"""
-        self.qmp.command('system_reset')
-        self.qmp.wait(lambda event: event['event'] == 'RESET')
+        self.qmp.reset()
 
     def counted(self, case, action, *args):
         """The records of what an action does"""

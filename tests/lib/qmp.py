@@ -85,6 +85,13 @@ class Qmp:
             if 'event' in answer:
                 self.events.append(answer)
 
+    def reset(self):
+        """Reset the machine. QMP answers before it is done, an event tells."""
+        before = len(self.events)
+        self.command('system_reset')
+        self.wait(lambda event: event['event'] == 'RESET' and
+                  event in self.events[before:])
+
     def poll(self, condition):
         """Wait for what QEMU has no event for; what @condition() returns.
 

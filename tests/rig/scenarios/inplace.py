@@ -161,7 +161,7 @@ def reset(l1, tap, config):
         answer, problems = vm.attempt(*PIECE, True)
         tap.result('a piece is private', problems +
                    ([answer] if answer else []))
-        l2.qmp.command('system_reset')
+        l2.qmp.reset()
         tap.result('a reset makes all shared',
                    vm.problems() +
                    [str(run) for run in vm.runs() if run['private']])
@@ -220,7 +220,7 @@ def entry_points(l1, tap, config):
         vm.convert(page, PAGE, False)
         tap.result('shared again, it is there', missing(value(), [hex(LOADED)]))
         vm.convert(page, PAGE, True)
-        l2.qmp.command('system_reset')
+        l2.qmp.reset()
         tap.result('a reset loads it again', missing(value(), [hex(LOADED)]))
 
 

@@ -151,7 +151,7 @@ def dimm(l1, tap, config):
             tap.result(f'{number}: it is in use', missing(answer, ['in use']))
             if number:
                 # the other one goes with private pages
-                l2.qmp.command('system_reset')
+                l2.qmp.reset()
                 tap.result('a reset makes all shared',
                            vm.problems() + private_runs(vm))
             problems = unplug(l2, number)

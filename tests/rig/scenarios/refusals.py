@@ -313,7 +313,7 @@ def memory_failure(l1, tap, config):
                   if event['event'] == 'MEMORY_FAILURE']
         tap.result('the guest was told before',
                    [f'events: {events}'] if events != ['guest'] else [])
-        l2.qmp.command('system_reset')
+        l2.qmp.reset()
         l2.qmp.command('cont')
         _summary, problems = l2.run_until_pause()
         tap.result('after a reset it runs', problems)
