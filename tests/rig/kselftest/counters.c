@@ -42,6 +42,22 @@ bool write_text(const char *path, const char *text)
     return ok;
 }
 
+long large_folios(unsigned order)
+{
+    FILE *f = fopen("/sys/kernel/debug/folio_restructure/folios", "r");
+    unsigned of;
+    long number, found = 0;
+
+    NEED(f, "folios of debugfs");
+    while (fscanf(f, "%u %ld", &of, &number) == 2) {
+        if (of == order) {
+            found = number;
+        }
+    }
+    fclose(f);
+    return found;
+}
+
 bool has_pool(void)
 {
     return provider->flag & FLAG_HUGETLB;

@@ -94,9 +94,31 @@ bool folios_right(struct memory *m, unsigned huge)
     return ok;
 }
 
+/* The kernel's own counters, where no other file has large folios */
+static bool numbers_right(struct memory *m)
+{
+    uint8_t *orders = malloc(huge_pages());
+    bool ok = true;
+
+    for (unsigned order = 1; order <= provider->order; order++) {
+        uint64_t pages = 0;
+
+        for (unsigned huge = 0; huge < provider->huge; huge++) {
+            model_orders(m, huge, orders);
+            for (uint64_t i = 0; m->there[huge] && i < huge_pages(); i++) {
+                pages += orders[i] == order;
+            }
+        }
+        ok &= CHECK(large_folios(order) == (long)(pages >> order),
+                    "folios of order %u: %lu", order, pages >> order);
+    }
+    free(orders);
+    return ok;
+}
+
 bool all_folios_right(struct memory *m)
 {
-    bool ok = true;
+    bool ok = numbers_right(m);
 
     for (unsigned huge = 0; huge < provider->huge; huge++) {
         ok &= folios_right(m, huge);

@@ -32,6 +32,7 @@ static const struct test_case cases[] = {
     { "pool: shrinks", case_pool_shrinks },
     { "node: mbind()", case_node },
     { "node: an empty pool", case_node_empty },
+    { "charge: a control group", case_memcg },
     { "punch: attributes stay", case_punch },
     { "punch: pages are held", case_punch_pinned },
     { "punch: small pages", case_punch_part },

@@ -30,6 +30,8 @@ enum scheme { FLAT, STAGED, LOG };
 
 extern enum scheme scheme;
 
+#define PMD_ORDER       9
+
 /* Options */
 extern unsigned int seed;
 extern unsigned int conversions;
@@ -91,6 +93,8 @@ bool become(struct counters wanted);
 /* Of a VM, from its binary statistics */
 long statistic(int vm_fd, const char *name);
 long read_number(const char *path);
+/* Large folios of all files, by debugfs */
+long large_folios(unsigned order);
 bool write_text(const char *path, const char *text);
 
 /* Files: memory.c */
@@ -190,6 +194,8 @@ void case_punch(void);
 void case_pool_shrinks(void);
 void case_node(void);
 void case_node_empty(void);
+
+void case_memcg(void);
 
 void case_convert_data(void);
 void case_convert_unallocated(void);

@@ -14,7 +14,6 @@
 
 /* Of 64 bytes each, in a page of the vmemmap */
 #define STRUCTS         64
-#define PMD_ORDER       9
 
 /* The order of the parts that a block with a shared page is divided into */
 static unsigned part_of(unsigned order)
