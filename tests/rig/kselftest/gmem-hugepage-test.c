@@ -26,6 +26,8 @@ static const struct test_case cases[] = {
     { "create: the pool is short", case_create_short },
     { "create: memory that starts shared", case_create_init_shared },
     { "fallocate: arguments", case_fallocate_arguments },
+    { "mount: hugetlbfs", case_mount_pool },
+    { "mount: tmpfs", case_mount_tmpfs },
     { "pool: counters", case_counters },
     { "pool: closed in pieces", case_close_broken },
     { "pool: closed while pages are held", case_close_pinned },

@@ -195,6 +195,8 @@ void case_pool_shrinks(void);
 void case_node(void);
 void case_node_empty(void);
 
+void case_mount_pool(void);
+void case_mount_tmpfs(void);
 void case_memcg(void);
 
 void case_convert_data(void);

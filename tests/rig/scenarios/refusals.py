@@ -27,7 +27,7 @@ LIMIT = 32 * MIB
 BOUNCE = 16 * MIB       # where the guest has its buffers
 
 # Functions of the kernel below which allocations fail
-CREATE = 'kvm_gmem_create'
+CREATE = '__kvm_gmem_create kvm_gmem_create'
 IOCTL = {'two-copy': 'kvm_vm_ioctl', 'in-place': 'kvm_gmem_ioctl',
          'iommufd': 'iommufd_fops_ioctl', 'type1': 'vfio_iommu_type1_ioctl'}
 FAULTS = '/sys/kernel/debug'
@@ -128,15 +128,16 @@ def memlock_conversion(l1, tap, config):
 
 # Allocations of the kernel that fail
 
-def function_range(l1, name):
-    """Where a function of the kernel starts and ends."""
+def function_range(l1, names):
+    """Where the first of these that the compiler has not inlined starts and ends."""
     l1.run('[ -s /tmp/symbols ] || sort /proc/kallsyms >/tmp/symbols')
-    code, lines = l1.shell(
-        f"awk '$3 == \"{name}\" {{start = $1; next}} start && $1 != start "
-        "{print start, $1; exit}' /tmp/symbols")
-    if code or not lines or not lines[0]:
-        raise HarnessError(f'the kernel has no function {name}')
-    return ['0x' + word for word in lines[0].split()]
+    for name in names.split():
+        lines = l1.run(
+            f"awk '$3 == \"{name}\" {{start = $1; next}} start && $1 != start "
+            "{print start, $1; exit}' /tmp/symbols")
+        if lines and lines[0]:
+            return ['0x' + word for word in lines[0].split()]
+    raise HarnessError(f'the kernel has no function {names}')
 
 
 class Failures:
