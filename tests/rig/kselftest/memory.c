@@ -194,9 +194,13 @@ int punch(struct memory *m, uint64_t page, uint64_t pages)
 
 int allocate(struct memory *m, uint64_t page, uint64_t pages)
 {
-    int ret = fallocate(m->fd, FALLOC_FL_KEEP_SIZE, page * PAGE,
-                        pages * PAGE) ? errno : 0;
+    int ret;
 
+    do {
+        ret = fallocate(m->fd, FALLOC_FL_KEEP_SIZE, page * PAGE,
+                        pages * PAGE) ? errno : 0;
+        /* io_uring notifies a thread as a signal does. */
+    } while (ret == EINTR);
     for (uint64_t i = page; !ret && i < page + pages; i++) {
         m->there[i >> provider->order] = true;
     }
