@@ -6,277 +6,35 @@
 
 #include "qemu/osdep.h"
 #include "qemu/bitmap.h"
-#include "qemu/cutils.h"
 #include "qemu/error-report.h"
 #include "qemu/memfd.h"
 #include "qemu/module.h"
 #include "qapi/error.h"
-#include "qapi/qapi-types-guest-memfd-options.h"
 #include "qapi/visitor.h"
-#include "hw/boards.h"
 #include "migration/blocker.h"
 #include "migration/cpr.h"
-#include "system/guest-memfd-kvm.h"
-#include "system/hostmem.h"
-#include "system/kvm.h"
 #include "system/ramblock.h"
 #include "system/reset.h"
 #include "system/runstate.h"
-#include "system/system.h"
 #include "qom/object.h"
 #include "qom/object_interfaces.h"
+#include "guest-memfd-options.h"
 #include "guest-memfd-prealloc.h"
-#include "huge-page-pool.h"
 
-#define TYPE_MEMORY_BACKEND_GUEST_MEMFD "memory-backend-guest-memfd"
 OBJECT_DECLARE_SIMPLE_TYPE(HostMemoryBackendGuestMemfd,
                            MEMORY_BACKEND_GUEST_MEMFD)
 
 struct HostMemoryBackendGuestMemfd {
     HostMemoryBackend parent_obj;
 
-    bool hugetlb;
-    uint64_t hugetlbsize;
-    GuestMemfdDriver driver;
-    GuestMemfdConversion conversion;
-    GuestMemfdInit init;
-    GuestMemfdProvider provider;
-
-    uint64_t huge_size;         /* of the pages of a mapped guest_memfd, or 0 */
+    GuestMemfdOptions options;
+    GuestMemfdChoice choice;    /* what comes of them; set when it is created */
     bool prealloc_file;         /* preallocate here, not in the base class */
     GuestMemfd *gm;             /* set once the memory is there */
     Error *migration_blocker;   /* of memory that KVM does not log */
 };
 
 static void (*parent_complete)(UserCreatable *uc, Error **errp);
-
-/* The size of the pages that back @m's shared memory; 0 with @errp set. */
-static uint64_t choose_page_size(HostMemoryBackendGuestMemfd *m, Error **errp)
-{
-    if (m->hugetlb) {
-        return huge_page_size(m->hugetlbsize, errp);
-    }
-    if (m->hugetlbsize) {
-        error_setg(errp, "hugetlbsize=%" PRIu64 " needs hugetlb=on",
-                   m->hugetlbsize);
-        return 0;
-    }
-    return qemu_real_host_page_size();
-}
-
-/* The kernel reserves all huge pages of a guest_memfd when it is created. */
-static bool check_pool(HostMemoryBackendGuestMemfd *m, uint64_t page_size,
-                       Error **errp)
-{
-    HostMemoryBackend *backend = MEMORY_BACKEND(m);
-
-    return page_size == qemu_real_host_page_size() ||
-           (!backend->prealloc && !backend->reserve && !m->huge_size) ||
-           huge_page_pool_check(page_size, backend->size / page_size, errp);
-}
-
-/* Where the memory is created, all that is said of it is "Invalid argument". */
-static bool check_size(HostMemoryBackend *backend, uint64_t page_size,
-                       Error **errp)
-{
-    g_autofree char *name = host_memory_backend_get_name(backend);
-    g_autofree char *size_str = size_to_str(page_size);
-
-    if (!QEMU_IS_ALIGNED(backend->size, page_size)) {
-        error_setg(errp, "size=%" PRIu64 " of '%s' is not a multiple of its "
-                   "page size, %s; round it up", backend->size, name, size_str);
-        return false;
-    }
-    return true;
-}
-
-static bool choose_provider(HostMemoryBackendGuestMemfd *m, Error **errp)
-{
-    if (m->provider == GUEST_MEMFD_PROVIDER_AUTO) {
-        m->provider = m->hugetlb ? GUEST_MEMFD_PROVIDER_HUGETLB :
-                                   GUEST_MEMFD_PROVIDER_PAGES;
-    }
-    if (m->hugetlb != (m->provider == GUEST_MEMFD_PROVIDER_HUGETLB)) {
-        error_setg(errp, "x-provider=%s contradicts hugetlb=%s; leave "
-                   "x-provider out", GuestMemfdProvider_str(m->provider),
-                   m->hugetlb ? "on" : "off");
-        return false;
-    }
-    return true;
-}
-
-static bool choose_emulated(HostMemoryBackendGuestMemfd *m,
-                            const GuestMemfdOps **ops, Error **errp)
-{
-    if (current_machine->cgs) {
-        error_setg(errp, "driver=emulated cannot back a confidential machine, "
-                   "because it protects no memory; leave the option out");
-        return false;
-    }
-    if (m->conversion != GUEST_MEMFD_CONVERSION_AUTO &&
-        m->conversion != GUEST_MEMFD_CONVERSION_IN_PLACE) {
-        error_setg(errp, "conversion=%s: driver=emulated can only convert "
-                   "in-place", GuestMemfdConversion_str(m->conversion));
-        return false;
-    }
-    if (m->driver == GUEST_MEMFD_DRIVER_AUTO) {
-        warn_report_once(TYPE_MEMORY_BACKEND_GUEST_MEMFD ": driver=emulated is "
-                         "used, as there is no KVM: private memory is not "
-                         "protected from the host");
-    }
-    *ops = &guest_memfd_emulated_ops;
-    return true;
-}
-
-/*
- * Locked pages cannot be freed one by one: the copy that is not used would stay
- * where it is, and the log would tell of each attempt.
- */
-static bool check_mlock(GuestMemfdConversion conversion, Error **errp)
-{
-    if (conversion != GUEST_MEMFD_CONVERSION_TWO_COPY ||
-        !should_mlock(mlock_state)) {
-        return true;
-    }
-    error_setg(errp, "conversion=two-copy: -overcommit mem-lock=on would lock "
-               "the copy that is not used, too; use mem-lock=off");
-    return false;
-}
-
-/* What only memory can have whose pages are converted. */
-static bool check_ordinary(HostMemoryBackendGuestMemfd *m, Error **errp)
-{
-    if (machine_require_guest_memfd(current_machine)) {
-        error_setg(errp, "conversion=none cannot back a confidential machine, "
-                   "because its guest makes memory private; leave the option "
-                   "out");
-        return false;
-    }
-    if (m->init == GUEST_MEMFD_INIT_PRIVATE) {
-        error_setg(errp, "init=private: this VM has no private memory "
-                   "(conversion=none); use a confidential machine or "
-                   "driver=emulated");
-        return false;
-    }
-    return true;
-}
-
-static bool choose_kvm(HostMemoryBackendGuestMemfd *m,
-                       const GuestMemfdOps **ops, Error **errp)
-{
-    if (!kvm_enabled()) {
-        error_setg(errp, "driver=kvm needs the KVM accelerator (-accel kvm); "
-                   "use driver=emulated without it");
-        return false;
-    }
-    if (!guest_memfd_kvm_choose(m->conversion, ops, errp)) {
-        return false;
-    }
-    return *ops ? check_mlock((*ops)->conversion, errp) :
-                  check_ordinary(m, errp);
-}
-
-/*
- * Resolve driver=, conversion= and init=; refuse what cannot be done.  Nothing
- * converts memory whose @ops are NULL.
- */
-static bool choose_driver(HostMemoryBackendGuestMemfd *m,
-                          const GuestMemfdOps **ops, Error **errp)
-{
-    bool kvm = m->driver == GUEST_MEMFD_DRIVER_KVM ||
-               (m->driver == GUEST_MEMFD_DRIVER_AUTO && kvm_enabled());
-
-    if (kvm ? !choose_kvm(m, ops, errp) : !choose_emulated(m, ops, errp)) {
-        return false;
-    }
-    m->driver = kvm ? GUEST_MEMFD_DRIVER_KVM : GUEST_MEMFD_DRIVER_EMULATED;
-    m->conversion = *ops ? (*ops)->conversion : GUEST_MEMFD_CONVERSION_NONE;
-    if (m->init == GUEST_MEMFD_INIT_AUTO) {
-        m->init = machine_require_guest_memfd(current_machine) ?
-                  GUEST_MEMFD_INIT_PRIVATE : GUEST_MEMFD_INIT_SHARED;
-    }
-    return true;
-}
-
-/* What is not refused, but may not be what was meant. */
-static void warn_of_pages(HostMemoryBackendGuestMemfd *m,
-                          const GuestMemfdOps *ops)
-{
-    HostMemoryBackend *backend = MEMORY_BACKEND(m);
-    g_autofree char *name = host_memory_backend_get_name(backend);
-
-    if (ops && m->init == GUEST_MEMFD_INIT_SHARED) {
-        warn_report("init=shared: '%s' starts with all of its huge pages "
-                    "split, as the kernel keeps whole only those that are "
-                    "private; use init=private where the guest allows it",
-                    name);
-    }
-    if (m->hugetlb && !backend->reserve) {
-        warn_report("reserve=off: the huge pages of '%s' are reserved all the "
-                    "same, because the kernel reserves those of a guest_memfd",
-                    name);
-    }
-}
-
-/* Huge pages of a guest_memfd that is mapped.  Those of a memfd always work. */
-static bool check_provider(HostMemoryBackendGuestMemfd *m,
-                           const GuestMemfdOps *ops,
-                           const GuestMemfdPages *pages, Error **errp)
-{
-    HostMemoryBackend *backend = MEMORY_BACKEND(m);
-    bool thp = m->provider == GUEST_MEMFD_PROVIDER_THP;
-    g_autofree char *name = host_memory_backend_get_name(backend);
-    ERRP_GUARD();
-
-    if (m->provider == GUEST_MEMFD_PROVIDER_PAGES) {
-        return true;
-    }
-    if (!guest_memfd_is_mapped(ops)) {
-        if (thp) {
-            error_setg(errp, "x-provider=thp of '%s' needs driver=kvm with "
-                       "conversion=in-place or none; leave it out", name);
-        }
-        return !thp;
-    }
-    if (!guest_memfd_kvm_has_pages(pages, errp)) {
-        error_prepend(errp, thp ? "x-provider=thp of '%s': " :
-                                  "hugetlb=on of '%s': ", name);
-        return false;
-    }
-    m->huge_size = thp ? GUEST_MEMFD_THP_SIZE : pages->size;
-    warn_of_pages(m, ops);
-    return true;
-}
-
-/* Where the pages of a mapped guest_memfd come from, of all nodes. */
-static bool check_policy(HostMemoryBackendGuestMemfd *m,
-                         const GuestMemfdOps *ops, Error **errp)
-{
-#ifdef CONFIG_NUMA
-    HostMemoryBackend *backend = MEMORY_BACKEND(m);
-    g_autofree char *name = host_memory_backend_get_name(backend);
-
-    if (!guest_memfd_is_mapped(ops) ||
-        bitmap_empty(backend->host_nodes, MAX_NODES)) {
-        return true;
-    }
-    /* It would be at the first touch that a node has none left. */
-    if (m->huge_size && m->hugetlb && !backend->prealloc &&
-        backend->policy == HOST_MEM_POLICY_BIND) {
-        error_setg(errp, "policy=bind of '%s' needs prealloc=on, because the "
-                   "kernel reserves the huge pages of a guest_memfd on any "
-                   "node", name);
-        return false;
-    }
-    if (!guest_memfd_kvm_honours_policy()) {
-        error_setg(errp, "host-nodes: the guest_memfd of this kernel does not "
-                   "follow NUMA policies (Linux 7.3 does); use "
-                   "driver=emulated or memory-backend-memfd");
-        return false;
-    }
-#endif
-    return true;
-}
 
 static void guest_memfd_backend_reset(void *opaque)
 {
@@ -290,17 +48,18 @@ static void guest_memfd_backend_reset(void *opaque)
 }
 
 /* The file that is mapped, and holds what is shared. */
-static int create_file(HostMemoryBackendGuestMemfd *m, const GuestMemfdOps *ops,
-                       const GuestMemfdPages *pages, bool private,
+static int create_file(HostMemoryBackendGuestMemfd *m, bool private,
                        Error **errp)
 {
+    const GuestMemfdChoice *c = &m->choice;
     uint64_t size = MEMORY_BACKEND(m)->size;
+    bool hugetlb = m->options.hugetlb;
 
-    if (guest_memfd_is_mapped(ops)) {
-        return guest_memfd_kvm_create(ops, pages, size, private, errp);
+    if (guest_memfd_is_mapped(c->ops)) {
+        return guest_memfd_kvm_create(c->ops, &c->pages, size, private, errp);
     }
-    return qemu_memfd_create(TYPE_MEMORY_BACKEND_GUEST_MEMFD, size, m->hugetlb,
-                             m->hugetlb ? pages->size : 0,
+    return qemu_memfd_create(TYPE_MEMORY_BACKEND_GUEST_MEMFD, size, hugetlb,
+                             hugetlb ? c->pages.size : 0,
                              F_SEAL_GROW | F_SEAL_SHRINK | F_SEAL_SEAL, errp);
 }
 
@@ -335,7 +94,7 @@ static void guest_memfd_backend_complete(UserCreatable *uc, Error **errp)
     parent_complete(uc, errp);
     if (!*errp && m->prealloc_file) {
         MEMORY_BACKEND(uc)->prealloc =
-            guest_memfd_prealloc(MEMORY_BACKEND(uc), m->huge_size ?:
+            guest_memfd_prealloc(MEMORY_BACKEND(uc), m->choice.huge_size ?:
                                  qemu_real_host_page_size(), errp);
     }
 }
@@ -344,15 +103,14 @@ static void guest_memfd_backend_complete(UserCreatable *uc, Error **errp)
  * What the base class cannot do for this memory.  Private pages of two-copy are
  * not in the mapping that has the NUMA policy.
  */
-static void prepare(HostMemoryBackendGuestMemfd *m, const GuestMemfdOps *ops,
-                    bool private)
+static void prepare(HostMemoryBackendGuestMemfd *m, bool private)
 {
     HostMemoryBackend *backend = MEMORY_BACKEND(m);
 
-    if (backend->prealloc && (private || m->huge_size)) {
+    if (backend->prealloc && (private || m->choice.huge_size)) {
         m->prealloc_file = true;
         backend->prealloc = false;
-    } else if (!guest_memfd_is_mapped(ops) &&
+    } else if (!guest_memfd_is_mapped(m->choice.ops) &&
                !bitmap_empty(backend->host_nodes, MAX_NODES)) {
         warn_report("host-nodes: private pages of '%s' will follow the NUMA "
                     "policy of the vCPU that touches them first, as this "
@@ -375,21 +133,22 @@ static bool bind_ordinary(HostMemoryBackendGuestMemfd *m, Error **errp)
     return !migrate_add_blocker(&m->migration_blocker, errp);
 }
 
-static bool map_file(HostMemoryBackendGuestMemfd *m, const GuestMemfdOps *ops,
-                     const char *name, int fd, Error **errp)
+static bool map_file(HostMemoryBackendGuestMemfd *m, const char *name, int fd,
+                     Error **errp)
 {
     HostMemoryBackend *backend = MEMORY_BACKEND(m);
+    const GuestMemfdChoice *c = &m->choice;
     uint32_t ram_flags = RAM_SHARED | (backend->reserve ? 0 : RAM_NORESERVE);
 
     if (!memory_region_init_ram_from_fd_aligned(&backend->mr, OBJECT(backend),
                                                 name, backend->size,
-                                                m->huge_size, ram_flags, fd, 0,
+                                                c->huge_size, ram_flags, fd, 0,
                                                 errp)) {
         return false;
     }
-    backend->mr.ram_block->fd_is_guest_memfd = guest_memfd_is_mapped(ops);
-    if (m->huge_size && m->provider == GUEST_MEMFD_PROVIDER_HUGETLB) {
-        backend->mr.ram_block->page_size = m->huge_size;
+    backend->mr.ram_block->fd_is_guest_memfd = guest_memfd_is_mapped(c->ops);
+    if (c->huge_size && c->pages.provider == GUEST_MEMFD_PROVIDER_HUGETLB) {
+        backend->mr.ram_block->page_size = c->huge_size;
     }
     return true;
 }
@@ -399,9 +158,8 @@ static bool guest_memfd_backend_alloc(HostMemoryBackend *backend, Error **errp)
     HostMemoryBackendGuestMemfd *m = MEMORY_BACKEND_GUEST_MEMFD(backend);
     g_autofree char *name = host_memory_backend_get_name(backend);
     const char *id = object_get_canonical_path_component(OBJECT(backend));
-    const GuestMemfdOps *ops;
+    const GuestMemfdChoice *c = &m->choice;
     GuestMemfdRestructure how;
-    GuestMemfdPages pages;
     bool private, inherited;
     int fd;
 
@@ -411,38 +169,27 @@ static bool guest_memfd_backend_alloc(HostMemoryBackend *backend, Error **errp)
                    " through a shared mapping");
         return false;
     }
-    pages.size = choose_page_size(m, errp);
-    if (!pages.size || !check_size(backend, pages.size, errp)) {
+    if (!guest_memfd_choose(backend, &m->options, &m->choice, errp)) {
         return false;
     }
-    if (!choose_provider(m, errp)) {
-        return false;
-    }
-    pages.provider = m->provider;
-    if (!choose_driver(m, &ops, errp) ||
-        !check_provider(m, ops, &pages, errp) ||
-        !check_policy(m, ops, errp) ||
-        !check_pool(m, pages.size, errp)) {
-        return false;
-    }
-    private = m->init == GUEST_MEMFD_INIT_PRIVATE;
+    private = m->options.init == GUEST_MEMFD_INIT_PRIVATE;
 
     /* A new QEMU in the place of one that has ended (CPR) goes on with it. */
-    fd = ops || m->huge_size ? -1 : cpr_find_fd(name, 0);
+    fd = c->ops || c->huge_size ? -1 : cpr_find_fd(name, 0);
     inherited = fd >= 0;
     if (!inherited) {
-        fd = create_file(m, ops, &pages, private, errp);
+        fd = create_file(m, private, errp);
     }
     if (fd < 0) {
         return false;
     }
-    if (!map_file(m, ops, name, fd, errp)) {
+    if (!map_file(m, name, fd, errp)) {
         close(fd);
         return false;
     }
-    if (!ops) {                 /* all else is for memory that converts */
-        if (m->huge_size) {
-            prepare(m, ops, false);
+    if (!c->ops) {                 /* all else is for memory that converts */
+        if (c->huge_size) {
+            prepare(m, false);
             return bind_ordinary(m, errp);
         }
         if (!inherited) {
@@ -450,20 +197,20 @@ static bool guest_memfd_backend_alloc(HostMemoryBackend *backend, Error **errp)
         }
         return true;
     }
-    if (ops->driver == GUEST_MEMFD_DRIVER_KVM) {
-        if (!add_guest_memfd(backend, ops, errp)) {
+    if (c->ops->driver == GUEST_MEMFD_DRIVER_KVM) {
+        if (!add_guest_memfd(backend, c->ops, errp)) {
             return false;
         }
-        prepare(m, ops, private);
+        prepare(m, private);
     }
 
-    m->gm = guest_memfd_new(backend->mr.ram_block, id ?: name, ops, private,
-                            errp);
+    m->gm = guest_memfd_new(backend->mr.ram_block, id ?: name, c->ops,
+                            private, errp);
     if (!m->gm) {
         return false;
     }
-    guest_memfd_set_provider(m->gm, m->provider);
-    if (m->huge_size &&
+    guest_memfd_set_provider(m->gm, c->pages.provider);
+    if (c->huge_size &&
         guest_memfd_kvm_restructure(GUEST_MEMFD_RESTRUCTURE_FILE, &how)) {
         guest_memfd_set_restructure(m->gm, how);
     }
@@ -484,21 +231,22 @@ static bool can_still_set(Object *obj, const char *name, Error **errp)
 
 static bool get_hugetlb(Object *obj, Error **errp)
 {
-    return MEMORY_BACKEND_GUEST_MEMFD(obj)->hugetlb;
+    return MEMORY_BACKEND_GUEST_MEMFD(obj)->options.hugetlb;
 }
 
 static void set_hugetlb(Object *obj, bool value, Error **errp)
 {
     if (can_still_set(obj, "hugetlb", errp)) {
-        MEMORY_BACKEND_GUEST_MEMFD(obj)->hugetlb = value;
+        MEMORY_BACKEND_GUEST_MEMFD(obj)->options.hugetlb = value;
     }
 }
 
 static void get_hugetlbsize(Object *obj, Visitor *v, const char *name,
                             void *opaque, Error **errp)
 {
-    visit_type_size(v, name, &MEMORY_BACKEND_GUEST_MEMFD(obj)->hugetlbsize,
-                    errp);
+    HostMemoryBackendGuestMemfd *m = MEMORY_BACKEND_GUEST_MEMFD(obj);
+
+    visit_type_size(v, name, &m->options.hugetlbsize, errp);
 }
 
 static void set_hugetlbsize(Object *obj, Visitor *v, const char *name,
@@ -515,20 +263,20 @@ static void set_hugetlbsize(Object *obj, Visitor *v, const char *name,
                    "out for the host's default");
         return;
     }
-    MEMORY_BACKEND_GUEST_MEMFD(obj)->hugetlbsize = value;
+    MEMORY_BACKEND_GUEST_MEMFD(obj)->options.hugetlbsize = value;
 }
 
 /* One pair of accessors for each option whose values are an enumeration. */
 #define ENUM_OPTION(field, name)                                            \
 static int get_##field(Object *obj, Error **errp)                           \
 {                                                                           \
-    return MEMORY_BACKEND_GUEST_MEMFD(obj)->field;                          \
+    return MEMORY_BACKEND_GUEST_MEMFD(obj)->options.field;                  \
 }                                                                           \
                                                                             \
 static void set_##field(Object *obj, int value, Error **errp)               \
 {                                                                           \
     if (can_still_set(obj, name, errp)) {                                   \
-        MEMORY_BACKEND_GUEST_MEMFD(obj)->field = value;                     \
+        MEMORY_BACKEND_GUEST_MEMFD(obj)->options.field = value;             \
     }                                                                       \
 }
 

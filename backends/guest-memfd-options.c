@@ -1,0 +1,256 @@
+/*
+ * Options of memory-backend-guest-memfd: what they mean, and what is refused
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#include "qemu/osdep.h"
+#include "qemu/bitmap.h"
+#include "qemu/cutils.h"
+#include "qemu/error-report.h"
+#include "qapi/error.h"
+#include "hw/boards.h"
+#include "system/kvm.h"
+#include "system/system.h"
+#include "guest-memfd-options.h"
+#include "huge-page-pool.h"
+
+/* The size of the pages that back shared memory; 0 with @errp set. */
+static uint64_t choose_page_size(const GuestMemfdOptions *o, Error **errp)
+{
+    if (o->hugetlb) {
+        return huge_page_size(o->hugetlbsize, errp);
+    }
+    if (o->hugetlbsize) {
+        error_setg(errp, "hugetlbsize=%" PRIu64 " needs hugetlb=on",
+                   o->hugetlbsize);
+        return 0;
+    }
+    return qemu_real_host_page_size();
+}
+
+/* The kernel reserves all huge pages of a guest_memfd when it is created. */
+static bool check_pool(const HostMemoryBackend *backend,
+                       const GuestMemfdChoice *c, Error **errp)
+{
+    uint64_t page_size = c->pages.size;
+
+    return page_size == qemu_real_host_page_size() ||
+           (!backend->prealloc && !backend->reserve && !c->huge_size) ||
+           huge_page_pool_check(page_size, backend->size / page_size, errp);
+}
+
+/* Where the memory is created, all that is said of it is "Invalid argument". */
+static bool check_size(HostMemoryBackend *backend, uint64_t page_size,
+                       Error **errp)
+{
+    g_autofree char *name = host_memory_backend_get_name(backend);
+    g_autofree char *size_str = size_to_str(page_size);
+
+    if (!QEMU_IS_ALIGNED(backend->size, page_size)) {
+        error_setg(errp, "size=%" PRIu64 " of '%s' is not a multiple of its "
+                   "page size, %s; round it up", backend->size, name, size_str);
+        return false;
+    }
+    return true;
+}
+
+static bool choose_provider(GuestMemfdOptions *o, Error **errp)
+{
+    if (o->provider == GUEST_MEMFD_PROVIDER_AUTO) {
+        o->provider = o->hugetlb ? GUEST_MEMFD_PROVIDER_HUGETLB :
+                                   GUEST_MEMFD_PROVIDER_PAGES;
+    }
+    if (o->hugetlb != (o->provider == GUEST_MEMFD_PROVIDER_HUGETLB)) {
+        error_setg(errp, "x-provider=%s contradicts hugetlb=%s; leave "
+                   "x-provider out", GuestMemfdProvider_str(o->provider),
+                   o->hugetlb ? "on" : "off");
+        return false;
+    }
+    return true;
+}
+
+static bool choose_emulated(const GuestMemfdOptions *o,
+                            const GuestMemfdOps **ops, Error **errp)
+{
+    if (current_machine->cgs) {
+        error_setg(errp, "driver=emulated cannot back a confidential machine, "
+                   "because it protects no memory; leave the option out");
+        return false;
+    }
+    if (o->conversion != GUEST_MEMFD_CONVERSION_AUTO &&
+        o->conversion != GUEST_MEMFD_CONVERSION_IN_PLACE) {
+        error_setg(errp, "conversion=%s: driver=emulated can only convert "
+                   "in-place", GuestMemfdConversion_str(o->conversion));
+        return false;
+    }
+    if (o->driver == GUEST_MEMFD_DRIVER_AUTO) {
+        warn_report_once(TYPE_MEMORY_BACKEND_GUEST_MEMFD ": driver=emulated is "
+                         "used, as there is no KVM: private memory is not "
+                         "protected from the host");
+    }
+    *ops = &guest_memfd_emulated_ops;
+    return true;
+}
+
+/*
+ * Locked pages cannot be freed one by one: the copy that is not used would stay
+ * where it is, and the log would tell of each attempt.
+ */
+static bool check_mlock(GuestMemfdConversion conversion, Error **errp)
+{
+    if (conversion != GUEST_MEMFD_CONVERSION_TWO_COPY ||
+        !should_mlock(mlock_state)) {
+        return true;
+    }
+    error_setg(errp, "conversion=two-copy: -overcommit mem-lock=on would lock "
+               "the copy that is not used, too; use mem-lock=off");
+    return false;
+}
+
+/* What only memory can have whose pages are converted. */
+static bool check_ordinary(const GuestMemfdOptions *o, Error **errp)
+{
+    if (machine_require_guest_memfd(current_machine)) {
+        error_setg(errp, "conversion=none cannot back a confidential machine, "
+                   "because its guest makes memory private; leave the option "
+                   "out");
+        return false;
+    }
+    if (o->init == GUEST_MEMFD_INIT_PRIVATE) {
+        error_setg(errp, "init=private: this VM has no private memory "
+                   "(conversion=none); use a confidential machine or "
+                   "driver=emulated");
+        return false;
+    }
+    return true;
+}
+
+static bool choose_kvm(const GuestMemfdOptions *o, const GuestMemfdOps **ops,
+                       Error **errp)
+{
+    if (!kvm_enabled()) {
+        error_setg(errp, "driver=kvm needs the KVM accelerator (-accel kvm); "
+                   "use driver=emulated without it");
+        return false;
+    }
+    if (!guest_memfd_kvm_choose(o->conversion, ops, errp)) {
+        return false;
+    }
+    return *ops ? check_mlock((*ops)->conversion, errp) :
+                  check_ordinary(o, errp);
+}
+
+/*
+ * Resolve driver=, conversion= and init=; refuse what cannot be done.  Nothing
+ * converts memory whose @ops are NULL.
+ */
+static bool choose_driver(GuestMemfdOptions *o, const GuestMemfdOps **ops,
+                          Error **errp)
+{
+    bool kvm = o->driver == GUEST_MEMFD_DRIVER_KVM ||
+               (o->driver == GUEST_MEMFD_DRIVER_AUTO && kvm_enabled());
+
+    if (kvm ? !choose_kvm(o, ops, errp) : !choose_emulated(o, ops, errp)) {
+        return false;
+    }
+    o->driver = kvm ? GUEST_MEMFD_DRIVER_KVM : GUEST_MEMFD_DRIVER_EMULATED;
+    o->conversion = *ops ? (*ops)->conversion : GUEST_MEMFD_CONVERSION_NONE;
+    if (o->init == GUEST_MEMFD_INIT_AUTO) {
+        o->init = machine_require_guest_memfd(current_machine) ?
+                  GUEST_MEMFD_INIT_PRIVATE : GUEST_MEMFD_INIT_SHARED;
+    }
+    return true;
+}
+
+/* What is not refused, but may not be what was meant. */
+static void warn_of_pages(HostMemoryBackend *backend,
+                          const GuestMemfdOptions *o, const GuestMemfdOps *ops)
+{
+    g_autofree char *name = host_memory_backend_get_name(backend);
+
+    if (ops && o->init == GUEST_MEMFD_INIT_SHARED) {
+        warn_report("init=shared: '%s' starts with all of its huge pages "
+                    "split, as the kernel keeps whole only those that are "
+                    "private; use init=private where the guest allows it",
+                    name);
+    }
+    if (o->hugetlb && !backend->reserve) {
+        warn_report("reserve=off: the huge pages of '%s' are reserved all the "
+                    "same, because the kernel reserves those of a guest_memfd",
+                    name);
+    }
+}
+
+/* Huge pages of a guest_memfd that is mapped.  Those of a memfd always work. */
+static bool check_provider(HostMemoryBackend *backend,
+                           const GuestMemfdOptions *o, GuestMemfdChoice *c,
+                           Error **errp)
+{
+    bool thp = o->provider == GUEST_MEMFD_PROVIDER_THP;
+    g_autofree char *name = host_memory_backend_get_name(backend);
+    ERRP_GUARD();
+
+    if (o->provider == GUEST_MEMFD_PROVIDER_PAGES) {
+        return true;
+    }
+    if (!guest_memfd_is_mapped(c->ops)) {
+        if (thp) {
+            error_setg(errp, "x-provider=thp of '%s' needs driver=kvm with "
+                       "conversion=in-place or none; leave it out", name);
+        }
+        return !thp;
+    }
+    if (!guest_memfd_kvm_has_pages(&c->pages, errp)) {
+        error_prepend(errp, thp ? "x-provider=thp of '%s': " :
+                                  "hugetlb=on of '%s': ", name);
+        return false;
+    }
+    c->huge_size = thp ? GUEST_MEMFD_THP_SIZE : c->pages.size;
+    warn_of_pages(backend, o, c->ops);
+    return true;
+}
+
+/* Where the pages of a mapped guest_memfd come from, of all nodes. */
+static bool check_policy(HostMemoryBackend *backend,
+                         const GuestMemfdOptions *o, const GuestMemfdChoice *c,
+                         Error **errp)
+{
+#ifdef CONFIG_NUMA
+    g_autofree char *name = host_memory_backend_get_name(backend);
+
+    if (!guest_memfd_is_mapped(c->ops) ||
+        bitmap_empty(backend->host_nodes, MAX_NODES)) {
+        return true;
+    }
+    /* It would be at the first touch that a node has none left. */
+    if (c->huge_size && o->hugetlb && !backend->prealloc &&
+        backend->policy == HOST_MEM_POLICY_BIND) {
+        error_setg(errp, "policy=bind of '%s' needs prealloc=on, because the "
+                   "kernel reserves the huge pages of a guest_memfd on any "
+                   "node", name);
+        return false;
+    }
+    if (!guest_memfd_kvm_honours_policy()) {
+        error_setg(errp, "host-nodes: the guest_memfd of this kernel does not "
+                   "follow NUMA policies (Linux 7.3 does); use "
+                   "driver=emulated or memory-backend-memfd");
+        return false;
+    }
+#endif
+    return true;
+}
+
+bool guest_memfd_choose(HostMemoryBackend *backend, GuestMemfdOptions *o,
+                        GuestMemfdChoice *c, Error **errp)
+{
+    *c = (GuestMemfdChoice) { .pages.size = choose_page_size(o, errp) };
+    if (!c->pages.size || !check_size(backend, c->pages.size, errp) ||
+        !choose_provider(o, errp)) {
+        return false;
+    }
+    c->pages.provider = o->provider;
+    return choose_driver(o, &c->ops, errp) &&
+           check_provider(backend, o, c, errp) &&
+           check_policy(backend, o, c, errp) && check_pool(backend, c, errp);
+}
