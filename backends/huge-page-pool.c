@@ -16,6 +16,10 @@
 
 #define HUGEPAGES_DIR "/sys/kernel/mm/hugepages"
 
+/* A page that a device has pinned comes back after the process has ended. */
+#define LATE ", or try again if a VM has just ended, whose pages may still be " \
+             "on their way back"
+
 /* What the host has instead, for an error message. */
 static char *offered_sizes(void)
 {
@@ -87,25 +91,27 @@ static bool huge_page_counter(uint64_t size, const char *counter,
 
 bool huge_page_pool_check(uint64_t page_size, uint64_t needed, Error **errp)
 {
-    uint64_t nr_free, reserved = 0, overcommit = 0, surplus = 0, avail;
+    uint64_t nr_free, all = 0, reserved = 0, overcommit = 0, surplus = 0;
+    uint64_t more, avail;
 
     if (!huge_page_counter(page_size, "free_hugepages", &nr_free)) {
         return true;
     }
+    huge_page_counter(page_size, "nr_hugepages", &all);
     huge_page_counter(page_size, "resv_hugepages", &reserved);
     huge_page_counter(page_size, "nr_overcommit_hugepages", &overcommit);
     huge_page_counter(page_size, "surplus_hugepages", &surplus);
 
-    avail = nr_free - MIN(reserved, nr_free) +
-            overcommit - MIN(surplus, overcommit);
+    more = overcommit - MIN(surplus, overcommit);
+    avail = nr_free - MIN(reserved, nr_free) + more;
     if (needed > avail) {
         g_autofree char *size_str = size_to_str(page_size);
 
         error_setg(errp, "not enough free huge pages of %s: %" PRIu64
                    " needed, %" PRIu64 " free; reserve more in " HUGEPAGES_DIR
                    "/hugepages-%" PRIu64 "kB/nr_hugepages or, for the default "
-                   "size, with sysctl vm.nr_hugepages", size_str, needed, avail,
-                   page_size / KiB);
+                   "size, with sysctl vm.nr_hugepages%s", size_str, needed,
+                   avail, page_size / KiB, needed <= all + more ? LATE : "");
         return false;
     }
     return true;

@@ -20,7 +20,8 @@ uint64_t huge_page_size(uint64_t size, Error **errp);
  *
  * Huge pages are taken from a pool when they are reserved or preallocated.
  * What is short now would fail as "Cannot allocate memory" in the middle of
- * it, so @errp says beforehand what to do.
+ * it, so @errp says beforehand what to do: to try again, too, if the whole pool
+ * would be enough.
  */
 bool huge_page_pool_check(uint64_t page_size, uint64_t needed, Error **errp);
 

@@ -81,7 +81,8 @@ class Format:
             self._parts[1] += '?' * (self._parts[1] == '(.+?)')
         pattern = ''.join(self._parts)
         if pattern.endswith('(.+?)'):
-            pattern = pattern.removesuffix('?)') + ')'
+            # A remedy may be there or not.
+            pattern = pattern.removesuffix('?)') + ')?'
         elif parts[-1].endswith(': '):
             pattern += '(.+)'
         else:

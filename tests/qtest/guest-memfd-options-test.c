@@ -144,17 +144,22 @@ static void test_no_sysfs(void)
     "d=/sys/kernel/mm/hugepages/hugepages-2048kB && mkdir -p $d && " \
     "echo %u >$d/free_hugepages && echo %u >$d/resv_hugepages && " \
     "echo %u >$d/nr_overcommit_hugepages && echo %u >$d/surplus_hugepages && " \
+    "echo %u >$d/nr_hugepages && " \
     "exec \"$@\"' sh "
 
-/* How many huge pages there are for a VM */
+/* How many huge pages there are for a VM, and would be if all came back */
 static void test_pool(void)
 {
     static const struct {
-        unsigned nr_free, reserved, overcommit, surplus, available;
+        unsigned nr_free, reserved, overcommit, surplus, all, available;
+        bool late;
     } pools[] = {
-        { 20, 0, 0, 0, 20 }, { 20, 5, 0, 0, 15 }, { 3, 9, 0, 0, 0 },
-        { 20, 5, 10, 4, 21 }, { 20, 20, 10, 0, 10 }, { 3, 0, 1, 7, 3 },
-        { 31, 0, 0, 0, 31 },
+        { 20, 0, 0, 0, 20, 20, false }, { 20, 5, 0, 0, 20, 15, false },
+        { 3, 9, 0, 0, 9, 0, false }, { 20, 5, 10, 4, 24, 21, false },
+        { 20, 20, 10, 0, 20, 10, false }, { 3, 0, 1, 7, 10, 3, false },
+        { 31, 0, 0, 0, 31, 31, false }, { 31, 0, 0, 0, 32, 31, true },
+        { 40, 9, 0, 0, 40, 31, true }, { 0, 0, 4, 1, 28, 3, false },
+        { 0, 0, 4, 1, 29, 3, true },
     };
 
     if (!can_replace_sysfs()) {
@@ -163,9 +168,16 @@ static void test_pool(void)
     for (size_t i = 0; i < ARRAY_SIZE(pools); i++) {
         g_autofree char *prefix =
             g_strdup_printf(FAKE_POOL, pools[i].nr_free, pools[i].reserved,
-                            pools[i].overcommit, pools[i].surplus);
-        g_autofree char *needle = g_strdup_printf("32 needed, %u free;",
-                                                  pools[i].available);
+                            pools[i].overcommit, pools[i].surplus,
+                            pools[i].all);
+        g_autofree char *needle =
+            g_strdup_printf("32 needed, %u free; reserve more in "
+                            "/sys/kernel/mm/hugepages/hugepages-2048kB/"
+                            "nr_hugepages or, for the default size, with sysctl "
+                            "vm.nr_hugepages%s\n", pools[i].available,
+                            pools[i].late ? ", or try again if a VM has just "
+                            "ended, whose pages may still be on their way back" :
+                            "");
 
         gm_check_refused(prefix, "-machine none -object " BACKEND ",id=m0,"
                          "size=64M,hugetlb=on,hugetlbsize=2M", needle);
