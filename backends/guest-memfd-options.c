@@ -5,6 +5,8 @@
  */
 
 #include "qemu/osdep.h"
+#include <linux/magic.h>
+#include <sys/vfs.h>
 #include "qemu/bitmap.h"
 #include "qemu/cutils.h"
 #include "qemu/error-report.h"
@@ -55,6 +57,84 @@ static bool check_size(HostMemoryBackend *backend, uint64_t page_size,
     return true;
 }
 
+/* What the pages of a mounted filesystem are */
+static bool open_mount(const char *path, GuestMemfdPages *pages, Error **errp)
+{
+    struct statfs fs;
+    ERRP_GUARD();
+
+    pages->mount = qemu_open(path, O_RDONLY, errp);
+    if (pages->mount < 0) {
+        error_prepend(errp, "x-resource: ");
+        return false;
+    }
+    pages->mounted = true;
+    if (RETRY_ON_EINTR(fstatfs(pages->mount, &fs))) {
+        error_setg_errno(errp, errno, "x-resource=%s: cannot find out what is "
+                         "mounted there", path);
+        return false;
+    }
+    switch ((uint32_t)fs.f_type) {
+    case HUGETLBFS_MAGIC:
+        pages->provider = GUEST_MEMFD_PROVIDER_HUGETLB;
+        pages->size = fs.f_bsize;
+        return true;
+    case TMPFS_MAGIC:
+        pages->provider = GUEST_MEMFD_PROVIDER_THP;
+        pages->size = qemu_real_host_page_size();
+        return true;
+    default:
+        error_setg(errp, "x-resource=%s is not on a hugetlbfs or a tmpfs; "
+                   "mount one there, such as with mount -t hugetlbfs -o "
+                   "pagesize=2M none %s", path, path);
+        return false;
+    }
+}
+
+/* The mount says what other options say otherwise, which may agree with it. */
+static bool choose_mount(GuestMemfdOptions *o, GuestMemfdPages *pages,
+                         Error **errp)
+{
+    g_autofree char *size = NULL;
+
+    if (o->hugetlb) {
+        error_setg(errp, "x-resource=%s contradicts hugetlb=on, because the "
+                   "mount says what pages there are; leave hugetlb out",
+                   o->resource);
+        return false;
+    }
+    if (!open_mount(o->resource, pages, errp)) {
+        return false;
+    }
+    size = size_to_str(pages->size);
+    if (o->hugetlbsize && o->hugetlbsize != pages->size) {
+        error_setg(errp, "hugetlbsize=%" PRIu64 " contradicts x-resource=%s, "
+                   "whose pages are of %s; leave hugetlbsize out",
+                   o->hugetlbsize, o->resource, size);
+        return false;
+    }
+    if (o->provider != GUEST_MEMFD_PROVIDER_AUTO &&
+        o->provider != pages->provider) {
+        error_setg(errp, "x-provider=%s contradicts x-resource=%s, where a %s "
+                   "is mounted; leave x-provider out",
+                   GuestMemfdProvider_str(o->provider), o->resource,
+                   pages->provider == GUEST_MEMFD_PROVIDER_THP ? "tmpfs" :
+                   "hugetlbfs");
+        return false;
+    }
+    o->provider = pages->provider;
+    o->hugetlb = pages->provider == GUEST_MEMFD_PROVIDER_HUGETLB;
+    return true;
+}
+
+void guest_memfd_close_mount(GuestMemfdChoice *choice)
+{
+    if (choice->pages.mounted) {
+        qemu_close(choice->pages.mount);
+        choice->pages.mounted = false;
+    }
+}
+
 static bool choose_provider(GuestMemfdOptions *o, Error **errp)
 {
     if (o->provider == GUEST_MEMFD_PROVIDER_AUTO) {
@@ -67,6 +147,20 @@ static bool choose_provider(GuestMemfdOptions *o, Error **errp)
                    o->hugetlb ? "on" : "off");
         return false;
     }
+    return true;
+}
+
+static bool choose_pages(GuestMemfdOptions *o, GuestMemfdPages *pages,
+                         Error **errp)
+{
+    if (o->resource) {
+        return choose_mount(o, pages, errp);
+    }
+    pages->size = choose_page_size(o, errp);
+    if (!pages->size || !choose_provider(o, errp)) {
+        return false;
+    }
+    pages->provider = o->provider;
     return true;
 }
 
@@ -195,15 +289,19 @@ static bool check_provider(HostMemoryBackend *backend,
         return true;
     }
     if (!guest_memfd_is_mapped(c->ops)) {
-        if (thp) {
-            error_setg(errp, "x-provider=thp of '%s' needs driver=kvm with "
-                       "conversion=in-place or none; leave it out", name);
+        if (thp || o->resource) {
+            error_setg(errp, "%s of '%s' needs driver=kvm with "
+                       "conversion=in-place or none; leave it out",
+                       thp && !o->resource ? "x-provider=thp" : "x-resource",
+                       name);
+            return false;
         }
-        return !thp;
+        return true;
     }
     if (!guest_memfd_kvm_has_pages(&c->pages, errp)) {
-        error_prepend(errp, thp ? "x-provider=thp of '%s': " :
-                                  "hugetlb=on of '%s': ", name);
+        error_prepend(errp, o->resource ? "x-resource of '%s': " :
+                      thp ? "x-provider=thp of '%s': " : "hugetlb=on of '%s': ",
+                      name);
         return false;
     }
     c->huge_size = thp ? GUEST_MEMFD_THP_SIZE : c->pages.size;
@@ -244,13 +342,10 @@ static bool check_policy(HostMemoryBackend *backend,
 bool guest_memfd_choose(HostMemoryBackend *backend, GuestMemfdOptions *o,
                         GuestMemfdChoice *c, Error **errp)
 {
-    *c = (GuestMemfdChoice) { .pages.size = choose_page_size(o, errp) };
-    if (!c->pages.size || !check_size(backend, c->pages.size, errp) ||
-        !choose_provider(o, errp)) {
-        return false;
-    }
-    c->pages.provider = o->provider;
-    return choose_driver(o, &c->ops, errp) &&
+    *c = (GuestMemfdChoice) { };
+    return choose_pages(o, &c->pages, errp) &&
+           check_size(backend, c->pages.size, errp) &&
+           choose_driver(o, &c->ops, errp) &&
            check_provider(backend, o, c, errp) &&
            check_policy(backend, o, c, errp) && check_pool(backend, c, errp);
 }

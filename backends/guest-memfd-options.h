@@ -21,6 +21,7 @@ typedef struct GuestMemfdOptions {
     GuestMemfdConversion conversion;
     GuestMemfdInit init;
     GuestMemfdProvider provider;
+    char *resource;     /* where a filesystem is mounted, or NULL */
 } GuestMemfdOptions;
 
 /**
@@ -45,11 +46,17 @@ typedef struct GuestMemfdChoice {
  * @errp: names what cannot be done, and the remedy
  *
  * Tries what the host has, and allocates nothing.  Warns of what can be done,
- * but may not be what was meant.
+ * but may not be what was meant.  The caller closes the mount, see
+ * guest_memfd_close_mount().
  *
  * Returns: false on error.
  */
 bool guest_memfd_choose(HostMemoryBackend *backend, GuestMemfdOptions *o,
                         GuestMemfdChoice *choice, Error **errp);
+
+/**
+ * guest_memfd_close_mount - the file has been created, or will not be
+ */
+void guest_memfd_close_mount(GuestMemfdChoice *choice);
 
 #endif

@@ -153,26 +153,15 @@ static bool map_file(HostMemoryBackendGuestMemfd *m, const char *name, int fd,
     return true;
 }
 
-static bool guest_memfd_backend_alloc(HostMemoryBackend *backend, Error **errp)
+static bool alloc_chosen(HostMemoryBackend *backend, Error **errp)
 {
     HostMemoryBackendGuestMemfd *m = MEMORY_BACKEND_GUEST_MEMFD(backend);
     g_autofree char *name = host_memory_backend_get_name(backend);
     const char *id = object_get_canonical_path_component(OBJECT(backend));
     const GuestMemfdChoice *c = &m->choice;
+    bool private = m->options.init == GUEST_MEMFD_INIT_PRIVATE, inherited;
     GuestMemfdRestructure how;
-    bool private, inherited;
     int fd;
-
-    if (!backend->share) {
-        error_setg(errp, "share=off is impossible: devices can only reach the "
-                   "shared pages of " TYPE_MEMORY_BACKEND_GUEST_MEMFD
-                   " through a shared mapping");
-        return false;
-    }
-    if (!guest_memfd_choose(backend, &m->options, &m->choice, errp)) {
-        return false;
-    }
-    private = m->options.init == GUEST_MEMFD_INIT_PRIVATE;
 
     /* A new QEMU in the place of one that has ended (CPR) goes on with it. */
     fd = c->ops || c->huge_size ? -1 : cpr_find_fd(name, 0);
@@ -216,6 +205,23 @@ static bool guest_memfd_backend_alloc(HostMemoryBackend *backend, Error **errp)
     }
     qemu_register_reset(guest_memfd_backend_reset, m);
     return true;
+}
+
+static bool guest_memfd_backend_alloc(HostMemoryBackend *backend, Error **errp)
+{
+    HostMemoryBackendGuestMemfd *m = MEMORY_BACKEND_GUEST_MEMFD(backend);
+    bool ok;
+
+    if (!backend->share) {
+        error_setg(errp, "share=off is impossible: devices can only reach the "
+                   "shared pages of " TYPE_MEMORY_BACKEND_GUEST_MEMFD
+                   " through a shared mapping");
+        return false;
+    }
+    ok = guest_memfd_choose(backend, &m->options, &m->choice, errp) &&
+         alloc_chosen(backend, errp);
+    guest_memfd_close_mount(&m->choice);
+    return ok;
 }
 
 /* Options are fixed as soon as there is memory. */
@@ -266,6 +272,21 @@ static void set_hugetlbsize(Object *obj, Visitor *v, const char *name,
     MEMORY_BACKEND_GUEST_MEMFD(obj)->options.hugetlbsize = value;
 }
 
+static char *get_resource(Object *obj, Error **errp)
+{
+    return g_strdup(MEMORY_BACKEND_GUEST_MEMFD(obj)->options.resource);
+}
+
+static void set_resource(Object *obj, const char *value, Error **errp)
+{
+    HostMemoryBackendGuestMemfd *m = MEMORY_BACKEND_GUEST_MEMFD(obj);
+
+    if (can_still_set(obj, "x-resource", errp)) {
+        g_free(m->options.resource);
+        m->options.resource = g_strdup(value);
+    }
+}
+
 /* One pair of accessors for each option whose values are an enumeration. */
 #define ENUM_OPTION(field, name)                                            \
 static int get_##field(Object *obj, Error **errp)                           \
@@ -305,6 +326,7 @@ static void guest_memfd_backend_finalize(Object *obj)
         qemu_unregister_reset(guest_memfd_backend_reset, m);
     }
     migrate_del_blocker(&m->migration_blocker);
+    g_free(m->options.resource);
 }
 
 static void guest_memfd_backend_class_init(ObjectClass *oc, const void *data)
@@ -342,6 +364,9 @@ static void guest_memfd_backend_class_init(ObjectClass *oc, const void *data)
                                    get_provider, set_provider);
     object_class_property_set_description(oc, "x-provider",
         "Where pages come from: auto, pages, hugetlb, thp");
+    object_class_property_add_str(oc, "x-resource", get_resource, set_resource);
+    object_class_property_set_description(oc, "x-resource",
+        "Where a hugetlbfs or tmpfs is mounted that pages come from");
     object_class_property_add_str(oc, "x-dma-split", NULL, refuse_dma_split);
     object_class_property_set_description(oc, "x-dma-split",
         "Refused: an option of vfio-pci and vfio-user-pci");

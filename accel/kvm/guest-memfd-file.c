@@ -124,20 +124,29 @@ static bool huge_interface(uint64_t page_size, HugeInterface *interface,
     return true;
 }
 
-static bool check_hugetlb(uint64_t page_size, Error **errp)
+/* Does the kernel speak the interface that these pages are asked for by? */
+static bool check_interface(const GuestMemfdPages *pages, Error **errp)
 {
+    bool thp = pages->provider == GUEST_MEMFD_PROVIDER_THP;
     HugeInterface interface;
 
-    if (!huge_interface(page_size, &interface, errp)) {
+    if (!huge_interface(thp ? GUEST_MEMFD_THP_SIZE : pages->size, &interface,
+                        errp)) {
         return false;
+    }
+    if (interface == (pages->mounted ? HUGE_RESOURCE : HUGE_ORDER)) {
+        return true;
     }
     switch (interface) {
     case HUGE_ORDER:
-        return true;
+        error_setg(errp, "the guest_memfd of this kernel takes a page size, "
+                   "not a mounted filesystem; use %s instead", thp ?
+                   "x-provider=thp" : "hugetlb=on,hugetlbsize=SIZE");
+        return false;
     case HUGE_RESOURCE:
         error_setg(errp, "the guest_memfd of this kernel takes huge pages from "
-                   "a mounted filesystem only, which QEMU does not support; "
-                   "use driver=emulated or memory-backend-memfd");
+                   "a mounted filesystem only; use x-resource=DIR instead, "
+                   "with the directory of a hugetlbfs");
         return false;
     default:
         error_setg(errp, "the guest_memfd of this kernel has no huge pages; "
@@ -162,14 +171,10 @@ static bool check_thp(Error **errp)
 
 bool guest_memfd_kvm_has_pages(const GuestMemfdPages *pages, Error **errp)
 {
-    switch (pages->provider) {
-    case GUEST_MEMFD_PROVIDER_HUGETLB:
-        return check_hugetlb(pages->size, errp);
-    case GUEST_MEMFD_PROVIDER_THP:
-        return check_thp(errp);
-    default:
-        return true;
+    if (pages->mounted || pages->provider == GUEST_MEMFD_PROVIDER_HUGETLB) {
+        return check_interface(pages, errp);
     }
+    return pages->provider != GUEST_MEMFD_PROVIDER_THP || check_thp(errp);
 }
 
 /* What to do about it, beyond what the errno says. */
@@ -189,68 +194,103 @@ static const char *create_remedy(int err)
     }
 }
 
-/* Of huge pages, all are reserved when the file is created. */
-static void huge_error(int err, uint64_t flags, uint64_t size,
-                       uint64_t page_size, Error **errp)
+static const char *mount_reason(int err)
 {
-    g_autofree char *page = size_to_str(page_size);
-    const char *why = strerror(err);
-
     switch (err) {
     case EINVAL:
-        why = !(flags & GUEST_MEMFD_FLAG_INIT_SHARED) ? why :
-              "this kernel lets no such file start shared, as init=shared, "
-              "conversion=none and the launch of a confidential machine need "
-              "it; leave out hugetlb";
-        break;
+        return "x-resource is not the root directory of a mount, or this "
+               "kernel lets no such file start shared";
     case ENOMEM:
     case ENOSPC:
-        why = "the pool has not enough left, or the control group of QEMU may "
-              "not use as many; reserve more, or try again if a VM has just "
-              "ended, whose pages may still be on their way back";
-        break;
+        return "there are not enough left, or the mount or the control group "
+               "of QEMU may not use as many; reserve more, or try again if a "
+               "VM has just ended, whose pages may still be on their way back";
     case EPERM:
     case EACCES:
-        why = "the host does not let QEMU have them; look at its security "
-              "policy, or leave out hugetlb";
-        break;
+        return "QEMU may not write to the directory of x-resource; change its "
+               "owner or mode";
+    case EOPNOTSUPP:
+        return "this kernel does not support the mount's options; leave out "
+               "min_size= of a hugetlbfs, and give a tmpfs size=0";
+    default:
+        return strerror(err);
     }
-    error_setg(errp, "cannot create a guest_memfd of %" PRIu64 " huge pages of "
-               "%s: %s", size / page_size, page, why);
+}
+
+static const char *pool_reason(int err, uint64_t flags)
+{
+    switch (err) {
+    case EINVAL:
+        return !(flags & GUEST_MEMFD_FLAG_INIT_SHARED) ? strerror(err) :
+               "this kernel lets no such file start shared, as init=shared, "
+               "conversion=none and the launch of a confidential machine need "
+               "it; leave out hugetlb";
+    case ENOMEM:
+    case ENOSPC:
+        return "the pool has not enough left, or the control group of QEMU may "
+               "not use as many; reserve more, or try again if a VM has just "
+               "ended, whose pages may still be on their way back";
+    case EPERM:
+    case EACCES:
+        return "the host does not let QEMU have them; look at its security "
+               "policy, or leave out hugetlb";
+    default:
+        return strerror(err);
+    }
+}
+
+/* Of huge pages, all are reserved when the file is created. */
+static void create_error(int err, uint64_t flags, uint64_t size,
+                         const GuestMemfdPages *pages, Error **errp)
+{
+    g_autofree char *page = pages ? size_to_str(pages->size) : NULL;
+    bool limit = err == EMFILE || err == ENFILE;
+
+    if (pages && !limit) {
+        error_setg(errp, "cannot create a guest_memfd of %" PRIu64 " %spages "
+                   "of %s: %s", size / pages->size,
+                   pages->provider == GUEST_MEMFD_PROVIDER_HUGETLB ? "huge " :
+                   "", page, pages->mounted ? mount_reason(err) :
+                   pool_reason(err, flags));
+    } else {
+        error_setg(errp, "cannot create a guest_memfd of 0x%" PRIx64
+                   " bytes: %s%s", size, strerror(err), create_remedy(err));
+    }
 }
 
 int guest_memfd_kvm_create(const GuestMemfdOps *ops,
                            const GuestMemfdPages *pages, uint64_t size,
                            bool private, Error **errp)
 {
-    GuestMemfdProvider provider = pages && guest_memfd_is_mapped(ops) ?
-                                  pages->provider : GUEST_MEMFD_PROVIDER_PAGES;
+    bool mapped = guest_memfd_is_mapped(ops), hugetlb, mounted;
     uint64_t flags = SHARED_FILE_FLAGS;
-    uint8_t order = 0;
+    uint8_t order;
     int fd;
 
-    if (!guest_memfd_is_mapped(ops)) {
+    pages = mapped ? pages : NULL;
+    mounted = pages && pages->mounted;
+    hugetlb = pages && pages->provider == GUEST_MEMFD_PROVIDER_HUGETLB;
+    if (!mapped) {
         flags = 0;
     } else if (private && !guest_memfd_starts_shared(ops)) {
         flags = GUEST_MEMFD_FLAG_MMAP;
     }
-    if (provider == GUEST_MEMFD_PROVIDER_HUGETLB) {
+    if (hugetlb || mounted) {
         flags |= GUEST_MEMFD_FLAG_HUGETLB;
-        order = page_order(pages->size);
-    } else if (provider == GUEST_MEMFD_PROVIDER_THP) {
+    } else if (pages && pages->provider == GUEST_MEMFD_PROVIDER_THP) {
         flags |= GUEST_MEMFD_FLAG_HUGEPAGE;
     }
-    fd = create(size, flags, &order, sizeof(order));
-    if (fd >= 0) {
-        return fd;
-    }
-    if (order && fd != -EMFILE && fd != -ENFILE) {
-        huge_error(-fd, flags, size, pages->size, errp);
+    if (mounted) {
+        fd = create(size, flags, &pages->mount, sizeof(pages->mount));
     } else {
-        error_setg(errp, "cannot create a guest_memfd of 0x%" PRIx64
-                   " bytes: %s%s", size, strerror(-fd), create_remedy(-fd));
+        order = hugetlb ? page_order(pages->size) : 0;
+        fd = create(size, flags, &order, sizeof(order));
     }
-    return -1;
+    if (fd < 0) {
+        create_error(-fd, flags, size, hugetlb || mounted ? pages : NULL, errp);
+        return -1;
+    }
+    return fd;
 }
 
 bool guest_memfd_kvm_restructure(const char *file, GuestMemfdRestructure *how)

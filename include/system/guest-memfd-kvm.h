@@ -43,10 +43,14 @@ int guest_memfd_in_place_probe(int fd);
  * struct GuestMemfdPages - where the pages of a mapped guest_memfd come from
  *
  * @size: bytes; of hugetlb one that the host offers, else the host's page size
+ * @mounted: the kernel is given a mounted filesystem, not a page order
+ * @mount: a file descriptor of its root directory, if @mounted
  */
 typedef struct GuestMemfdPages {
     GuestMemfdProvider provider;
     uint64_t size;
+    bool mounted;
+    int mount;
 } GuestMemfdPages;
 
 /**

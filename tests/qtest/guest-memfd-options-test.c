@@ -60,6 +60,20 @@ static void test_bad_options(void)
           "x-provider=pages contradicts hugetlb=on" },
         { "size=2M,x-provider=thp",
           "x-provider=thp of 'm0' needs driver=kvm with" },
+        { "size=2M,x-resource=/nowhere",
+          "x-resource: Could not open '/nowhere': No such file" },
+        { "size=2M,x-resource=/proc",
+          "x-resource=/proc is not on a hugetlbfs or a tmpfs; mount one" },
+        { "size=2M,x-resource=/dev/fdset/7", "x-resource: " },
+        { "size=2M,x-resource=/dev/shm,hugetlb=on",
+          "x-resource=/dev/shm contradicts hugetlb=on" },
+        { "size=2M,x-resource=/dev/shm,hugetlbsize=2M",
+          "hugetlbsize=2097152 contradicts x-resource=/dev/shm, whose pages "
+          "are of 4 KiB" },
+        { "size=2M,x-resource=/dev/shm,x-provider=hugetlb",
+          "x-provider=hugetlb contradicts x-resource=/dev/shm, where a tmpfs" },
+        { "size=2M,x-resource=/dev/shm",
+          "x-resource of 'm0' needs driver=kvm with" },
         { "size=1M,x-dma-split=log",
           "x-dma-split=log is not an option of memory" },
         { "size=1M,bogus=1", "bogus" },
@@ -256,6 +270,8 @@ static void test_kvm_refused(void)
                   "this kernel has no huge pages");
     check_refused(KVM_M0 "x-provider=thp", "x-provider=thp of 'm0': the "
                   "guest_memfd of this kernel has no transparent huge pages");
+    check_refused(KVM_M0 "x-resource=/dev/shm", "x-resource of 'm0': the "
+                  "guest_memfd of this kernel has no huge pages");
     check_refused(KVM_M0 "init=private", "init=private: this VM has no private "
                   "memory");
 }
@@ -360,6 +376,7 @@ static void test_fixed_options(void)
         { "hugetlb", "true" }, { "hugetlbsize", "2097152" },
         { "driver", "'kvm'" }, { "conversion", "'none'" },
         { "init", "'private'" }, { "x-provider", "'thp'" },
+        { "x-resource", "'/dev/shm'" },
 #ifdef CONFIG_NUMA
         { "policy", "'bind'" }, { "host-nodes", "[ 0 ]" },
 #endif

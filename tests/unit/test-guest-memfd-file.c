@@ -152,7 +152,7 @@ static void test_interface(void)
     new_vm(FAKE_RESOURCE);
     nine = dup2(STDERR_FILENO, 9);
     check_refused(guest_memfd_kvm_has_pages(&huge_2m, &err), &err,
-                  "from a mounted filesystem only");
+                  "from a mounted filesystem only; use x-resource=");
     close(nine);
     g_assert_cmpuint(kvm.creates, ==, 1);
     g_assert_cmphex(kvm.created_word, ==, UINT32_MAX);
@@ -164,6 +164,57 @@ static void test_interface(void)
     check_refused(guest_memfd_kvm_has_pages(&huge_1g, &err), &err,
                   "has no huge pages");
     g_assert_cmpuint(kvm.creates, ==, 2);
+}
+
+/* What the file of a mount is, and what is refused */
+static void test_mount(void)
+{
+    const struct {
+        int err;
+        const char *needle;
+    } rows[] = {
+        { ENOMEM, "or the mount or the control group" },
+        { EACCES, "may not write to the directory" },
+        { EOPNOTSUPP, "leave out min_size=" },
+        { EINVAL, "not the root directory of a mount" },
+        { EIO, "Input/output error" },
+    };
+    GuestMemfdPages pages = huge_2m, small_pages = thp;
+    Error *err = NULL;
+    int fd;
+
+    pages.mounted = small_pages.mounted = true;
+    pages.mount = small_pages.mount = open("/", O_RDONLY | O_DIRECTORY);
+
+    new_vm(FAKE_ORDER);
+    check_refused(guest_memfd_kvm_has_pages(&pages, &err), &err,
+                  "use hugetlb=on,hugetlbsize=");
+    check_refused(guest_memfd_kvm_has_pages(&small_pages, &err), &err,
+                  "use x-provider=thp");
+    new_vm(FAKE_SMALL);
+    check_refused(guest_memfd_kvm_has_pages(&small_pages, &err), &err,
+                  "has no huge pages");
+
+    new_vm(FAKE_RESOURCE);
+    g_assert_true(guest_memfd_kvm_has_pages(&small_pages, &error_abort));
+    g_assert_true(guest_memfd_kvm_has_pages(&pages, &error_abort));
+    g_assert_cmpuint(kvm.creates, ==, 1);
+    fd = guest_memfd_kvm_create(NULL, &pages, 4 * MiB, false, &error_abort);
+    g_assert_cmphex(kvm.created, ==, SHARED_FILE | FILE_HUGETLB);
+    g_assert_cmpuint(kvm.created_word, ==, pages.mount);
+    close(fd);
+    fd = guest_memfd_kvm_create(NULL, &small_pages, 3 * PAGE, false,
+                                &error_abort);
+    g_assert_cmphex(kvm.created, ==, SHARED_FILE | FILE_HUGETLB);
+    g_assert_cmpuint(kvm.created_word, ==, pages.mount);
+    close(fd);
+
+    for (size_t i = 0; i < ARRAY_SIZE(rows); i++) {
+        kvm.create_huge = rows[i].err;
+        check_refused(guest_memfd_kvm_create(NULL, &pages, 4 * MiB, false,
+                                             &err) >= 0, &err, rows[i].needle);
+    }
+    close(pages.mount);
 }
 
 /* A pool that is short is no reason to say that there is none. */
@@ -297,6 +348,7 @@ int main(int argc, char **argv)
     g_test_add_func("/guest-memfd-file/create-huge", test_create_huge);
     g_test_add_func("/guest-memfd-file/interface", test_interface);
     g_test_add_func("/guest-memfd-file/interface-short", test_interface_short);
+    g_test_add_func("/guest-memfd-file/mount", test_mount);
     g_test_add_func("/guest-memfd-file/restructure", test_restructure);
     g_test_add_func("/guest-memfd-file/thp", test_thp);
     return g_test_run();

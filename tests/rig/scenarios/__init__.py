@@ -6,13 +6,13 @@ configuration of its VM. No module here imports another one: what they share is 
 rig.lib.
 """
 
-from rig.scenarios import (gap, guest, hugepage, hugepage_vm, inplace, inplace_life,
-                           launch, lifecycle, memory, refusals, virtio)
+from rig.scenarios import (gap, guest, hugepage, hugepage_mount, hugepage_vm, inplace,
+                           inplace_life, launch, lifecycle, memory, refusals, virtio)
 
 
 def scenarios(platform):
     """(name, function, configuration) of all that runs with an IOMMU."""
     # The kernel's own test first: it finds each page of the pools as it was at boot.
-    for module in (hugepage, guest, inplace, inplace_life, hugepage_vm, gap, memory,
-                   lifecycle, refusals, virtio, launch):
+    for module in (hugepage, guest, inplace, inplace_life, hugepage_vm, hugepage_mount,
+                   gap, memory, lifecycle, refusals, virtio, launch):
         yield from module.scenarios(platform)
