@@ -215,7 +215,8 @@ static void busy(const struct holder *later, const struct holder *first)
 void case_busy(void)
 {
     busy(&holders[0], &holders[1]);
-    busy(&holders[1], &holders[0]);
+    busy(&holders[1], &holders[2]);
+    busy(&holders[2], &holders[0]);
 }
 
 /* mlock() keeps pages of a mapping, not those that are private. */

@@ -176,7 +176,7 @@ struct holder {
     void (*release)(void);
 };
 
-extern const struct holder holders[2];
+extern const struct holder holders[3];
 
 /* Cases */
 

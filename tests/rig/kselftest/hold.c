@@ -1,20 +1,28 @@
 /*
- * What may hold a page that is to be private: a pipe, or a ring's buffer
+ * What may hold a page that is to be private: a pipe, a ring's buffer, a device
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
 
 #define _GNU_SOURCE
 #include <fcntl.h>
+#include <glob.h>
+#include <libgen.h>
+#include <stdio.h>
+#include <sys/ioctl.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
 #include <unistd.h>
 #include <linux/io_uring.h>
+#include <linux/iommufd.h>
+#include <linux/vfio.h>
 
 #include "gmem-test.h"
 
 static int pipe_ends[2];
 static int ring;
+static int iommufd, device;
+static uint32_t ioas;
 
 /* It takes a reference. */
 static bool hold_in_pipe(void *page)
@@ -50,7 +58,63 @@ static void release_ring(void)
     close(ring);
 }
 
-const struct holder holders[2] = {
+/* The first device that vfio-pci has, or -1 */
+static int open_device(void)
+{
+    char path[64];
+    glob_t found;
+    int fd = -1;
+
+    if (!glob("/sys/bus/pci/drivers/vfio-pci/*/vfio-dev/vfio*", 0, NULL,
+              &found)) {
+        snprintf(path, sizeof(path), "/dev/vfio/devices/%s",
+                 basename(found.gl_pathv[0]));
+        fd = open(path, O_RDWR);
+        globfree(&found);
+    }
+    return fd;
+}
+
+/* It pins the page, and maps it for the device. */
+static bool hold_in_iommu(void *page)
+{
+    struct iommu_ioas_alloc alloc = { .size = sizeof(alloc) };
+    struct iommu_ioas_map map = {
+        .size = sizeof(map),
+        .flags = IOMMU_IOAS_MAP_WRITEABLE | IOMMU_IOAS_MAP_READABLE,
+        .user_va = (uintptr_t)page,
+        .length = PAGE,
+    };
+    struct vfio_device_bind_iommufd bind = { .argsz = sizeof(bind) };
+    struct vfio_device_attach_iommufd_pt attach = { .argsz = sizeof(attach) };
+
+    device = open_device();
+    iommufd = open("/dev/iommu", O_RDWR);
+    bind.iommufd = iommufd;
+    if (device < 0 || iommufd < 0 || ioctl(iommufd, IOMMU_IOAS_ALLOC, &alloc) ||
+        ioctl(device, VFIO_DEVICE_BIND_IOMMUFD, &bind)) {
+        return false;
+    }
+    ioas = attach.pt_id = map.ioas_id = alloc.out_ioas_id;
+    return !ioctl(device, VFIO_DEVICE_ATTACH_IOMMUFD_PT, &attach) &&
+        !ioctl(iommufd, IOMMU_IOAS_MAP, &map);
+}
+
+static void release_iommu(void)
+{
+    struct iommu_ioas_unmap unmap = {
+        .size = sizeof(unmap),
+        .ioas_id = ioas,
+        .length = UINT64_MAX,
+    };
+
+    CHECK(!ioctl(iommufd, IOMMU_IOAS_UNMAP, &unmap) && unmap.length == PAGE);
+    close(device);
+    close(iommufd);
+}
+
+const struct holder holders[3] = {
     { "a pipe", hold_in_pipe, release_pipe },
     { "a ring", hold_in_ring, release_ring },
+    { "a device", hold_in_iommu, release_iommu },
 };
