@@ -195,6 +195,63 @@ static void test_ordinary(const void *options)
     end(lock);
 }
 
+#define PROGRESS "GUEST_MEMFD_PREALLOC_PROGRESS"
+
+static int64_t take_progress(QDict *event)
+{
+    QDict *data = qdict_get_qdict(event, "data");
+    int64_t done = qdict_get_int(data, "done");
+
+    g_assert_cmpstr(qdict_get_str(data, "id"), ==, "m1");
+    g_assert_cmpint(qdict_get_int(data, "total"), ==, 128 * MiB);
+    qobject_unref(event);
+    return done;
+}
+
+/* A client learns how far object-add is, although QEMU's main loop waits. */
+static void test_progress(void)
+{
+    int lock = begin(0, "order");
+    g_autofree char *dir = NULL;
+    g_autofree char *pipe = NULL;
+    int64_t done = -1;
+    QTestState *qts;
+    QDict *event, *rsp;
+    int reader;
+
+    if (lock < 0) {
+        return;
+    }
+    dir = g_dir_make_tmp(NULL, NULL);
+    pipe = g_build_filename(dir, "fallocate", NULL);
+    g_assert_cmpint(mkfifo(pipe, 0600), ==, 0);
+    g_setenv("FAKE_KVM_FALLOCATE", pipe, true);
+    qts = qtest_init("-accel kvm -machine none");
+    qtest_qmp_send(qts, "{ 'execute': 'object-add', 'arguments': {"
+                   " 'qom-type': '" BACKEND "', 'id': 'm1', 'driver': 'kvm',"
+                   " 'x-provider': 'thp', 'prealloc': true,"
+                   " 'prealloc-threads': 1, 'size': %" PRIu64 " } }",
+                   128 * MiB);
+
+    /* It cannot write to the pipe before there is a reader. */
+    event = qtest_qmp_eventwait_ref(qts, PROGRESS);
+    g_assert_cmpint(take_progress(event), ==, 0);
+    reader = open(pipe, O_RDONLY | O_CLOEXEC);
+    g_assert_cmpint(reader, >=, 0);
+    rsp = qtest_qmp_receive(qts);
+    g_assert_true(qdict_haskey(rsp, "return"));
+    qobject_unref(rsp);
+    while ((event = qtest_qmp_event_ref(qts, PROGRESS))) {
+        done = take_progress(event);
+    }
+    g_assert_cmpint(done, ==, 128 * MiB);
+    qtest_quit(qts);
+    close(reader);
+    unlink(pipe);
+    rmdir(dir);
+    end(lock);
+}
+
 /* What QEMU writes to the error output as it starts with @args */
 static char *said(const char *args)
 {
@@ -247,6 +304,7 @@ int main(int argc, char **argv)
                         "hugetlb=on,hugetlbsize=2M", test_ordinary);
     qtest_add_data_func("guest-memfd-pages/ordinary/thp", "x-provider=thp",
                         test_ordinary);
+    qtest_add_func("guest-memfd-pages/progress", test_progress);
     qtest_add_func("guest-memfd-pages/refused", test_refused);
     qtest_add_func("guest-memfd-pages/resource", test_resource);
     return g_test_run();
