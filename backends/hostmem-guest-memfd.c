@@ -81,6 +81,16 @@ static bool add_guest_memfd(HostMemoryBackend *backend,
     return rb->guest_memfd >= 0;
 }
 
+static bool fill(void *opaque, Error **errp)
+{
+    HostMemoryBackendGuestMemfd *m = opaque;
+    HostMemoryBackend *backend = MEMORY_BACKEND(m);
+
+    backend->prealloc = guest_memfd_prealloc(backend, m->choice.huge_size ?:
+                                             qemu_real_host_page_size(), errp);
+    return backend->prealloc;
+}
+
 /*
  * What QEMU does for all backends knows nothing of private memory, nor of the
  * huge pages of a guest_memfd: it touches the mapping.  In two-copy there is no
@@ -92,10 +102,9 @@ static void guest_memfd_backend_complete(UserCreatable *uc, Error **errp)
     ERRP_GUARD();
 
     parent_complete(uc, errp);
-    if (!*errp && m->prealloc_file) {
-        MEMORY_BACKEND(uc)->prealloc =
-            guest_memfd_prealloc(MEMORY_BACKEND(uc), m->choice.huge_size ?:
-                                 qemu_real_host_page_size(), errp);
+    if (!*errp && m->prealloc_file &&
+        !(m->gm && guest_memfd_fill_after_launch(m->gm, fill, m))) {
+        fill(m, errp);
     }
 }
 

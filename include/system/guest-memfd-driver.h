@@ -147,6 +147,24 @@ void guest_memfd_free(GuestMemfd *gm);
  */
 bool guest_memfd_starts_shared(const GuestMemfdOps *ops);
 
+/* Returns: false, with @errp set, if the memory cannot be filled. */
+typedef bool GuestMemfdFill(void *opaque, Error **errp);
+
+/**
+ * guest_memfd_fill_after_launch - allocate the pages of a block later
+ *
+ * A file that is shared at first has small pages while it is shared.  Allocated
+ * then, each of its huge pages would be split, and be merged again when the
+ * launch has made it private.
+ *
+ * @fill: called once, by guest_memfd_finish_launch(), with the BQL held
+ *
+ * Returns: false, and does nothing, if the file of @gm is not shared at first.
+ * Called with the BQL held.
+ */
+bool guest_memfd_fill_after_launch(GuestMemfd *gm, GuestMemfdFill *fill,
+                                   void *opaque);
+
 /**
  * guest_memfd_gives_back - are huge pages whose memory is private freed?
  *

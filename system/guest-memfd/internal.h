@@ -74,6 +74,8 @@ struct GuestMemfd {
     Error *migration_blocker;
     QTAILQ_ENTRY(GuestMemfd) next;      /* BQL */
     bool launching;                     /* written under the BQL */
+    GuestMemfdFill *fill;               /* BQL; NULL: not after the launch */
+    void *fill_opaque;
 
     QemuMutex convert_mutex;
     QemuMutex state_mutex;

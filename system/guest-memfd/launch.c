@@ -121,6 +121,18 @@ static int launch_rest(GuestMemfd *gm)
     return ret;
 }
 
+bool guest_memfd_fill_after_launch(GuestMemfd *gm, GuestMemfdFill *fill,
+                                   void *opaque)
+{
+    assert(bql_locked());
+    if (!gm->launching) {
+        return false;
+    }
+    gm->fill = fill;
+    gm->fill_opaque = opaque;
+    return true;
+}
+
 bool guest_memfd_finish_launch(Error **errp)
 {
     assert(bql_locked());
@@ -131,6 +143,9 @@ bool guest_memfd_finish_launch(Error **errp)
         if (ret) {
             error_setg_errno(errp, -ret, "cannot make the memory of '%s' "
                              "private for the launch", gm->id);
+            return false;
+        }
+        if (gm->launching && gm->fill && !gm->fill(gm->fill_opaque, errp)) {
             return false;
         }
         qatomic_set(&gm->launching, false);

@@ -131,6 +131,24 @@ static void test_other_block(void)
     teardown();
 }
 
+static struct {
+    unsigned calls;
+    bool fails;
+} filler;
+
+/* All that is to be private is, before it is filled. */
+static bool fill(void *opaque, Error **errp)
+{
+    g_assert_true(opaque == &filler);
+    g_assert_true(test_bit(31, b->private));
+    g_assert_false(test_bit(32, b->private));
+    filler.calls++;
+    if (filler.fails) {
+        error_setg(errp, "no page is left");
+    }
+    return !filler.fails;
+}
+
 /* All that nobody has made shared becomes private.  There is one launch only. */
 static void test_finish(void)
 {
@@ -141,15 +159,26 @@ static void test_finish(void)
     source = b->rb.host;
     guest_memfd_launch(GPA_BLOCK0, PAGE, &source, &error_abort);
     g_assert_cmpint(convert(b, 32, 8, false), ==, 0);
+    g_assert_true(guest_memfd_fill_after_launch(b->gm, fill, &filler));
     fake.calls = 0;
     fake.fail[0] = 2;
     g_assert_false(guest_memfd_finish_launch(&err));
     error_free_or_abort(&err);
     g_assert_true(guest_memfd_starts_shared(&fake_ops));
+    g_assert_cmpuint(filler.calls, ==, 0);
 
     fake_reset();
+    filler.fails = true;
+    g_assert_false(guest_memfd_finish_launch(&err));
+    g_assert_cmpstr(error_get_pretty(err), ==, "no page is left");
+    error_free_or_abort(&err);
+    g_assert_cmpuint(filler.calls, ==, 1);
+
+    filler.fails = false;
     g_assert_true(guest_memfd_finish_launch(&error_abort));
+    g_assert_cmpuint(filler.calls, ==, 2);
     g_assert_false(guest_memfd_starts_shared(&fake_ops));
+    g_assert_false(guest_memfd_fill_after_launch(b->gm, fill, &filler));
     check_exact();
     g_assert_false(test_bit(32, b->private));
     g_assert_true(test_bit(31, b->private));

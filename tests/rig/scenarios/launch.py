@@ -9,7 +9,7 @@ from lib.dma_map import query_map
 from lib.units import MIB
 from rig.lib import iommu
 from rig.lib.checks import missing, not_possible
-from rig.lib.l1 import EDU, L2
+from rig.lib.l1 import EDU, L2, SCHEMES
 from rig.lib.configurations import IN_PLACE, PAGES_2M, Config
 
 FIRMWARE = 0xffff0000, 65536            # tests/guest/launch.S
@@ -31,7 +31,10 @@ LAUNCHES = (
     Config('ram, type1', 'memory-backend-ram', 'type1', **MACHINE),
     Config('memfd, iommufd', 'memory-backend-memfd', 'iommufd', **MACHINE),
     Config('ram, preallocated', 'memory-backend-ram,prealloc=on', None, **MACHINE),
+    Config('guest-memfd, preallocated', BACKEND + ',prealloc=on', None, **MACHINE),
 )
+HUGE = Config('2M, preallocated', BACKEND + PAGES_2M + ',prealloc=on', None,
+              **MACHINE)
 REFUSED = (
     (Config('huge pages', 'memory-backend-memfd' + PAGES_2M, None, **MACHINE),
      ("'m0' has huge pages", 'converted in place')),
@@ -84,6 +87,9 @@ def launch(l1, tap, config):
         tap.result('all is private', only_shared(l2, config, {}) +
                    missing(show(l2, FIRMWARE[0]), ['Cannot access memory']) +
                    page_is_private(l1))
+        if 'prealloc' in config.memory:
+            says = l2.qmp.command('query-memdev')[0]['prealloc']
+            tap.result('all is preallocated', [] if says else ['prealloc: false'])
         l2.qmp.command('x-guest-memfd-convert', id='pc.bios', offset=0,
                        size=FIRMWARE[1], private=False)
         tap.result('the firmware is there',
@@ -104,6 +110,25 @@ def launch(l1, tap, config):
         tap.result('the firmware got its page back', l2.bad_end())
 
 
+def nr_split(l1):
+    """How many huge pages the kernel has split."""
+    return int(l1.run('cat /sys/kernel/debug/folio_restructure/split')[0])
+
+
+def launch_huge(l1, tap, config):
+    """Huge pages are preallocated when they are private: whole.
+
+    What QEMU writes before splits some.
+    """
+    before = nr_split(l1)
+    with L2(l1, config) as l2:
+        tap.result('all is private', only_shared(l2, config, {}))
+        split = nr_split(l1) - before
+    pages = config.ram // (2 * MIB)
+    tap.result(f'{split} of {pages} huge pages were split',
+               ['expected fewer'] if split >= pages else [])
+
+
 def scenarios(platform):
     """(name, function, configuration) of all that runs with this kernel."""
     if platform == 'intel':
@@ -113,3 +138,6 @@ def scenarios(platform):
             yield f'launch: {config.name}', launch, config
         for config, words in REFUSED:
             yield f'launch: refused, {config.name}', not_possible, (config, words)
+    if platform in SCHEMES:
+        yield f'launch: whole, {HUGE.name}', launch_huge, HUGE
+        yield f'launch: {HUGE.name}', launch, HUGE
