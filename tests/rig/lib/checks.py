@@ -150,8 +150,12 @@ def del_device(vm, kind):
         pass
 
 
-def memory_used_by_nodes(l1):
-    """Bytes of files and huge pages: guests' memory is all of these."""
+def memory_used_by_nodes(l1, pools=True):
+    """Bytes of files and huge pages: guests' memory is all of these.
+
+    @pools: not if all pages that are taken from pools are in a guest_memfd, where
+    they are pages of a file
+    """
     nodes = []
     for node in range(2):
         path = f'/sys/devices/system/node/node{node}'
@@ -161,10 +165,10 @@ def memory_used_by_nodes(l1):
             f'cat {path}/hugepages/hugepages-2048kB/{name}_hugepages')[0])
             for name in ('nr', 'free'))
         nodes.append(int(info['FilePages'].split()[0]) * 1024 +
-                     (total - free) * 2 * MIB)
+                     (total - free) * 2 * MIB * pools)
     return nodes
 
 
-def memory_used(l1):
+def memory_used(l1, pools=True):
     """The same of all of L1."""
-    return sum(memory_used_by_nodes(l1))
+    return sum(memory_used_by_nodes(l1, pools))
