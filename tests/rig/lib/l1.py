@@ -33,6 +33,8 @@ SECOND_EDU = '0000:00:05.0'
 DMA_DELAY_MS = 1
 # In seconds, for the monitor of a QEMU that may hang
 PATIENCE = 10
+# So often somebody looks whether L1 hangs
+WATCH = 60
 # At the CPUs of an L1 that hangs, and so long apart
 LOOKS = 20
 PAUSE = 0.25
@@ -226,26 +228,33 @@ class L1:
 
     @contextlib.contextmanager
     def bounded(self, seconds):
-        """Kill L1 if what is done takes longer: all waits end then."""
-        def expire():
-            try:
-                self.expired = 'its CPUs were not looked at'
-                self.expired = self.look()
-            finally:
-                self._process.send_signal(signal.SIGKILL)
+        """Kill L1 if what is done takes longer, or never ends: all waits end then."""
+        start, done = time.monotonic(), threading.Event()
 
-        timer = threading.Timer(seconds, expire)
-        timer.daemon = True
-        timer.start()
+        def elapsed():
+            return time.monotonic() - start
+
+        def watch():
+            while not done.wait(min(WATCH, max(seconds - elapsed(), 0))):
+                late = elapsed() >= seconds
+                self.expired = 'its CPUs were not looked at' if late else ''
+                said = self.look()
+                if (late or self.known_fault) and not done.is_set():
+                    self.expired = f'no end after {elapsed():.0f} s: killed; {said}'
+                    self._process.send_signal(signal.SIGKILL)
+                    return
+
+        watcher = threading.Thread(target=watch, daemon=True)
+        watcher.start()
         try:
             yield
         except (L1Error, EOFError, OSError) as err:
             if self.expired:
-                raise L1Error(f'no end after {seconds} s: killed; '
-                              f'{self.expired}') from err
+                raise L1Error(self.expired) from err
             raise
         finally:
-            timer.cancel()
+            done.set()
+            watcher.join()
 
     @property
     def alive(self):
