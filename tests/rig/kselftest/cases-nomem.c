@@ -293,7 +293,12 @@ void case_nomem_random(void)
         bool private = random() & 1;
         int ret;
 
-        if (page + pages > first_of(2)) {
+        if (i % 4 == 3) {
+            /* There is something to split again. */
+            page = 0;
+            pages = first_of(2);
+            private = true;
+        } else if (page + pages > first_of(2)) {
             pages = 1;
         }
         NEED(pwrite(fail, "1", 1, 0) == 1);

@@ -13,15 +13,13 @@ from rig.lib.l1 import SCHEMES
 from rig.lib.prepare import layout_test
 
 PROGRAM = '/rig/gmem-hugepage-test'
-# Options, and which cases, by scheme and provider. Staged breaks 2 MiB as flat does.
-# A new page of 1 GiB takes seconds under TCG, so its cases are those where the size
-# of the huge page matters.
-GIANT = "-n 10 create: counters 'folios and vmemmap' 'sizes of mappings' 'storm: alone'"
+# Options, and which cases, by provider. A new page of 1 GiB takes seconds under TCG,
+# so its cases are those where the size of the huge page matters.
 RUNS = {
-    'flat': {'2M': "-n 100 pool: convert: 'sizes of mappings' 'no memory: to' "
-                   "'storm: alone'", '1G': GIANT},
-    'staged': {'1G': GIANT},
-    'log': {'2M': '-n 50', 'thp': '-n 50', '1G': GIANT},
+    '2M': '-n 50',
+    'thp': '-n 50',
+    '1G': "-n 10 create: counters 'folios and vmemmap' 'sizes of mappings' "
+          "'storm: alone'",
 }
 RESULT = re.compile(r'(ok|not ok) \d+ - (.*)')
 
@@ -48,7 +46,7 @@ def add_results(tap, lines, code):
 
 def kernel_works(l1, tap, provider):
     """The kernel's own test, for huge pages of a provider."""
-    code, lines = l1.shell(f'{PROGRAM} -p {provider} {RUNS[l1.platform][provider]}')
+    code, lines = l1.shell(f'{PROGRAM} -p {provider} {RUNS[provider]}')
     add_results(tap, lines, code)
 
 
@@ -65,5 +63,5 @@ def scenarios(platform):
         return
     if platform == SCHEMES[0]:
         yield 'layouts of huge pages', layouts, None
-    for provider in RUNS[platform]:
+    for provider in RUNS:
         yield f'huge pages of the kernel, {provider}', kernel_works, provider
