@@ -6,13 +6,14 @@ checkpoint guest, QEMU, IOMMU and kernel have to agree, on the vmemmap as well.
 """
 
 import os
-import time
 
 from lib.units import MIB, PAGE
 from rig.lib import iommu
 from rig.lib.checks import VM, agree, missing, not_possible, run_batch
 from rig.lib.configurations import (IN_PLACE, PAGES_1G, PAGES_2M, PROTECTED, Config)
+from rig.lib.dimm import plug
 from rig.lib.l1 import EDU, L2, SCHEMES
+from rig.lib.pools import pools, vmemmap, vmemmap_problems, wait_for_pools
 
 BATCHES = 3
 # Random conversions of each VM
@@ -31,51 +32,15 @@ MIXED = [Config(name, IN_PLACE + pages + ',prealloc=on', vfio, ram=ram * MIB,
 DIMM = Config('iommufd', IN_PLACE, 'iommufd', ram=64 * MIB,
               machine=PROTECTED['machine'],
               extra=PROTECTED['extra'] + ['-m', 'slots=2,maxmem=1G'])
+PRIVATE = IN_PLACE.replace('shared', 'private')
 DIMM_SIZE = 64 * MIB
 KILLED = Config('2M', IN_PLACE + PAGES_2M, 'iommufd', ram=64 * MIB, **PROTECTED)
-POOLS = '/sys/kernel/mm/hugepages'
-# Against hangs, in seconds
-PATIENCE = 60
 REFUSED = (
     (Config('a pool that is short', IN_PLACE + PAGES_1G, None, ram=4096 * MIB,
             **PROTECTED), ('not enough free huge pages of 1 GiB', '4 needed')),
     (Config('not a multiple', IN_PLACE + PAGES_2M, None, ram=65 * MIB,
             **PROTECTED), ('multiple', '2 MiB')),
 )
-
-
-def vmemmap(l1):
-    """Bytes of vmemmap that the kernel has taken back from folded folios."""
-    return int(l1.run('cat /sys/kernel/debug/folio_restructure/vmemmap_pages')[0]
-               ) * PAGE
-
-
-def pools(l1):
-    """(free, reserved) of each pool."""
-    return l1.run(f'grep . {POOLS}/*/free_hugepages {POOLS}/*/resv_hugepages')
-
-
-def wait_for_pools(l1, before):
-    """Problems unless all pages return; the last reference may go late."""
-    end = time.monotonic() + PATIENCE
-    while pools(l1) != before and time.monotonic() < end:
-        l1.run('sleep 0.1')
-    now = pools(l1)
-    return [] if now == before else [f'{now}, {before} before']
-
-
-def vmemmap_problems(l1, l2, before):
-    """Problems if QEMU and the kernel differ."""
-    block = l2.qmp.command('query-guest-memfd')[0]
-    if block['provider'] != 'hugetlb':
-        return []
-    problems = []
-    if block.get('restructure') != l1.platform:
-        problems.append(f'restructure: {block}')
-    have = vmemmap(l1) - before
-    if block['vmemmap-bytes'] != have:
-        problems.append(f"vmemmap: {have}, QEMU says {block['vmemmap-bytes']}")
-    return problems
 
 
 def random_mix(l1, tap, config):
@@ -109,16 +74,9 @@ def entries_of(l1, vm):
 
 def starts_private(l1, tap, config):
     """A DIMM that starts private: whole huge pages, until parts are shared."""
-    kind, *_ = IN_PLACE.split(',')
     before = vmemmap(l1)
     with L2(l1, config) as l2:
-        l2.qmp.command('object-add', id='d0', size=DIMM_SIZE, hugetlb=True,
-                       hugetlbsize=2 * MIB, init='private', prealloc=True,
-                       conversion='in-place', **{'qom-type': kind})
-        l2.qmp.command('device_add', driver='pc-dimm', id='dimm', memdev='d0')
-        base = next(dimm['data']['addr']
-                    for dimm in l2.qmp.command('query-memory-devices'))
-        vm = VM(l1, l2, config, 'd0', base, DIMM_SIZE)
+        vm = plug(l1, l2, config, PRIVATE + PAGES_2M + ',prealloc=on', DIMM_SIZE)
 
         def held():
             return vmemmap(l1) - before

@@ -5,13 +5,13 @@ For an L1 whose kernel does so (tests/rig/kernel).
 """
 
 import json
-import time
 
 from lib.dma_map import query_map
 from lib.qmp import QmpError
 from lib.units import MIB, PAGE
 from rig.lib import iommu
 from rig.lib.checks import VM, memory_used, missing
+from rig.lib.dimm import delete_object, plug, unplug
 from rig.lib.l1 import EDU, L2
 from rig.lib.configurations import IN_PLACE, PROTECTED, Config
 from rig.lib.server import CONTROL, SERVER, Server
@@ -45,10 +45,6 @@ USERS = [(share, Config('in-place', IN_PLACE, None, ram=64 * MIB,
                          'x-no-posted-writes': True,
                          'socket': {'type': 'unix', 'path': SERVER}})]))
          for share in (False, True)]
-# Ports of ACPI, by which a guest gives a DIMM back
-SLOT, FLAGS, EJECT = 0xa00, 0xa14, 8
-# Against hangs, in seconds
-PATIENCE = 60
 
 
 def private_runs(vm):
@@ -86,50 +82,6 @@ def guest_reboots(l1, tap, config):
                    [f'{reasons}'] if reasons != {'guest-reset'} else [])
 
 
-def deleted(l2, device):
-    """A device has gone."""
-    l2.qmp.command('query-status')
-    return any(event['event'] == 'DEVICE_DELETED' and
-               event['data'].get('device') == device
-               for event in l2.qmp.events)
-
-
-def delete_object(l2, name):
-    """None, or why it is not possible; RCU may keep it for a moment."""
-    end = time.monotonic() + PATIENCE
-    while True:
-        try:
-            l2.qmp.command('object-del', id=name)
-            return None
-        except QmpError as err:
-            if time.monotonic() > end:
-                return str(err)
-
-
-def plug(l1, l2, config, number):
-    """A DIMM of memory that is converted in place."""
-    kind, *options = IN_PLACE.split(',')
-    l2.qmp.command('object-add', id='d0', size=DIMM_SIZE, **{
-        'qom-type': kind, **dict(option.split('=') for option in options)})
-    l2.qmp.command('device_add', driver='pc-dimm', id=f'dimm{number}',
-                   memdev='d0')
-    base = next(dimm['data']['addr']
-                for dimm in l2.qmp.command('query-memory-devices')
-                if dimm['data']['id'] == f'dimm{number}')
-    return VM(l1, l2, config, 'd0', base, DIMM_SIZE)
-
-
-def unplug(l2, number):
-    """Ask for it, and be the guest that agrees."""
-    l2.qmp.command('device_del', id=f'dimm{number}')
-    problems = ['it went at once'] if deleted(l2, f'dimm{number}') else []
-    for size, port, value in (('w', SLOT, 0), ('b', FLAGS, EJECT)):
-        l2.qmp.command('human-monitor-command', **{
-            'command-line': f'o /{size} {port:#x} {value}'})
-    return problems + ([] if deleted(l2, f'dimm{number}')
-                       else ['it has not gone'])
-
-
 def dimm(l1, tap, config):
     """A DIMM is plugged in, converted, reset, taken away."""
     with L2(l1, config) as l2:
@@ -137,7 +89,7 @@ def dimm(l1, tap, config):
         other.convert(16 * MIB, MIB, True)
         for number in range(2):
             before = memory_used(l1)
-            vm = plug(l1, l2, config, number)
+            vm = plug(l1, l2, config, config.memory, DIMM_SIZE, number)
             tap.result(f'plugged in, {number}: all is in the IOMMU',
                        vm.problems() + private_runs(vm))
             for step in DIMM_STEPS:
@@ -159,7 +111,7 @@ def dimm(l1, tap, config):
                     if vm.base <= entry[0] < vm.base + DIMM_SIZE]
             if left:
                 problems.append(f'in the IOMMU: {left[:5]}')
-            problems += filter(None, [delete_object(l2, 'd0')])
+            problems += delete_object(l2)
             tap.result(f'unplugged, {number}', problems + other.problems())
             left = memory_used(l1) - before
             tap.result(f'no memory is left of it, {number}',

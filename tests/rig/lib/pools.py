@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Pools of huge pages in L1, and the vmemmap of those that are split."""
+
+import time
+
+from lib.units import PAGE
+
+POOLS = '/sys/kernel/mm/hugepages'
+# Against hangs, in seconds
+PATIENCE = 60
+
+
+def vmemmap(l1):
+    """Bytes of vmemmap that the kernel has taken back from folded folios."""
+    return int(l1.run('cat /sys/kernel/debug/folio_restructure/vmemmap_pages')[0]
+               ) * PAGE
+
+
+def pools(l1):
+    """(free, reserved) of each pool."""
+    return l1.run(f'grep . {POOLS}/*/free_hugepages {POOLS}/*/resv_hugepages')
+
+
+def wait_for_pools(l1, before):
+    """Problems unless all pages return; the last reference may go late."""
+    end = time.monotonic() + PATIENCE
+    while pools(l1) != before and time.monotonic() < end:
+        l1.run('sleep 0.1')
+    now = pools(l1)
+    return [] if now == before else [f'{now}, {before} before']
+
+
+def vmemmap_problems(l1, l2, before):
+    """Problems if QEMU and the kernel differ, which had taken @before bytes."""
+    problems = []
+    said = 0
+    for block in l2.qmp.command('query-guest-memfd'):
+        if block['provider'] != 'hugetlb':
+            continue
+        said += block['vmemmap-bytes']
+        if block.get('restructure') != l1.platform:
+            problems.append(f'restructure: {block}')
+    have = vmemmap(l1) - before
+    if said != have:
+        problems.append(f'vmemmap: {have}, QEMU says {said}')
+    return problems
