@@ -45,8 +45,12 @@ def read_amd(l1, device):
     return dump(l1, 'amd', entry, entry >> 9 & 7)
 
 
-READ = {platform: read_amd if platform == 'amd' else read_intel
+AMD = [platform for platform, (device, _words) in IOMMUS.items()
+       if device.startswith('amd')]
+READ = {platform: read_amd if platform in AMD else read_intel
         for platform in IOMMUS}
+# For AMD's, the kernel is told to make no others (l1.py)
+LARGEST = {platform: PAGE if platform in AMD else GIANT for platform in IOMMUS}
 
 
 def compare_pages(entries, runs, ram, base=0):

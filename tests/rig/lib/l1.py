@@ -52,13 +52,16 @@ IOMMUS = {
             'iommufd.allow_unsafe_interrupts=1'),
 }
 # The kernel with the switch of tests/rig/kernel on
-IOMMUS['in-place'] = (IOMMUS['intel'][0],
-                      IOMMUS['intel'][1] + ' kvm.gmem_in_place_conversion=1')
+CONVERTS = ' kvm.gmem_in_place_conversion=1'
+IOMMUS['in-place'] = (IOMMUS['intel'][0], IOMMUS['intel'][1] + CONVERTS)
 # The same, where pages are huge, and broken in one of these ways
 SCHEMES = ('flat', 'staged', 'log')
-for _scheme in SCHEMES:
-    IOMMUS[_scheme] = (IOMMUS['in-place'][0], IOMMUS['in-place'][1] +
-                       f' kvm.gmem_restructure={_scheme} hugetlb_free_vmemmap=on')
+# {platform: scheme}; one of them with AMD's IOMMU as well
+SCHEME = {**{scheme: scheme for scheme in SCHEMES}, 'log-amd': 'log'}
+for _platform, _scheme in SCHEME.items():
+    _device, _words = IOMMUS['amd' if _platform.endswith('amd') else 'intel']
+    IOMMUS[_platform] = (_device, f'{_words}{CONVERTS} kvm.gmem_restructure='
+                         f'{_scheme} hugetlb_free_vmemmap=on')
 
 
 APPEND = ('console=ttyS0 rdinit=/init panic=-1 oops=panic loglevel=7 '

@@ -4,6 +4,7 @@
 import time
 
 from lib.units import PAGE
+from rig.lib.l1 import SCHEME
 
 POOLS = '/sys/kernel/mm/hugepages'
 # Against hangs, in seconds
@@ -38,7 +39,7 @@ def vmemmap_problems(l1, l2, before):
         if block['provider'] != 'hugetlb':
             continue
         said += block['vmemmap-bytes']
-        if block.get('restructure') != l1.platform:
+        if block.get('restructure') != SCHEME[l1.platform]:
             problems.append(f'restructure: {block}')
     have = vmemmap(l1) - before
     if said != have:

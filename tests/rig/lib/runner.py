@@ -10,7 +10,7 @@ import traceback
 
 from lib.error import HarnessError
 from rig.lib.faults import KnownFaults
-from rig.lib.l1 import L1, L1_MIB, SCHEMES, L1Error
+from rig.lib.l1 import L1, L1_MIB, SCHEME, L1Error
 from rig.lib.prepare import KERNEL, LOGS, QEMU, kernel_has
 from rig.lib.tap import Results
 from rig.scenarios import scenarios
@@ -19,7 +19,7 @@ from rig.scenarios import scenarios
 BOOT_LIMIT = 600
 SCENARIO_LIMIT = 1200
 # L1s that run side by side, each with one platform after the other
-LANES = (('intel', 'staged'), ('in-place', 'flat', 'log', 'amd'))
+LANES = (('intel', 'staged'), ('in-place', 'flat', 'log', 'amd', 'log-amd'))
 PLATFORMS = tuple(itertools.chain(*LANES))
 # A lane that has nothing left takes part in what another one has, if that is worth
 # the boot of an L1
@@ -27,7 +27,7 @@ WORTH_A_BOOT = 6
 BOOTS = 'L1 boots'
 # What guest_memfd.c of the kernel has to have for a platform
 NEEDS = {'in-place': 'gmem_in_place_conversion',
-         **dict.fromkeys(SCHEMES, 'gmem_restructure')}
+         **dict.fromkeys(SCHEME, 'gmem_restructure')}
 
 
 def first_of_each_kind(items):

@@ -12,7 +12,7 @@ from rig.lib import iommu
 from rig.lib.checks import VM, agree, missing, not_possible, run_batch
 from rig.lib.configurations import (IN_PLACE, PAGES_1G, PAGES_2M, PROTECTED, Config)
 from rig.lib.dimm import plug
-from rig.lib.l1 import EDU, L2, SCHEMES
+from rig.lib.l1 import EDU, L2, SCHEME, SCHEMES
 from rig.lib.pools import pools, vmemmap, vmemmap_problems, wait_for_pools
 
 BATCHES = 3
@@ -23,8 +23,8 @@ BASE_MIB, AREA_MIB = 16, 46
 MIXED = [Config(name, IN_PLACE + pages + ',prealloc=on', vfio, ram=ram * MIB,
                 platforms=platforms, split=split, **PROTECTED)
          for name, pages, vfio, split, ram, platforms in (
-             ('2M, iommufd', PAGES_2M, 'iommufd', None, 64, SCHEMES),
-             ('2M, type1', PAGES_2M, 'type1', None, 64, ('log',)),
+             ('2M, iommufd', PAGES_2M, 'iommufd', None, 64, tuple(SCHEME)),
+             ('2M, type1', PAGES_2M, 'type1', None, 64, ('log', 'log-amd')),
              ('2M, cut, iommufd', PAGES_2M, 'iommufd', 'cut', 64, ('flat',)),
              ('1G, iommufd', PAGES_1G, 'iommufd', None, 1024, ('staged', 'log')),
              ('thp, iommufd', ',x-provider=thp', 'iommufd', None, 64,
@@ -97,9 +97,11 @@ def starts_private(l1, tap, config):
         answer, problems = vm.attempt(0, DIMM_SIZE, False)
         problems += [answer] if answer else []
         # the pages of a huge page are small, and adjacent
-        if entries_of(l1, vm) != {2 * MIB: DIMM_SIZE // (2 * MIB)}:
+        entry = min(2 * MIB, iommu.LARGEST[l1.platform])
+        if entries_of(l1, vm) != {entry: DIMM_SIZE // entry}:
             problems.append(f'{entries_of(l1, vm)}')
-        tap.result('all is shared: entries of 2 MiB in the IOMMU', problems)
+        tap.result(f'all is shared: entries of {entry >> 10} KiB in the IOMMU',
+                   problems)
         answer, problems = vm.attempt(0, DIMM_SIZE, True)
         problems += [answer] if answer else []
         if held() or says():
@@ -132,7 +134,7 @@ def warns(l1, tap, config):
 
 def scenarios(platform):
     """(name, function, configuration)"""
-    if platform not in SCHEMES:
+    if platform not in SCHEME:
         return
     for config in MIXED:
         if platform in config.platforms:
