@@ -11,7 +11,7 @@ from lib.units import MIB, PAGE
 from rig.lib import iommu
 from rig.lib.checks import VM, agree, missing, not_possible, run_batch
 from rig.lib.configurations import (IN_PLACE, PAGES_1G, PAGES_2M, PROTECTED, Config)
-from rig.lib.dimm import plug
+from rig.lib.dimm import delete_object, plug, unplug
 from rig.lib.l1 import EDU, L2, SCHEME, SCHEMES
 from rig.lib.pools import pools, vmemmap, vmemmap_problems, wait_for_pools
 
@@ -20,6 +20,7 @@ BATCHES = 3
 CONVERSIONS = int(os.environ.get('CONVERSIONS') or
                   (1500 if os.environ.get('QUICK') else 6000))
 BASE_MIB, AREA_MIB = 16, 46
+HUGE, GIANT = 2 * MIB, 1024 * MIB
 MIXED = [Config(name, IN_PLACE + pages + ',prealloc=on', vfio, ram=ram * MIB,
                 platforms=platforms, split=split, **PROTECTED)
          for name, pages, vfio, split, ram, platforms in (
@@ -31,9 +32,11 @@ MIXED = [Config(name, IN_PLACE + pages + ',prealloc=on', vfio, ram=ram * MIB,
               ('log',)))]
 DIMM = Config('iommufd', IN_PLACE, 'iommufd', ram=64 * MIB,
               machine=PROTECTED['machine'],
-              extra=PROTECTED['extra'] + ['-m', 'slots=2,maxmem=1G'])
+              extra=PROTECTED['extra'] + ['-m', 'slots=2,maxmem=2G'])
 PRIVATE = IN_PLACE.replace('shared', 'private')
-DIMM_SIZE = 64 * MIB
+# (name, options, size of a huge page, size, platforms)
+DIMMS = (('2M', PAGES_2M + ',prealloc=on', HUGE, 64 * MIB, tuple(SCHEME)),
+         ('1G', PAGES_1G + ',prealloc=on', GIANT, GIANT, ('staged', 'log')))
 KILLED = Config('2M', IN_PLACE + PAGES_2M, 'iommufd', ram=64 * MIB, **PROTECTED)
 REFUSED = (
     (Config('a pool that is short', IN_PLACE + PAGES_1G, None, ram=4096 * MIB,
@@ -41,6 +44,13 @@ REFUSED = (
     (Config('not a multiple', IN_PLACE + PAGES_2M, None, ram=65 * MIB,
             **PROTECTED), ('multiple', '2 MiB')),
 )
+
+
+def nothing_is_held(l1, tap, free, held):
+    """All pages, and their vmemmap, are as they were."""
+    tap.result('all pages are back', wait_for_pools(l1, free))
+    tap.result('no vmemmap is held',
+               [f'{vmemmap(l1)}'] if vmemmap(l1) != held else [])
 
 
 def random_mix(l1, tap, config):
@@ -60,53 +70,57 @@ def random_mix(l1, tap, config):
                 return
             l1.release()
         tap.result('QEMU ended well', l2.bad_end())
-    tap.result('all pages are back', wait_for_pools(l1, before))
-    tap.result('no vmemmap is held',
-               [f'{vmemmap(l1)}'] if vmemmap(l1) != held else [])
+    nothing_is_held(l1, tap, before, held)
 
 
-def entries_of(l1, vm):
+def entries_of(l1, vm, size):
     """{size: how many} entries of the IOMMU for a block."""
-    sizes = [size for address, size in iommu.READ[l1.platform](l1, EDU)
-             if vm.base <= address < vm.base + DIMM_SIZE]
-    return {size: sizes.count(size) for size in set(sizes)}
+    sizes = [length for address, length in iommu.READ[l1.platform](l1, EDU)
+             if vm.base <= address < vm.base + size]
+    return {length: sizes.count(length) for length in set(sizes)}
 
 
-def starts_private(l1, tap, config):
-    """A DIMM that starts private: whole huge pages, until parts are shared."""
-    before = vmemmap(l1)
-    with L2(l1, config) as l2:
-        vm = plug(l1, l2, config, PRIVATE + PAGES_2M + ',prealloc=on', DIMM_SIZE)
+def starts_private(l1, tap, dimm):
+    """A DIMM that starts private: whole huge pages, until parts are shared.
+
+    The memory beside it is small pages, all shared.
+    """
+    _name, options, page_size, size, _platforms = dimm
+    before, held_before = pools(l1), vmemmap(l1)
+    with L2(l1, DIMM) as l2:
+        vm = plug(l1, l2, DIMM, PRIVATE + options, size)
 
         def held():
-            return vmemmap(l1) - before
-
-        def says():
-            return next(block['vmemmap-bytes'] for block in
-                        l2.qmp.command('query-guest-memfd') if block['id'] == 'd0')
+            return vmemmap(l1) - held_before
 
         tap.result('all of it is whole', vm.problems() +
-                   ([f'{held()}, {says()}'] if held() or says() else []))
+                   vmemmap_problems(l1, l2, held_before) +
+                   ([f'{held()}'] if held() else []))
         answer, problems = vm.attempt(5 * PAGE, PAGE, False)
         problems += [answer] if answer else []
-        if held() != says() or not held():
-            problems.append(f'vmemmap: {held()}, QEMU says {says()}')
-        tap.result(f'one page is shared: {held()} bytes of vmemmap', problems)
+        problems += vmemmap_problems(l1, l2, held_before)
+        tap.result(f'one page is shared: {held()} bytes of vmemmap', problems +
+                   ([] if held() else ['none']))
         # what was mapped by itself would stay a mapping of its own
         vm.convert(5 * PAGE, PAGE, True)
-        answer, problems = vm.attempt(0, DIMM_SIZE, False)
+        answer, problems = vm.attempt(0, size, False)
         problems += [answer] if answer else []
         # the pages of a huge page are small, and adjacent
-        entry = min(2 * MIB, iommu.LARGEST[l1.platform])
-        if entries_of(l1, vm) != {entry: DIMM_SIZE // entry}:
-            problems.append(f'{entries_of(l1, vm)}')
+        entry = min(page_size, iommu.LARGEST[l1.platform])
+        if entries_of(l1, vm, size) != {entry: size // entry}:
+            problems.append(f'{entries_of(l1, vm, size)}')
         tap.result(f'all is shared: entries of {entry >> 10} KiB in the IOMMU',
                    problems)
-        answer, problems = vm.attempt(0, DIMM_SIZE, True)
+        answer, problems = vm.attempt(0, size, True)
         problems += [answer] if answer else []
-        if held() or says():
-            problems.append(f'vmemmap: {held()}, QEMU says {says()}')
-        tap.result('all is private: whole again', problems)
+        problems += vmemmap_problems(l1, l2, held_before)
+        tap.result('all is private: whole again', problems +
+                   ([f'{held()}'] if held() else []))
+        answer, problems = vm.attempt(7 * PAGE, 9 * PAGE, False)
+        problems += [answer] if answer else []
+        tap.result('it goes while a part is shared',
+                   problems + unplug(l2) + delete_object(l2))
+        nothing_is_held(l1, tap, before, held_before)
 
 
 def killed(l1, tap, config):
@@ -121,8 +135,7 @@ def killed(l1, tap, config):
                 return
         l1.run('kill -9 $(pidof qemu)')
         l2.wait()
-    tap.result('pools', wait_for_pools(l1, before))
-    tap.result('vmemmap', [f'{vmemmap(l1)}'] if vmemmap(l1) != held else [])
+    nothing_is_held(l1, tap, before, held)
 
 
 def warns(l1, tap, config):
@@ -134,12 +147,14 @@ def warns(l1, tap, config):
 
 def scenarios(platform):
     """(name, function, configuration)"""
-    if platform not in SCHEME:
-        return
     for config in MIXED:
         if platform in config.platforms:
             yield f'huge pages, random, {config.name}', random_mix, config
-    yield 'huge pages, a DIMM that starts private', starts_private, DIMM
+    for dimm in DIMMS:
+        name, *_, platforms = dimm
+        if platform in platforms:
+            yield (f'huge pages, a DIMM that starts private, {name}',
+                   starts_private, dimm)
     if platform != SCHEMES[-1]:
         return
     yield 'huge pages, QEMU is killed', killed, KILLED
