@@ -13,7 +13,8 @@ from rig.lib import iommu
 from rig.lib.checks import VM, memory_used, missing
 from rig.lib.dimm import delete_object, plug, unplug
 from rig.lib.l1 import EDU, L2
-from rig.lib.configurations import IN_PLACE, PROTECTED, Config
+from rig.lib.configurations import IN_PLACE, PAGES_2M, PROTECTED, Config
+from rig.lib.pools import pools, wait_for_pools
 from rig.lib.server import CONTROL, SERVER, Server
 
 REBOOT = Config('iommufd', IN_PLACE, 'iommufd', ram=64 * MIB,
@@ -23,9 +24,14 @@ REBOOT = Config('iommufd', IN_PLACE, 'iommufd', ram=64 * MIB,
 REBOOT_WORDS = (f'conv={REBOOT.conv} base=16 area=30 rounds=1 mix=200 '
                 'touch=1 keep=1 reboot=1 pause=1')
 
-DIMMS = [Config(vfio, IN_PLACE, vfio, ram=64 * MIB, machine=PROTECTED['machine'],
+# The DIMM is of the same memory
+DIMMS = [Config(name, IN_PLACE + pages, vfio, ram=64 * MIB,
+                machine=PROTECTED['machine'], platforms=(platform,),
                 extra=REBOOT.extra + ['-m', 'slots=2,maxmem=1G'])
-         for vfio in ('iommufd', 'type1')]
+         for name, pages, vfio, platform in (
+             ('iommufd', '', 'iommufd', 'in-place'),
+             ('type1', '', 'type1', 'in-place'),
+             ('huge pages, iommufd', PAGES_2M, 'iommufd', 'log'))]
 DIMM_SIZE = 32 * MIB
 # (offset, size, private)
 DIMM_STEPS = (
@@ -88,7 +94,7 @@ def dimm(l1, tap, config):
         other = VM(l1, l2, config)
         other.convert(16 * MIB, MIB, True)
         for number in range(2):
-            before = memory_used(l1)
+            before, free = memory_used(l1), pools(l1)
             vm = plug(l1, l2, config, config.memory, DIMM_SIZE, number)
             tap.result(f'plugged in, {number}: all is in the IOMMU',
                        vm.problems() + private_runs(vm))
@@ -113,6 +119,8 @@ def dimm(l1, tap, config):
                 problems.append(f'in the IOMMU: {left[:5]}')
             problems += delete_object(l2)
             tap.result(f'unplugged, {number}', problems + other.problems())
+            tap.result(f'its huge pages are back, {number}',
+                       wait_for_pools(l1, free))
             left = memory_used(l1) - before
             tap.result(f'no memory is left of it, {number}',
                        [f'{left} bytes'] if left > MIB else [])
@@ -141,11 +149,11 @@ def user(l1, tap, config):
 
 def scenarios(platform):
     """(name, function, configuration)"""
-    if platform != 'in-place':
-        return
-    for share, config in USERS:
-        yield (f"vfio-user, {'a' if share else 'no'} file of the memory", user,
-               (share, config))
-    yield f'the guest reboots, {REBOOT.name}', guest_reboots, REBOOT
+    if platform == 'in-place':
+        for share, config in USERS:
+            yield (f"vfio-user, {'a' if share else 'no'} file of the memory", user,
+                   (share, config))
+        yield f'the guest reboots, {REBOOT.name}', guest_reboots, REBOOT
     for config in DIMMS:
-        yield f'a DIMM, {config.name}', dimm, config
+        if platform in config.platforms:
+            yield f'a DIMM, {config.name}', dimm, config
