@@ -9,8 +9,9 @@ from lib.dma_map import query_map
 from lib.units import MIB
 from rig.lib import iommu
 from rig.lib.checks import missing, not_possible
-from rig.lib.l1 import EDU, L2, SCHEMES
-from rig.lib.configurations import IN_PLACE, PAGES_2M, Config
+from rig.lib.l1 import EDU, L2, SCHEME
+from rig.lib.configurations import IN_PLACE, PAGES_1G, PAGES_2M, Config
+from rig.lib.pools import vmemmap, vmemmap_problems
 
 FIRMWARE = 0xffff0000, 65536            # tests/guest/launch.S
 FIRST_WORD = '0x662efcfa'               # of it
@@ -26,15 +27,18 @@ BACKEND = IN_PLACE.replace(',init=shared', '')
 FILE = 'memory-backend-file,share=on,mem-path=/tmp/memory'
 
 # memory-backend-guest-memfd, and what QEMU gives a guest_memfd itself
-LAUNCHES = (
-    Config('guest-memfd, iommufd', BACKEND, 'iommufd', **MACHINE),
-    Config('ram, type1', 'memory-backend-ram', 'type1', **MACHINE),
-    Config('memfd, iommufd', 'memory-backend-memfd', 'iommufd', **MACHINE),
-    Config('ram, preallocated', 'memory-backend-ram,prealloc=on', None, **MACHINE),
-    Config('guest-memfd, preallocated', BACKEND + ',prealloc=on', None, **MACHINE),
-)
-HUGE = Config('2M, preallocated', BACKEND + PAGES_2M + ',prealloc=on', None,
-              **MACHINE)
+LAUNCHES = [
+    Config(name, memory, vfio, platforms=(platform,), **{**MACHINE, **more})
+    for name, memory, vfio, platform, more in (
+        ('guest-memfd, iommufd', BACKEND, 'iommufd', 'in-place', {}),
+        ('ram, type1', 'memory-backend-ram', 'type1', 'in-place', {}),
+        ('memfd, iommufd', 'memory-backend-memfd', 'iommufd', 'in-place', {}),
+        ('ram, preallocated', 'memory-backend-ram,prealloc=on', None, 'in-place', {}),
+        ('guest-memfd, preallocated', BACKEND + ',prealloc=on', None, 'in-place', {}),
+        ('2M pages, iommufd', BACKEND + PAGES_2M, 'iommufd', 'log', {}),
+        ('1G page, type1', BACKEND + PAGES_1G + ',prealloc=on', 'type1', 'log',
+         {'ram': 1024 * MIB}))]
+WHOLE = Config('2M pages', BACKEND + PAGES_2M + ',prealloc=on', None, **MACHINE)
 REFUSED = (
     (Config('huge pages', 'memory-backend-memfd' + PAGES_2M, None, **MACHINE),
      ("'m0' has huge pages", 'converted in place')),
@@ -83,8 +87,13 @@ def launch(l1, tap, config):
     KVM reads instructions that it emulates through the mapping, and SVM under
     TCG leaves many to it, so the firmware itself has to be shared to run.
     """
+    held = vmemmap(l1) if l1.platform in SCHEME else 0
+
+    def wrong_vmemmap(l2):
+        return vmemmap_problems(l1, l2, held) if l1.platform in SCHEME else []
+
     with L2(l1, config) as l2:
-        tap.result('all is private', only_shared(l2, config, {}) +
+        tap.result('all is private', wrong_vmemmap(l2) + only_shared(l2, config, {}) +
                    missing(show(l2, FIRMWARE[0]), ['Cannot access memory']) +
                    page_is_private(l1))
         if 'prealloc' in config.memory:
@@ -99,7 +108,8 @@ def launch(l1, tap, config):
         tap.result('it runs, and shares a page', problems or
                    only_shared(l2, config, {'pc.bios': [(0, FIRMWARE[1])],
                                             'm0': [SHARED_PAGE]}) +
-                   missing(show(l2, SHARED_PAGE[0]), ['0x600dda7a']))
+                   missing(show(l2, SHARED_PAGE[0]), ['0x600dda7a']) +
+                   wrong_vmemmap(l2))
         if problems:
             return
         if config.vfio:
@@ -115,7 +125,7 @@ def nr_split(l1):
     return int(l1.run('cat /sys/kernel/debug/folio_restructure/split')[0])
 
 
-def launch_huge(l1, tap, config):
+def stays_whole(l1, tap, config):
     """Huge pages are preallocated when they are private: whole.
 
     What QEMU writes before splits some.
@@ -133,11 +143,11 @@ def scenarios(platform):
     """(name, function, configuration) of all that runs with this kernel."""
     if platform == 'intel':
         yield f'launch: refused, {TWO_COPY[0].name}', not_possible, TWO_COPY
-    if platform == 'in-place':
-        for config in LAUNCHES:
+    for config in LAUNCHES:
+        if platform in config.platforms:
             yield f'launch: {config.name}', launch, config
+    if platform == 'log':
+        yield f'launch: preallocated whole, {WHOLE.name}', stays_whole, WHOLE
+    if platform == 'in-place':
         for config, words in REFUSED:
             yield f'launch: refused, {config.name}', not_possible, (config, words)
-    if platform in SCHEMES:
-        yield f'launch: whole, {HUGE.name}', launch_huge, HUGE
-        yield f'launch: {HUGE.name}', launch, HUGE
