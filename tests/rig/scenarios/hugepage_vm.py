@@ -11,7 +11,7 @@ from lib.units import MIB, PAGE
 from rig.lib import iommu
 from rig.lib.checks import VM, agree, missing, not_possible, run_batch
 from rig.lib.configurations import (IN_PLACE, PAGES_1G, PAGES_2M, PROTECTED, Config)
-from rig.lib.dimm import delete_object, plug, unplug
+from rig.lib.dimm import add_object, delete_object, plug, unplug
 from rig.lib.l1 import EDU, L2, SCHEME, SCHEMES
 from rig.lib.pools import pools, vmemmap, vmemmap_problems, wait_for_pools
 
@@ -38,6 +38,13 @@ PRIVATE = IN_PLACE.replace('shared', 'private')
 DIMMS = (('2M', PAGES_2M + ',prealloc=on', HUGE, 64 * MIB, tuple(SCHEME)),
          ('1G', PAGES_1G + ',prealloc=on', GIANT, GIANT, ('staged', 'log')))
 KILLED = Config('2M', IN_PLACE + PAGES_2M, 'iommufd', ram=64 * MIB, **PROTECTED)
+NODES = '/sys/devices/system/node/node{}/hugepages/hugepages-2048kB/'
+BIND = PAGES_2M + ',policy=bind'
+ON_NODE_0 = Config('2M', IN_PLACE + BIND + ',host-nodes=0,prealloc=on', 'iommufd',
+                   ram=64 * MIB, machine=DIMM.machine, extra=DIMM.extra)
+# The monitor takes a list by its elements
+ON_NODE_1 = PRIVATE + BIND + ',host-nodes.0=1'
+NO_PAGE = 'no huge page is left where the NUMA policy allows one'
 REFUSED = (
     (Config('a pool that is short', IN_PLACE + PAGES_1G, None, ram=4096 * MIB,
             **PROTECTED), ('not enough free huge pages of 1 GiB', '4 needed')),
@@ -123,6 +130,46 @@ def starts_private(l1, tap, dimm):
         nothing_is_held(l1, tap, before, held_before)
 
 
+def free_pages(l1):
+    """How many of 2 MiB each node has."""
+    return [int(l1.run(f'cat {NODES.format(node)}free_hugepages')[0])
+            for node in range(2)]
+
+
+def bound(l1, tap, config):
+    """Memory comes from the pool of the node that it is bound to, or not at all."""
+    before, free, held = pools(l1), free_pages(l1), vmemmap(l1)
+    size = config.ram
+
+    def taken(*wanted):
+        have = [(had - now) * HUGE for had, now in zip(free, free_pages(l1))]
+        return [f'{have}, expected {wanted}'] if have != list(wanted) else []
+
+    with L2(l1, config) as l2:
+        tap.result('node 0', taken(size, 0))
+        with_one = pools(l1)
+        vm = plug(l1, l2, config, ON_NODE_1 + ',prealloc=on', size)
+        tap.result('node 1', taken(size, size))
+        for block in (VM(l1, l2, config), vm):
+            for private in (True, False, True):
+                answer, problems = block.attempt(33 * PAGE, 31 * MIB, private)
+                tap.result(f'parts of it, private={private}',
+                           problems + ([answer] if answer else []) +
+                           vmemmap_problems(l1, l2, held) + taken(size, size))
+        tap.result('its pages go back',
+                   unplug(l2) + delete_object(l2) +
+                   wait_for_pools(l1, with_one) + taken(size, 0))
+        l1.run(f'echo 0 >{NODES.format(1)}nr_hugepages')
+        try:
+            tap.result('node 1 is empty: prealloc=on says so', missing(
+                add_object(l2, ON_NODE_1 + ',prealloc=on', size), [NO_PAGE]))
+            tap.result('without it, the object is refused', missing(
+                add_object(l2, ON_NODE_1, size), ['policy=bind', 'needs prealloc=on']))
+        finally:
+            l1.run(f'echo {free[1]} >{NODES.format(1)}nr_hugepages')
+    nothing_is_held(l1, tap, before, held)
+
+
 def killed(l1, tap, config):
     """QEMU is killed while its guest converts: everything comes back."""
     before, held = pools(l1), vmemmap(l1)
@@ -157,6 +204,7 @@ def scenarios(platform):
                    starts_private, dimm)
     if platform != SCHEMES[-1]:
         return
+    yield f'huge pages, bound to nodes, {ON_NODE_0.name}', bound, ON_NODE_0
     yield 'huge pages, QEMU is killed', killed, KILLED
     yield 'huge pages, a warning', warns, KILLED
     for config, words in REFUSED:
