@@ -105,23 +105,36 @@ def run_batch(l1):
     return end, seconds, []
 
 
-def agree(l1, l2, config, end, area):
+def differences(figures):
+    """Problems of (what, what it is, what it has to be)."""
+    return [f'{what}: {have}, expected {wanted}'
+            for what, have, wanted in figures if have != wanted]
+
+
+def states_agree(l1, l2, config, shared_pages, area):
     """Problems if guest, QEMU and IOMMU differ.
 
-    @end: figures of a guest that converts @area bytes, and keeps what it did
+    So many pages are shared of the @area bytes that the guest converts.
     """
     block = l2.qmp.command('query-guest-memfd')[0]
-    problems = VM(l1, l2, config).problems() if config.vfio else []
-    for what, have, wanted in (
-            ('bytes shared', block['shared-bytes'],
-             config.ram - area + end['shared-pages'] * PAGE),
-            ('requests', block['to-shared']['requests'] +
-             block['to-private']['requests'], end['conversions']),
-            ('failures', block['to-shared']['failures'] +
-             block['to-private']['failures'], 0)):
-        if have != wanted:
-            problems.append(f'{what}: {have}, expected {wanted}')
-    return problems
+    return (VM(l1, l2, config).problems() if config.vfio else []) + differences([
+        ('bytes shared', block['shared-bytes'],
+         config.ram - area + shared_pages * PAGE)])
+
+
+def agree(l1, l2, config, end, area):
+    """The same, with what was requested.
+
+    @end: figures of a guest that keeps what it did, and has made no bad request
+    """
+    block = l2.qmp.command('query-guest-memfd')[0]
+
+    def both(name):
+        return block['to-shared'][name] + block['to-private'][name]
+
+    return states_agree(l1, l2, config, end['shared-pages'], area) + differences([
+        ('requests', both('requests'), end['conversions']),
+        ('failures', both('failures'), 0)])
 
 
 def failed_conversions(l2):

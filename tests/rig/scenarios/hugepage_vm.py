@@ -9,7 +9,8 @@ import os
 
 from lib.units import MIB, PAGE
 from rig.lib import iommu
-from rig.lib.checks import VM, agree, missing, not_possible, run_batch
+from rig.lib.checks import (VM, agree, missing, not_possible, run_batch,
+                            states_agree)
 from rig.lib.configurations import (IN_PLACE, PAGES_1G, PAGES_2M, PROTECTED, Config)
 from rig.lib.dimm import add_object, delete_object, plug, unplug
 from rig.lib.l1 import EDU, L2, SCHEME, SCHEMES
@@ -30,6 +31,11 @@ MIXED = [Config(name, IN_PLACE + pages + ',prealloc=on', vfio, ram=ram * MIB,
              ('1G, iommufd', PAGES_1G, 'iommufd', None, 1024, ('staged', 'log')),
              ('thp, iommufd', ',x-provider=thp', 'iommufd', None, 64,
               ('log',)))]
+# Two CPUs, each with a part of the memory; they share a huge page
+CPUS = Config('2M, iommufd', IN_PLACE + PAGES_2M, 'iommufd', ram=64 * MIB,
+              machine=PROTECTED['machine'], conv=PROTECTED['conv'],
+              extra=PROTECTED['extra'] + ['-smp', '2'])
+STORM = 2000
 DIMM = Config('iommufd', IN_PLACE, 'iommufd', ram=64 * MIB,
               machine=PROTECTED['machine'],
               extra=PROTECTED['extra'] + ['-m', 'slots=2,maxmem=2G'])
@@ -76,6 +82,24 @@ def random_mix(l1, tap, config):
             if problems:
                 return
             l1.release()
+        tap.result('QEMU ended well', l2.bad_end())
+    nothing_is_held(l1, tap, before, held)
+
+
+def several_cpus(l1, tap, config):
+    """Two CPUs convert parts of the same huge pages at once."""
+    words = (f'conv={config.conv} base={BASE_MIB} area={AREA_MIB} cpus=2 '
+             f'storm={STORM} ops={STORM} keep=1 pause=1')
+    before, held = pools(l1), vmemmap(l1)
+    with L2(l1, config, words) as l2:
+        end, problems = l2.run_until_pause()
+        problems = problems or \
+            states_agree(l1, l2, config, end['shared-pages'], AREA_MIB * MIB) + \
+            vmemmap_problems(l1, l2, held)
+        tap.result(f"{end.get('conversions')} conversions", problems)
+        if problems:
+            return
+        l1.release()
         tap.result('QEMU ended well', l2.bad_end())
     nothing_is_held(l1, tap, before, held)
 
@@ -204,6 +228,7 @@ def scenarios(platform):
                    starts_private, dimm)
     if platform != SCHEMES[-1]:
         return
+    yield f'huge pages, two CPUs, {CPUS.name}', several_cpus, CPUS
     yield f'huge pages, bound to nodes, {ON_NODE_0.name}', bound, ON_NODE_0
     yield 'huge pages, QEMU is killed', killed, KILLED
     yield 'huge pages, a warning', warns, KILLED
