@@ -37,7 +37,8 @@ help:
 	@echo
 	@echo "QEMU_SRC=DIR    build with your own QEMU tree of the same release"
 	@echo "KERNEL_SRC=DIR  build the kernel of check-vm from your own Linux 7.3 tree"
-	@echo "CONVERSIONS=N   random conversions in place of check-vm (100000)"
+	@echo "CONVERSIONS=N   random conversions in place of check-vm: so many of small pages,"
+	@echo "                and as many of huge ones (100000)"
 	@echo "QEMU_DL_DIR=DIR keep downloads there instead of build/dl"
 	@echo "ACCEL=kvm|tcg   accelerator of make run"
 	@echo "JOBS=N          compile N files at a time"

@@ -17,20 +17,26 @@ from rig.lib.l1 import EDU, L2, SCHEME, SCHEMES
 from rig.lib.pools import pools, vmemmap, vmemmap_problems, wait_for_pools
 
 BATCHES = 3
-# Random conversions of each VM
+# Random conversions of all MIXED on all platforms
 CONVERSIONS = int(os.environ.get('CONVERSIONS') or
-                  (1500 if os.environ.get('QUICK') else 6000))
+                  (10000 if os.environ.get('QUICK') else 100000))
 BASE_MIB, AREA_MIB = 16, 46
 HUGE, GIANT = 2 * MIB, 1024 * MIB
-MIXED = [Config(name, IN_PLACE + pages + ',prealloc=on', vfio, ram=ram * MIB,
-                platforms=platforms, split=split, **PROTECTED)
+PREALLOC = ',prealloc=on'
+# Without prealloc=on it is the device, or the guest, that comes across a page first
+MIXED = [Config(name, IN_PLACE + pages, vfio, ram=ram * MIB, platforms=platforms,
+                split=split, **PROTECTED)
          for name, pages, vfio, split, ram, platforms in (
-             ('2M, iommufd', PAGES_2M, 'iommufd', None, 64, tuple(SCHEME)),
+             ('2M, iommufd', PAGES_2M + PREALLOC, 'iommufd', None, 64, tuple(SCHEME)),
              ('2M, type1', PAGES_2M, 'type1', None, 64, ('log', 'log-amd')),
-             ('2M, cut, iommufd', PAGES_2M, 'iommufd', 'cut', 64, ('flat',)),
-             ('1G, iommufd', PAGES_1G, 'iommufd', None, 1024, ('staged', 'log')),
-             ('thp, iommufd', ',x-provider=thp', 'iommufd', None, 64,
+             ('2M, cut, iommufd', PAGES_2M + PREALLOC, 'iommufd', 'cut', 64,
+              ('flat',)),
+             ('2M, no device', PAGES_2M, None, None, 64, ('staged', 'flat')),
+             ('1G, iommufd', PAGES_1G + PREALLOC, 'iommufd', None, 1024,
+              ('staged', 'log')),
+             ('thp, iommufd', ',x-provider=thp' + PREALLOC, 'iommufd', None, 64,
               ('log',)))]
+BATCH = -(-CONVERSIONS // sum(len(config.platforms) for config in MIXED) // BATCHES)
 # Two CPUs, each with a part of the memory; they share a huge page
 CPUS = Config('2M, iommufd', IN_PLACE + PAGES_2M, 'iommufd', ram=64 * MIB,
               machine=PROTECTED['machine'], conv=PROTECTED['conv'],
@@ -41,12 +47,12 @@ DIMM = Config('iommufd', IN_PLACE, 'iommufd', ram=64 * MIB,
               extra=PROTECTED['extra'] + ['-m', 'slots=2,maxmem=2G'])
 PRIVATE = IN_PLACE.replace('shared', 'private')
 # (name, options, size of a huge page, size, platforms)
-DIMMS = (('2M', PAGES_2M + ',prealloc=on', HUGE, 64 * MIB, tuple(SCHEME)),
-         ('1G', PAGES_1G + ',prealloc=on', GIANT, GIANT, ('staged', 'log')))
+DIMMS = (('2M', PAGES_2M + PREALLOC, HUGE, 64 * MIB, tuple(SCHEME)),
+         ('1G', PAGES_1G + PREALLOC, GIANT, GIANT, ('staged', 'log')))
 KILLED = Config('2M', IN_PLACE + PAGES_2M, 'iommufd', ram=64 * MIB, **PROTECTED)
 NODES = '/sys/devices/system/node/node{}/hugepages/hugepages-2048kB/'
 BIND = PAGES_2M + ',policy=bind'
-ON_NODE_0 = Config('2M', IN_PLACE + BIND + ',host-nodes=0,prealloc=on', 'iommufd',
+ON_NODE_0 = Config('2M', IN_PLACE + BIND + ',host-nodes=0' + PREALLOC, 'iommufd',
                    ram=64 * MIB, machine=DIMM.machine, extra=DIMM.extra)
 # The monitor takes a list by its elements
 ON_NODE_1 = PRIVATE + BIND + ',host-nodes.0=1'
@@ -69,18 +75,20 @@ def nothing_is_held(l1, tap, free, held):
 def random_mix(l1, tap, config):
     """Random conversions with DMA: data survives, and all agree after each batch."""
     words = (f'conv={config.conv} base={BASE_MIB} area={AREA_MIB} '
-             f'rounds={BATCHES} mix={CONVERSIONS // BATCHES} '
+             f'rounds={BATCHES} mix={BATCH} '
              f'seed={1 + MIXED.index(config)} touch=1 keep=1 pause=1')
     before, held = pools(l1), vmemmap(l1)
+    allocated = config.vfio or PREALLOC in config.memory
     with L2(l1, config, words) as l2:
         for batch in range(BATCHES):
-            end, _seconds, problems = run_batch(l1)
+            end, seconds, problems = run_batch(l1)
             problems = problems or agree(l1, l2, config, end, AREA_MIB * MIB) + \
-                vmemmap_problems(l1, l2, held)
+                vmemmap_problems(l1, l2, held, allocated)
             tap.result(f"batch {batch}: {end.get('shared-pages')} pages are shared",
                        problems)
             if problems:
                 return
+            tap.note(f'{BATCH / seconds:.0f} a second')
             l1.release()
         tap.result('QEMU ended well', l2.bad_end())
     nothing_is_held(l1, tap, before, held)
@@ -172,7 +180,7 @@ def bound(l1, tap, config):
     with L2(l1, config) as l2:
         tap.result('node 0', taken(size, 0))
         with_one = pools(l1)
-        vm = plug(l1, l2, config, ON_NODE_1 + ',prealloc=on', size)
+        vm = plug(l1, l2, config, ON_NODE_1 + PREALLOC, size)
         tap.result('node 1', taken(size, size))
         for block in (VM(l1, l2, config), vm):
             for private in (True, False, True):
@@ -186,7 +194,7 @@ def bound(l1, tap, config):
         l1.run(f'echo 0 >{NODES.format(1)}nr_hugepages')
         try:
             tap.result('node 1 is empty: prealloc=on says so', missing(
-                add_object(l2, ON_NODE_1 + ',prealloc=on', size), [NO_PAGE]))
+                add_object(l2, ON_NODE_1 + PREALLOC, size), [NO_PAGE]))
             tap.result('without it, the object is refused', missing(
                 add_object(l2, ON_NODE_1, size), ['policy=bind', 'needs prealloc=on']))
         finally:
