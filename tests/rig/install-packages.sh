@@ -5,4 +5,4 @@
 
 exec sh "$(dirname "$0")/../../scripts/install-missing.sh" "the rig" \
     build-essential dpkg-dev ccache flex bison bc xz-utils \
-    libelf-dev libssl-dev busybox-static
+    libelf-dev libssl-dev uuid-dev busybox-static

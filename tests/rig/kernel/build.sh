@@ -1,8 +1,9 @@
 #!/bin/sh
 # SPDX-License-Identifier: GPL-2.0-or-later
 #
-# Build build/kernel/bzImage: tinyconfig plus tests/rig/kernel/config, once for
-# each version of the source and of the configuration.
+# Build build/kernel/bzImage: tinyconfig plus tests/rig/kernel/config, and those of
+# KVM's selftests that concern guest_memfd in build/selftests, once for each version
+# of the source and of the configuration.
 #
 # Environment: KERNEL_SRC (the user's own Linux 7.3 tree), QEMU_DL_DIR, JOBS.
 
@@ -11,6 +12,7 @@ set -eu
 top=$(cd "$(dirname "$0")/../../.." && pwd)
 build=$top/build
 out=$build/kernel
+selftests=$build/selftests
 fragment=$top/tests/rig/kernel/config
 log=$build/kernel.log
 
@@ -67,5 +69,14 @@ missing=$(sed -n 's/^\(CONFIG_.*\)=n$/# \1 is not set/; /CONFIG_/p' "$fragment" 
 [ -z "$missing" ] ||
     die "this kernel does not take these lines of tests/rig/kernel/config:" \
         "$(echo "$missing" | paste -sd " ")"
-run_make -j "${JOBS:-$(nproc)}" bzImage
+jobs=${JOBS:-$(nproc)}
+run_make -j "$jobs" bzImage headers
+
+# TMPOUT is in the source otherwise, which may be the user's own.
+run_make -j "$jobs" -C tools/testing/selftests/kvm OUTPUT="$selftests" \
+    KHDR_INCLUDES="-isystem $out/usr/include" USERLDFLAGS="-static -s" \
+    TMPOUT="$selftests/.tmp_\$\$\$\$" \
+    "$selftests/guest_memfd_test" "$selftests/pre_fault_memory_test" \
+    "$selftests/x86/private_mem_conversions_test" \
+    "$selftests/x86/private_mem_kvm_exits_test"
 echo "$new" >"$stamp"

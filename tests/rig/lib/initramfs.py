@@ -26,6 +26,10 @@ PROBES = ('alternate', 'calls', 'calls-preload.so', 'hold-page', 'inplace-test',
 # By tests/rig/probes/meson.build and tests/rig/kselftest/meson.build
 PROGRAMS = tuple(f'rig/probes/{name}' for name in PROBES) + \
     ('rig/kselftest/gmem-hugepage-test',)
+# KVM's, by tests/rig/kernel/build.sh
+SELFTESTS = {os.path.basename(path): os.path.join(BUILD, 'selftests', path) for path in (
+    'guest_memfd_test', 'pre_fault_memory_test', 'x86/private_mem_conversions_test',
+    'x86/private_mem_kvm_exits_test')}
 NODES = ('nod /dev/console 0600 0 0 c 5 1', 'nod /dev/null 0666 0 0 c 1 3')
 
 
@@ -105,6 +109,8 @@ def build(path, qemu, tests, baseline=None):
         files.add('/rig/' + name, os.path.join(tests, 'guest', name), '0644')
     for name in PROGRAMS:
         files.add('/rig/' + os.path.basename(name), os.path.join(tests, name))
+    for name, program in SELFTESTS.items():
+        files.add('/rig/' + name, program)
     add_firmware(files, qemu)
     with open(path + '.list', 'w', encoding='utf-8') as f:
         f.writelines(line + '\n' for line in files.lines())

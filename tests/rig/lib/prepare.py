@@ -51,10 +51,10 @@ def prepare(archive, baseline=None):
             raise HarnessError(
                 f'the rig has no kernel: tests/rig/{command} failed, see above '
                 '(CHECK_VM=skip leaves the rig out)')
-    if not os.path.isfile(initramfs.GEN_INIT_CPIO):
-        raise HarnessError(f'{os.path.relpath(initramfs.GEN_INIT_CPIO)} does not '
-                           'exist: remove build/kernel.stamp, so that the kernel '
-                           'is built anew')
+    for path in [initramfs.GEN_INIT_CPIO, *initramfs.SELFTESTS.values()]:
+        if not os.path.isfile(path):
+            raise HarnessError(f'{os.path.relpath(path)} does not exist: remove '
+                               'build/kernel.stamp, so that the kernel is built anew')
     for path in [QEMU,
                  *(os.path.join(TESTS, 'guest', name)
                    for name in initramfs.GUESTS),

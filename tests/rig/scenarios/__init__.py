@@ -7,12 +7,13 @@ rig.lib.
 """
 
 from rig.scenarios import (gap, guest, hugepage, hugepage_mount, hugepage_vm, inplace,
-                           inplace_life, launch, lifecycle, memory, refusals, virtio)
+                           inplace_life, launch, lifecycle, memory, refusals, selftests,
+                           virtio)
 
 
 def scenarios(platform):
     """(name, function, configuration) of all that runs with an IOMMU."""
-    # The kernel's own test first: it finds each page of the pools as it was at boot.
-    for module in (hugepage, guest, inplace, inplace_life, hugepage_vm, hugepage_mount,
-                   gap, memory, lifecycle, refusals, virtio, launch):
+    # Huge pages of the kernel first: each page of the pools is as it was at boot.
+    for module in (hugepage, selftests, guest, inplace, inplace_life, hugepage_vm,
+                   hugepage_mount, gap, memory, lifecycle, refusals, virtio, launch):
         yield from module.scenarios(platform)
