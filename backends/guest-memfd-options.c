@@ -36,10 +36,18 @@ static bool check_pool(const HostMemoryBackend *backend,
                        const GuestMemfdChoice *c, Error **errp)
 {
     uint64_t page_size = c->pages.size;
+    uint64_t needed = backend->size / page_size;
+    bool bound = backend->prealloc &&
+                 backend->policy == HOST_MEM_POLICY_BIND &&
+                 !bitmap_empty(backend->host_nodes, MAX_NODES);
 
-    return page_size == qemu_real_host_page_size() ||
-           (!backend->prealloc && !backend->reserve && !c->huge_size) ||
-           huge_page_pool_check(page_size, backend->size / page_size, errp);
+    if (page_size == qemu_real_host_page_size() ||
+        (!backend->prealloc && !backend->reserve && !c->huge_size)) {
+        return true;
+    }
+    return huge_page_pool_check(page_size, needed, errp) &&
+           (!bound || huge_page_node_check(backend->host_nodes, page_size,
+                                           needed, errp));
 }
 
 /* Where the memory is created, all that is said of it is "Invalid argument". */

@@ -25,4 +25,15 @@ uint64_t huge_page_size(uint64_t size, Error **errp);
  */
 bool huge_page_pool_check(uint64_t page_size, uint64_t needed, Error **errp);
 
+/**
+ * huge_page_node_check - whether they are free on these nodes of the host
+ * @nodes: a bitmap of MAX_NODES bits, not empty
+ *
+ * For memory that has to be on these nodes (policy=bind) and is preallocated.
+ * What is reserved is not reserved on a node, so that it may be short all the
+ * same.
+ */
+bool huge_page_node_check(const unsigned long *nodes, uint64_t page_size,
+                          uint64_t needed, Error **errp);
+
 #endif

@@ -198,6 +198,48 @@ static void test_pool(void)
     }
 }
 
+#ifdef CONFIG_NUMA
+#define FAKE_NODES \
+    "unshare -rm sh -c 'mount -t tmpfs none /sys && " \
+    "d=/sys/kernel/mm/hugepages/hugepages-2048kB && mkdir -p $d && " \
+    "echo 100 >$d/free_hugepages && echo %u >$d/nr_overcommit_hugepages && " \
+    "for n in 0 1; do d=/sys/devices/system/node/node$n/hugepages/" \
+    "hugepages-2048kB && mkdir -p $d && " \
+    "echo $((n * 20 + 11)) >$d/free_hugepages; done; exec \"$@\"' sh "
+
+/* Node 0 has 11 huge pages, and node 1 has 31. */
+static void test_pool_of_node(void)
+{
+    static const struct {
+        const char *options;
+        unsigned overcommit;
+        const char *needle;
+    } rows[] = {
+        { "size=64M,host-nodes=0", 0,
+          "not enough free huge pages of 2 MiB on the nodes that policy=bind "
+          "allows (0): 32 needed, 11 free; reserve more in /sys/devices/system/"
+          "node/node0/hugepages/hugepages-2048kB/nr_hugepages" },
+        { "size=64M,host-nodes=1", 0, "(1): 32 needed, 31 free" },
+        { "size=64M,host-nodes=0", 20, "(0): 32 needed, 31 free" },
+        { "size=128M,host-nodes=0-1", 0, "(0, 1): 64 needed, 42 free" },
+    };
+
+    if (!can_replace_sysfs()) {
+        return;
+    }
+    for (size_t i = 0; i < ARRAY_SIZE(rows); i++) {
+        g_autofree char *prefix = g_strdup_printf(FAKE_NODES,
+                                                  rows[i].overcommit);
+        g_autofree char *args =
+            g_strdup_printf("-machine none -object " BACKEND ",id=m0,"
+                            "hugetlb=on,hugetlbsize=2M,policy=bind,prealloc=on,"
+                            "%s", rows[i].options);
+
+        gm_check_refused(prefix, args, rows[i].needle);
+    }
+}
+#endif
+
 /* A capability of an ordinary VM of this host's KVM; -1 without KVM. */
 static int kvm_vm_capability(long cap)
 {
@@ -440,6 +482,9 @@ int main(int argc, char **argv)
     qtest_add_func("guest-memfd-options/bad-options", test_bad_options);
     qtest_add_func("guest-memfd-options/no-sysfs", test_no_sysfs);
     qtest_add_func("guest-memfd-options/pool", test_pool);
+#ifdef CONFIG_NUMA
+    qtest_add_func("guest-memfd-options/pool-of-node", test_pool_of_node);
+#endif
     qtest_add_func("guest-memfd-options/kvm-refused", test_kvm_refused);
     qtest_add_func("guest-memfd-options/kvm-shared", test_kvm_shared);
     qtest_add_func("guest-memfd-options/bad-objects",

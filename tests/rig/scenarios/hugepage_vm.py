@@ -56,7 +56,7 @@ ON_NODE_0 = Config('2M', IN_PLACE + BIND + ',host-nodes=0' + PREALLOC, 'iommufd'
                    ram=64 * MIB, machine=DIMM.machine, extra=DIMM.extra)
 # The monitor takes a list by its elements
 ON_NODE_1 = PRIVATE + BIND + ',host-nodes.0=1'
-NO_PAGE = 'no huge page is left where the NUMA policy allows one'
+NO_PAGE = 'nodes that policy=bind allows (1): 32 needed, 0 free'
 REFUSED = (
     (Config('a pool that is short', IN_PLACE + PAGES_1G, None, ram=4096 * MIB,
             **PROTECTED), ('not enough free huge pages of 1 GiB', '4 needed')),
@@ -193,7 +193,7 @@ def bound(l1, tap, config):
                    wait_for_pools(l1, with_one) + taken(size, 0))
         l1.run(f'echo 0 >{NODES.format(1)}nr_hugepages')
         try:
-            tap.result('node 1 is empty: prealloc=on says so', missing(
+            tap.result('node 1 is empty: QEMU says so', missing(
                 add_object(l2, ON_NODE_1 + PREALLOC, size), [NO_PAGE]))
             tap.result('without it, the object is refused', missing(
                 add_object(l2, ON_NODE_1, size), ['policy=bind', 'needs prealloc=on']))
