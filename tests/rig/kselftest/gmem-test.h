@@ -198,6 +198,7 @@ void case_node_empty(void);
 void case_mount_pool(void);
 void case_mount_tmpfs(void);
 void case_memcg(void);
+void case_hugetlb_cgroup(void);
 
 void case_convert_data(void);
 void case_convert_unallocated(void);
