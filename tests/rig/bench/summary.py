@@ -38,7 +38,9 @@ def schemes(case, sides):
     for metric, unit, factor in (('vmemmap-bytes', 'KiB of vmemmap', 1024),
                                  ('slab-bytes', 'KiB of other memory', 1024),
                                  ('to-shared-seconds', 'ms to shared', 1e-3),
-                                 ('to-private-seconds', 'ms to private', 1e-3)):
+                                 ('to-private-seconds', 'ms to private', 1e-3),
+                                 ('conversions-per-second', 'conversions a second',
+                                  1)):
         have = {side: one[metric] / factor for side, one in sides.items()
                 if metric in one}
         if have:

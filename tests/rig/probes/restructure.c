@@ -23,6 +23,7 @@
 
 #define MIB             (1ull << 20)
 #define PMD_PAGES       512
+#define STORM           5000
 
 static int vm;
 
@@ -143,6 +144,29 @@ static void measure_second(int fd, uint64_t pages)
     convert(fd, 5, 1, 1);
 }
 
+/* The same numbers each time */
+static uint64_t next_random(uint64_t *state)
+{
+    *state = *state * 6364136223846793005ull + 1442695040888963407ull;
+    return *state >> 33;
+}
+
+/* Few pages at a time, to shared or back */
+static void storm(int fd, uint64_t pages)
+{
+    uint64_t random = 1;
+    double seconds = 0;
+
+    for (int i = 0; i < STORM; i++) {
+        uint64_t nr = 1 + next_random(&random) % 4;
+        uint64_t first = next_random(&random) % (pages - nr);
+
+        seconds += convert(fd, first, nr, next_random(&random) & 1);
+    }
+    print("at random", "conversions-per-second", STORM / seconds);
+    convert(fd, 0, pages, 1);
+}
+
 static void one_huge_page(int order)
 {
     uint64_t pages = 1ull << order;
@@ -160,6 +184,7 @@ static void one_huge_page(int order)
         }
     }
     measure_second(fd, pages);
+    storm(fd, pages);
     close(fd);
 }
 
@@ -171,8 +196,7 @@ static void scattered(int fd, uint64_t pages, uint64_t count)
     char what[100];
 
     for (uint64_t i = 0; i < count; i++) {
-        random = random * 6364136223846793005ull + 1442695040888963407ull;
-        convert(fd, (random >> 33) % pages, 1, 0);
+        convert(fd, next_random(&random) % pages, 1, 0);
     }
     snprintf(what, sizeof(what), "2 GiB: %llu single pages",
              (unsigned long long)count);
