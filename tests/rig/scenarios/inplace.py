@@ -17,6 +17,7 @@ from rig.lib.configurations import (IN_PLACE, PAGES_2M, PORT, PROTECTED, TWO_COP
 
 HELD = 32 * MIB + 5 * PAGE
 PIECE = (32 * MIB, 16 * PAGE)
+AROUND = (28 * MIB, 8 * MIB)
 # Random conversions of all MIXED; after each batch the guest checks all of its
 # data
 CONVERSIONS = int(os.environ.get('CONVERSIONS') or
@@ -26,11 +27,14 @@ BOUNCE = 46 * MIB
 MOST = 1.02
 RETRIES = 10
 
-HOLDERS = [Config(vfio, IN_PLACE, vfio, ram=64 * MIB, **PROTECTED)
-           for vfio in ('iommufd', 'type1')]
+HOLDERS, HOLDERS_2M = [
+    [Config(vfio, IN_PLACE + pages, vfio, ram=64 * MIB, **PROTECTED)
+     for vfio in ('iommufd', 'type1')]
+    for pages in ('', PAGES_2M)]
 # What holds a page: see hold-page.c
 HOLDING = ((HOLDERS[0], 'io_uring'), (HOLDERS[1], 'vmsplice'),
            (HOLDERS[1], 'another iommufd'))
+HOLDING_2M = ((HOLDERS_2M[1], 'io_uring'), (HOLDERS_2M[0], 'another iommufd'))
 MIXED = [Config(f"{vfio or 'no device'}, {split}", IN_PLACE + ',prealloc=on',
                 vfio, ram=64 * MIB, split=split, **PROTECTED)
          for vfio, split in (('iommufd', 'auto'), ('type1', 'auto'),
@@ -106,7 +110,10 @@ def page_is_held(l1, tap, config_and_how):
                        problems + ([answer] if answer else []))
             answer, problems = vm.attempt(PIECE[0], 4 * PAGE, False)
             tap.result('and back', problems + ([answer] if answer else []))
-        answer, problems = vm.attempt(*PIECE, True)
+            answer, problems = vm.attempt(*AROUND, True)
+            tap.result('huge pages before it go back', problems +
+                       missing(answer, [f'{HELD:#x}', 'in use']))
+        answer, problems = vm.attempt(*AROUND, True)
         tap.result('it works once the page is free',
                    problems + ([answer] if answer else []))
 
@@ -240,6 +247,9 @@ def scenarios(platform):
     if platform == 'intel':
         yield 'no conversion in place', kernel_works, 'off'
     if platform == SCHEMES[-1]:
+        for config, how in HOLDING_2M:
+            yield (f'a page is held by {how}, {config.name}, huge pages',
+                   page_is_held, (config, how))
         yield 'reset, huge pages', reset, RESET_2M
         yield 'hotplug, huge pages', hotplug, HOTPLUG_2M
     if platform != 'in-place':
