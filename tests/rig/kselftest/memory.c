@@ -160,14 +160,8 @@ static void set_shared(struct memory *m, uint64_t page, uint64_t end,
 int convert(struct memory *m, uint64_t page, uint64_t pages, bool private,
             uint64_t *error)
 {
-    struct attributes2 attributes = {
-        .offset = page * PAGE,
-        .size = pages * PAGE,
-        .attributes = private ? PRIVATE : 0,
-        .error_offset = ~0ull,
-    };
-    int ret = ioctl(m->fd, SET_ATTRIBUTES2, &attributes) ? errno : 0;
-    uint64_t where = attributes.error_offset / PAGE;
+    uint64_t where;
+    int ret = convert_pages(m->fd, page, pages, private, &where);
     uint64_t huge = where & -huge_pages();
 
     if (!ret) {

@@ -9,7 +9,11 @@
 #ifndef TESTS_RIG_GMEM_H
 #define TESTS_RIG_GMEM_H
 
+#include <errno.h>
+#include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
+#include <sys/ioctl.h>
 #include <linux/kvm.h>
 
 #define PAGE                    4096ull
@@ -30,5 +34,26 @@ struct attributes2 {
     uint64_t reserved[11];
 };
 #define SET_ATTRIBUTES2 _IOWR(KVMIO, 0xd2, struct attributes2)
+
+/*
+ * Convert pages of a guest_memfd.  @error: the page that the kernel names, if it
+ * fails; or NULL.  Returns: 0 or an errno.
+ */
+static inline int convert_pages(int fd, uint64_t page, uint64_t pages,
+                                bool private, uint64_t *error)
+{
+    struct attributes2 attributes = {
+        .offset = page * PAGE,
+        .size = pages * PAGE,
+        .attributes = private ? PRIVATE : 0,
+        .error_offset = ~0ull,
+    };
+    int ret = ioctl(fd, SET_ATTRIBUTES2, &attributes) ? errno : 0;
+
+    if (error) {
+        *error = attributes.error_offset / PAGE;
+    }
+    return ret;
+}
 
 #endif

@@ -122,18 +122,7 @@ static int set_attributes(int fd, struct attributes2 *attributes)
 int convert(struct file *file, uint64_t page, uint64_t pages, bool private,
             uint64_t *error)
 {
-    struct attributes2 attributes = {
-        .offset = page * PAGE,
-        .size = pages * PAGE,
-        .attributes = private ? PRIVATE : 0,
-        .error_offset = ~0ull,
-    };
-    int ret = set_attributes(file->fd, &attributes);
-
-    if (error) {
-        *error = attributes.error_offset / PAGE;
-    }
-    return ret;
+    return convert_pages(file->fd, page, pages, private, error);
 }
 
 /* [@start, @start + @pages) is private, the rest shared; all as filled */

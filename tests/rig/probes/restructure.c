@@ -73,11 +73,9 @@ static double now(void)
 
 static double convert(int fd, uint64_t page, uint64_t pages, int to_private)
 {
-    struct attributes2 a = { .offset = page * PAGE, .size = pages * PAGE,
-                             .attributes = to_private ? PRIVATE : 0 };
     double start = now();
 
-    if (ioctl(fd, SET_ATTRIBUTES2, &a)) {
+    if (convert_pages(fd, page, pages, to_private, NULL)) {
         die("a conversion");
     }
     return now() - start;
