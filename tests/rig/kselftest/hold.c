@@ -14,9 +14,8 @@
 #include <sys/uio.h>
 #include <unistd.h>
 #include <linux/io_uring.h>
-#include <linux/iommufd.h>
-#include <linux/vfio.h>
 
+#include "../probes/iommufd.h"
 #include "gmem-test.h"
 
 static int pipe_ends[2];
@@ -78,26 +77,10 @@ static int open_device(void)
 /* It pins the page, and maps it for the device. */
 static bool hold_in_iommu(void *page)
 {
-    struct iommu_ioas_alloc alloc = { .size = sizeof(alloc) };
-    struct iommu_ioas_map map = {
-        .size = sizeof(map),
-        .flags = IOMMU_IOAS_MAP_WRITEABLE | IOMMU_IOAS_MAP_READABLE,
-        .user_va = (uintptr_t)page,
-        .length = PAGE,
-    };
-    struct vfio_device_bind_iommufd bind = { .argsz = sizeof(bind) };
-    struct vfio_device_attach_iommufd_pt attach = { .argsz = sizeof(attach) };
-
     device = open_device();
     iommufd = open("/dev/iommu", O_RDWR);
-    bind.iommufd = iommufd;
-    if (device < 0 || iommufd < 0 || ioctl(iommufd, IOMMU_IOAS_ALLOC, &alloc) ||
-        ioctl(device, VFIO_DEVICE_BIND_IOMMUFD, &bind)) {
-        return false;
-    }
-    ioas = attach.pt_id = map.ioas_id = alloc.out_ioas_id;
-    return !ioctl(device, VFIO_DEVICE_ATTACH_IOMMUFD_PT, &attach) &&
-        !ioctl(iommufd, IOMMU_IOAS_MAP, &map);
+    return device >= 0 && iommufd >= 0 &&
+        map_for_device(iommufd, device, page, PAGE, &ioas);
 }
 
 static void release_iommu(void)

@@ -17,8 +17,6 @@
 #include <fcntl.h>
 #include <limits.h>
 #include <linux/io_uring.h>
-#include <linux/iommufd.h>
-#include <linux/vfio.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -28,6 +26,8 @@
 #include <sys/syscall.h>
 #include <sys/uio.h>
 #include <unistd.h>
+
+#include "iommufd.h"
 
 #define PAGE 4096
 
@@ -103,27 +103,11 @@ static void hold_by_iommufd(void *page, const char *device)
 {
     int iommufd = open("/dev/iommu", O_RDWR);
     int vfio = open(device, O_RDWR);
-    struct vfio_device_bind_iommufd bind = {
-        .argsz = sizeof(bind), .iommufd = iommufd,
-    };
-    struct iommu_ioas_alloc alloc = { .size = sizeof(alloc) };
-    struct vfio_device_attach_iommufd_pt attach = { .argsz = sizeof(attach) };
-    struct iommu_ioas_map map = {
-        .size = sizeof(map),
-        .flags = IOMMU_IOAS_MAP_READABLE | IOMMU_IOAS_MAP_WRITEABLE,
-        .user_va = (uintptr_t)page,
-        .length = PAGE,
-    };
+    uint32_t ioas;
 
     if (iommufd < 0 || vfio < 0 ||
-        ioctl(vfio, VFIO_DEVICE_BIND_IOMMUFD, &bind) ||
-        ioctl(iommufd, IOMMU_IOAS_ALLOC, &alloc)) {
+        !map_for_device(iommufd, vfio, page, PAGE, &ioas)) {
         err(1, "%s", device);
-    }
-    attach.pt_id = map.ioas_id = alloc.out_ioas_id;
-    if (ioctl(vfio, VFIO_DEVICE_ATTACH_IOMMUFD_PT, &attach) ||
-        ioctl(iommufd, IOMMU_IOAS_MAP, &map)) {
-        err(1, "mapping for %s", device);
     }
 }
 
