@@ -10,12 +10,13 @@ import contextlib
 import itertools
 
 from lib.error import HarnessError
-from lib.units import MIB, PAGE
+from lib.units import MIB
 from rig.bench.measure import steps
 from rig.lib.checks import memory_used
 from rig.lib.configurations import (EMULATED, IN_PLACE, PAGES_2M, PROTECTED, TWO_COPY,
                                     Config)
 from rig.lib.l1 import SCHEMES
+from rig.lib.pools import vmemmap
 
 BASE_MIB = 16
 GIB_MIB = 1024
@@ -33,7 +34,6 @@ SETTLING = {
               for side in ('two-copy', 'qemu')],
     'in-place': [('in-place', '')],
     **{scheme: [(scheme, PAGES_2M)] for scheme in SCHEMES}}
-VMEMMAP = '/sys/kernel/debug/folio_restructure/vmemmap_pages'
 # Of released QEMU: what guests of TDX and SEV-SNP would get
 BASELINE = 'memory-backend-memfd,share=on'
 # What a step is called in a case
@@ -204,8 +204,8 @@ def steady_of(l1, report, config, side):
             (1, 'any'): f'then {SINGLE_PAGES} single pages',
             (2, 'shared'): f'then again {SWIOTLB_MIB} MiB shared'}
     pools = side not in SCHEMES
-    before, reserved, held = (memory_used(l1, pools), reserved_pages(l1),
-                              vmemmap_held(l1))
+    before, reserved = memory_used(l1, pools), reserved_pages(l1)
+    held = 0 if pools else vmemmap(l1)
     words = words_for(STEADY_MIB - BASE_MIB - 2, 2048, 2, touch=1,
                       share=SWIOTLB_MIB, mix=SINGLE_PAGES)
     with contextlib.closing(steps(l1, config, words)) as run:
@@ -217,14 +217,9 @@ def steady_of(l1, report, config, side):
                              f'{when.pop((step.round, step.to))}', side, 1),
                             {'bytes': there, 'bytes-of-machine-size':
                              there / config.ram, 'reserved-bytes': kept,
-                             'vmemmap-bytes': vmemmap_held(l1) - held})
+                             'vmemmap-bytes': 0 if pools else vmemmap(l1) - held})
             if not when:
                 break
-
-
-def vmemmap_held(l1):
-    """Bytes of the vmemmap that folded huge pages would not need."""
-    return int(l1.run(f'cat {VMEMMAP} 2>/dev/null || echo 0')[0]) * PAGE
 
 
 def reserved_pages(l1):

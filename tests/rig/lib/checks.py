@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """What several scenarios query, and compare."""
 
+import contextlib
 import time
 
 from lib.dma_map import query_map
@@ -143,11 +144,26 @@ def failed_conversions(l2):
             if event['event'] == 'GUEST_MEMFD_CONVERSION_FAILED']
 
 
+def must_refuse(l1, config, words):
+    """Problems unless QEMU ends with these words."""
+    problems = refused(l1, config, words)
+    return ['it was not refused'] if problems is None else problems
+
+
 def not_possible(l1, tap, config_and_words):
     """A VM that is refused at the start, with the reason."""
-    problems = refused(l1, *config_and_words)
-    tap.result('refused with the reason',
-               ['it was not refused'] if problems is None else problems)
+    tap.result('refused with the reason', must_refuse(l1, *config_and_words))
+
+
+@contextlib.contextmanager
+def setting(l1, path, value):
+    """A file of L1's kernel has another value, and its own one again afterwards."""
+    before = l1.run(f'cat {path}')[0]
+    l1.run(f'echo {value} >{path}')
+    try:
+        yield
+    finally:
+        l1.run(f'echo {before} >{path}')
 
 
 def listeners(vm):

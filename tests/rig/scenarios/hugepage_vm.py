@@ -10,7 +10,7 @@ import os
 from lib.units import MIB, PAGE
 from rig.lib import iommu
 from rig.lib.checks import (VM, agree, missing, not_possible, run_batch,
-                            states_agree)
+                            setting, states_agree)
 from rig.lib.configurations import (IN_PLACE, PAGES_1G, PAGES_2M, PROTECTED, Config)
 from rig.lib.dimm import add_object, delete_object, plug, unplug
 from rig.lib.l1 import EDU, L2, SCHEME, SCHEMES
@@ -191,14 +191,11 @@ def bound(l1, tap, config):
         tap.result('its pages go back',
                    unplug(l2) + delete_object(l2) +
                    wait_for_pools(l1, with_one) + taken(size, 0))
-        l1.run(f'echo 0 >{NODES.format(1)}nr_hugepages')
-        try:
+        with setting(l1, f'{NODES.format(1)}nr_hugepages', 0):
             tap.result('node 1 is empty: QEMU says so', missing(
                 add_object(l2, ON_NODE_1 + PREALLOC, size), [NO_PAGE]))
             tap.result('without it, the object is refused', missing(
                 add_object(l2, ON_NODE_1, size), ['policy=bind', 'needs prealloc=on']))
-        finally:
-            l1.run(f'echo {free[1]} >{NODES.format(1)}nr_hugepages')
     nothing_is_held(l1, tap, before, held)
 
 
