@@ -33,7 +33,7 @@ SECOND_EDU = '0000:00:05.0'
 DMA_DELAY_MS = 1
 # In seconds, for the monitor of a QEMU that may hang
 PATIENCE = 10
-# So often somebody looks whether L1 hangs
+# How often L1 is looked at, which may hang, in seconds
 WATCH = 60
 # At the CPUs of an L1 that hangs, and so long apart
 LOOKS = 20
@@ -237,14 +237,23 @@ class L1:
         def elapsed():
             return time.monotonic() - start
 
+        def killed_because(said):
+            self.expired = f'no end after {elapsed():.0f} s: killed; {said}'
+
         def watch():
             while not done.wait(min(WATCH, max(seconds - elapsed(), 0))):
-                late = elapsed() >= seconds
-                self.expired = 'its CPUs were not looked at' if late else ''
-                said = self.look()
-                if (late or self.known_fault) and not done.is_set():
-                    self.expired = f'no end after {elapsed():.0f} s: killed; {said}'
-                    self._process.send_signal(signal.SIGKILL)
+                hangs = elapsed() >= seconds
+                if hangs:
+                    killed_because('its CPUs were not looked at')
+                try:
+                    said = self.look()
+                    hangs = hangs or self.known_fault
+                    if hangs and not done.is_set():
+                        killed_because(said)
+                finally:
+                    if hangs and not done.is_set():
+                        self._process.send_signal(signal.SIGKILL)
+                if hangs:
                     return
 
         watcher = threading.Thread(target=watch, daemon=True)
