@@ -129,7 +129,7 @@ void case_hugetlb_cgroup(void)
     int fd;
 
     if (!has_pool()) {
-        skip("there is no pool");
+        skip("the buddy allocator does not have a pool");
     }
     enter_new_group("+hugetlb");
     snprintf(limit, sizeof(limit), "%lu", 2 * size);

@@ -153,7 +153,7 @@ void case_mount_pool(void)
     struct counters before = counters();
 
     if (!has_pool()) {
-        skip("there is no pool");
+        skip("the buddy allocator does not have a pool");
     }
     refused(&before);
     not_permitted();

@@ -48,7 +48,7 @@ static void resize(int node, long pages)
 static void need_resizable(void)
 {
     if (!has_pool()) {
-        skip("there is no pool");
+        skip("the buddy allocator does not have a pool");
     }
     if (provider->order > 9) {
         skip("a pool of such pages may not get its pages back");
