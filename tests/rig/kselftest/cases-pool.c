@@ -8,11 +8,15 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "gmem-test.h"
 
-/* The counters, less @base, are so; of the vmemmap what the model says */
+/*
+ * The counters, less @base, are so; of the vmemmap what the model says.  The file has
+ * what is not @free any more.
+ */
 static bool differ_by(struct counters base, const struct memory *m, long free,
                       long reserved)
 {
@@ -22,7 +26,15 @@ static bool differ_by(struct counters base, const struct memory *m, long free,
         .vmemmap = base.vmemmap + model_vmemmap(m),
     };
     struct counters now;
+    struct stat st;
 
+    if (has_pool()) {
+        NEED(!fstat(m->fd, &st));
+        if (!CHECK(st.st_blocks * 512 / PAGE == first_of(-free),
+                   "%ld bytes are allocated", (long)st.st_blocks * 512)) {
+            return false;
+        }
+    }
     if (become(wanted)) {
         return true;
     }
