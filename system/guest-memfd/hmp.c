@@ -58,14 +58,16 @@ static void print_block(Monitor *mon, const GuestMemfdInfo *info)
     g_autofree char *shared = size_to_str(info->shared_bytes);
     g_autofree char *private = size_to_str(info->private_bytes);
     g_autofree char *metadata = size_to_str(info->metadata_bytes);
-    g_autofree char *vmemmap = size_to_str(info->vmemmap_bytes);
+    g_autofree char *vmemmap = info->has_vmemmap_bytes ?
+                               size_to_str(info->vmemmap_bytes) : NULL;
 
     monitor_printf(mon, "%s: %s in pages of %s, driver=%s conversion=%s init=%s\n",
                    info->id, size, page, GuestMemfdDriver_str(info->driver),
                    GuestMemfdConversion_str(info->conversion),
                    GuestMemfdInit_str(info->init));
-    monitor_printf(mon, "  shared %s, private %s, metadata %s, vmemmap %s\n",
-                   shared, private, metadata, vmemmap);
+    monitor_printf(mon, "  shared %s, private %s, metadata %s%s%s\n", shared,
+                   private, metadata, vmemmap ? ", vmemmap " : "",
+                   vmemmap ?: "");
     if (info->provider != GUEST_MEMFD_PROVIDER_PAGES) {
         monitor_printf(mon, "  provider=%s%s%s\n",
                        GuestMemfdProvider_str(info->provider),

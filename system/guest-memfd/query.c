@@ -10,6 +10,7 @@
 #include "qapi/error.h"
 #include "qapi/qapi-commands-guest-memfd.h"
 #include "system/hostmem.h"
+#include "system/ramblock.h"
 #include "system/runstate.h"
 #include "internal.h"
 #include "vmemmap.h"
@@ -53,6 +54,15 @@ static void query_huge_pages(GuestMemfd *gm, GuestMemfdInfo *info)
     }
 }
 
+/* The BQL keeps the RAMBlock.  A kernel that does not count says 0. */
+static bool all_is_allocated(GuestMemfd *gm)
+{
+    struct stat st;
+
+    return !fstat(gm->rb->guest_memfd, &st) &&
+           (uint64_t)st.st_blocks * 512 >= gm->size;
+}
+
 /* Of pages that are counted above: 1 GiB and 2 MiB. */
 static void query_vmemmap(GuestMemfd *gm, GuestMemfdInfo *info)
     TSA_EXCLUDES(guest_memfd_state_lock)
@@ -60,9 +70,10 @@ static void query_vmemmap(GuestMemfd *gm, GuestMemfdInfo *info)
     uint64_t page = gm->page_size;
 
     info->has_restructure = gm->restructure < GUEST_MEMFD_RESTRUCTURE__MAX;
-    info->restructure = info->has_restructure ? gm->restructure :
-                                                GUEST_MEMFD_RESTRUCTURE_FLAT;
-    for (uint64_t s = 0; page >= 2 * MiB && s < gm->size;) {
+    info->restructure = gm->restructure;
+    info->has_vmemmap_bytes = info->has_restructure && page >= 2 * MiB &&
+                              all_is_allocated(gm);
+    for (uint64_t s = 0; info->has_vmemmap_bytes && s < gm->size;) {
         uint64_t e = MIN(gm->size, QEMU_ALIGN_DOWN(s, GUEST_MEMFD_MAP_LARGEST) +
                                    GUEST_MEMFD_MAP_LARGEST);
         uint64_t stop;

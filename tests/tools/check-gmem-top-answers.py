@@ -147,7 +147,7 @@ class Answers(tap.TestCase):
             path = self.path / ('%d' % number)
             FakeQmp(path, query_guest_memfd=[block(**{'metadata-bytes': size})])
             code, out, _ = gmem_top(path, '--once')
-            assert code == 0 and ', metadata %s, vmemmap' % text in out, out
+            assert code == 0 and ', metadata %s\n' % text in out, out
 
     def test_the_vm_is_asked_little(self):
         path = self.path / 'qmp'

@@ -241,8 +241,9 @@ def report(vm, blocks, width, glyphs, now, source):
                         f"init={info['init']}", 'title')],
                   [(f"shared {rounded(info['shared-bytes'])}, "
                     f"private {rounded(info['private-bytes'])}, "
-                    f"metadata {rounded(info['metadata-bytes'])}, "
-                    f"vmemmap {rounded(info['vmemmap-bytes'])}", '')]]
+                    f"metadata {rounded(info['metadata-bytes'])}" +
+                    (f", vmemmap {rounded(info['vmemmap-bytes'])}"
+                     if 'vmemmap-bytes' in info else ''), '')]]
         if info['provider'] != 'pages':
             lines += [[(f"provider={info['provider']}" +
                         (f" restructure={info['restructure']}"

@@ -19,7 +19,7 @@ DIRECTION = ('requests', 'bytes', 'failures', 'retries', 'rollbacks')
 HUGE_PAGE = ('size', 'shared', 'private', 'mixed')
 LISTENER = ('extents', 'mapped-bytes', 'map-calls', 'unmap-calls', 'splits')
 SIZES = ('size', 'page-size', 'shared-bytes', 'private-bytes',
-         'metadata-bytes', 'vmemmap-bytes')
+         'metadata-bytes')
 NAMES = ('provider', 'driver', 'conversion', 'init')
 
 
@@ -53,6 +53,8 @@ def clean(info):
     block.update(numbers(info, SIZES))
     block.update((key, printable(member(info, key, str), NAME_LENGTH))
                  for key in NAMES)
+    if 'vmemmap-bytes' in info:
+        block.update(numbers(info, ['vmemmap-bytes']))
     if 'restructure' in info:
         block['restructure'] = printable(member(info, 'restructure', str),
                                          NAME_LENGTH)
