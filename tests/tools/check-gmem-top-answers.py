@@ -4,6 +4,7 @@
 
 import json
 import os
+import re
 import subprocess
 import time
 
@@ -148,6 +149,30 @@ class Answers(tap.TestCase):
             FakeQmp(path, query_guest_memfd=[block(**{'metadata-bytes': size})])
             code, out, _ = gmem_top(path, '--once')
             assert code == 0 and ', metadata %s\n' % text in out, out
+
+    def test_pictures_show_what_broken_huge_pages_cost(self):
+        pages = [{'size': GIB, 'shared': 0, 'private': 1, 'mixed': 2},
+                 {'size': 2 * MIB, 'shared': 9, 'private': 8, 'mixed': 7}]
+        told = 'pages of 1 GiB: 0 shared, 1 private, 2 mixed, vmemmap 1.48 MiB'
+        costs = {'vmemmap-bytes': 1515 << 10}
+        # Pages of 4 KiB form no huge page that could break
+        for number, (size, known, lines) in enumerate((
+                (GIB, costs, [told]), (GIB, {}, [told.rpartition(',')[0]]),
+                (4096, {}, []))):
+            path = self.path / str(number)
+            FakeQmp(path, query_guest_memfd=[block(**{
+                'page-size': size, 'size': 3 * GIB, 'huge-pages': pages,
+                **known})],
+                query_guest_memfd_map=runs(GIB, 2 * GIB))
+            code, out, _ = gmem_top(path, '--svg', '-')
+            texts = re.findall(r'<text .*? y="(\d+)" .*>(.*)</text>', out)
+            shown = [text for _, text in texts]
+            assert code == 0 and shown[2:-1][:len(lines) + 1] == \
+                lines + ['shared'], shown
+            tops = [int(top) for top, _ in texts]
+            # No line is drawn over another
+            assert sorted(set(tops)) == sorted(tops[:len(lines) + 3] +
+                                               tops[len(lines) + 6:]), texts
 
     def test_the_vm_is_asked_little(self):
         path = self.path / 'qmp'

@@ -104,6 +104,17 @@ def grid(block):
     return cell, min(MAX_CELL, WIDTH // columns), columns
 
 
+def huge_pages(info):
+    """A line about the huge pages that back a block, if any do: by state, and
+    what the host's kernel pays for the broken ones, if QEMU knows."""
+    return [f"pages of {rounded(page['size'])}: {page['shared']} shared, "
+            f"{page['private']} private, {page['mixed']} mixed" +
+            (f", vmemmap {rounded(info['vmemmap-bytes'])}"
+             if 'vmemmap-bytes' in info else '')
+            for page in info['huge-pages']
+            if page['size'] == info['page-size']]
+
+
 def draw_block(picture, block, top, when):
     """Title, legend and map of one block."""
     info = block.info
@@ -113,13 +124,17 @@ def draw_block(picture, block, top, when):
                  f"shared {rounded(info['shared-bytes'])}, "
                  f"private {rounded(info['private-bytes'])}, "
                  f"{rounded(cell)} per cell")
+    top += 2 * LINE
+    for text in huge_pages(info):
+        picture.text(MARGIN, top, text)
+        top += LINE
     x = MARGIN
     for state in (1, 2, 3, 0):
-        picture.rect(x, top + 2 * LINE, 16, 16, state)
-        picture.text(x + 22, top + 2 * LINE, STATES[state])
+        picture.rect(x, top, 16, 16, state)
+        picture.text(x + 22, top, STATES[state])
         x += 22 + CHAR * (len(STATES[state]) + 2)
 
-    top += 3 * LINE + 8
+    top += LINE + 8
     gap = int(pixels >= 8)
     states = block.map.cells(cell)
     every = 1                       # rows for each label
