@@ -15,6 +15,7 @@
 #include "system/kvm.h"
 #include "system/system.h"
 #include "guest-memfd-options.h"
+#include "hostmem-pools.h"
 #include "huge-page-pool.h"
 
 /* The size of the pages that back shared memory; 0 with @errp set. */
@@ -29,25 +30,6 @@ static uint64_t choose_page_size(const GuestMemfdOptions *o, Error **errp)
         return 0;
     }
     return qemu_real_host_page_size();
-}
-
-/* The kernel reserves all huge pages of a guest_memfd when it is created. */
-static bool check_pool(const HostMemoryBackend *backend,
-                       const GuestMemfdChoice *c, Error **errp)
-{
-    uint64_t page_size = c->pages.size;
-    uint64_t needed = backend->size / page_size;
-    bool bound = backend->prealloc &&
-                 backend->policy == HOST_MEM_POLICY_BIND &&
-                 !bitmap_empty(backend->host_nodes, MAX_NODES);
-
-    if (page_size == qemu_real_host_page_size() ||
-        (!backend->prealloc && !backend->reserve && !c->huge_size)) {
-        return true;
-    }
-    return huge_page_pool_check(page_size, needed, errp) &&
-           (!bound || huge_page_node_check(backend->host_nodes, page_size,
-                                           needed, errp));
 }
 
 /* Where the memory is created, all that is said of it is "Invalid argument". */
@@ -355,5 +337,7 @@ bool guest_memfd_choose(HostMemoryBackend *backend, GuestMemfdOptions *o,
            check_size(backend, c->pages.size, errp) &&
            choose_driver(o, &c->ops, errp) &&
            check_provider(backend, o, c, errp) &&
-           check_policy(backend, o, c, errp) && check_pool(backend, c, errp);
+           check_policy(backend, o, c, errp) &&
+           /* The kernel reserves all huge pages of a guest_memfd at once. */
+           hostmem_check_pools(backend, c->pages.size, c->huge_size, errp);
 }

@@ -128,12 +128,23 @@ bool huge_page_pool_check(uint64_t page_size, uint64_t needed, Error **errp)
     return true;
 }
 
+char *huge_page_node_list(const unsigned long *nodes, unsigned long size)
+{
+    GString *list = g_string_new(NULL);
+
+    for (unsigned long node = find_first_bit(nodes, size); node < size;
+         node = find_next_bit(nodes, size, node + 1)) {
+        g_string_append_printf(list, "%s%lu", list->len ? ", " : "", node);
+    }
+    return g_string_free(list, false);
+}
+
 bool huge_page_node_check(const unsigned long *nodes, uint64_t page_size,
                           uint64_t needed, Error **errp)
 {
     unsigned long first = find_first_bit(nodes, MAX_NODES);
     g_autofree char *size_str = size_to_str(page_size);
-    g_autoptr(GString) list = g_string_new(NULL);
+    g_autofree char *list = huge_page_node_list(nodes, MAX_NODES);
     uint64_t avail = overcommit_left(page_size);
 
     for (unsigned long node = first; node < MAX_NODES;
@@ -145,13 +156,12 @@ bool huge_page_node_check(const unsigned long *nodes, uint64_t page_size,
             return true;
         }
         avail += nr_free;
-        g_string_append_printf(list, "%s%lu", node == first ? "" : ", ", node);
     }
     if (needed > avail) {
         error_setg(errp, "not enough free huge pages of %s on the nodes that "
                    "policy=bind allows (%s): %" PRIu64 " needed, %" PRIu64
                    " free; reserve more in " NODE_HUGEPAGES_DIR
-                   "/hugepages-%" PRIu64 "kB/nr_hugepages", size_str, list->str,
+                   "/hugepages-%" PRIu64 "kB/nr_hugepages", size_str, list,
                    needed, avail, first, page_size / KiB);
         return false;
     }

@@ -1,5 +1,5 @@
 /*
- * The host's pools of huge pages
+ * The host's pools of huge pages, and who may have how many
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -35,5 +35,28 @@ bool huge_page_pool_check(uint64_t page_size, uint64_t needed, Error **errp);
  */
 bool huge_page_node_check(const unsigned long *nodes, uint64_t page_size,
                           uint64_t needed, Error **errp);
+
+/**
+ * huge_page_node_list - nodes of the host, for people
+ * @nodes: a bitmap of @size bits
+ *
+ * Returns: their numbers, which the caller frees.
+ */
+char *huge_page_node_list(const unsigned long *nodes, unsigned long size);
+
+/**
+ * huge_page_cgroup_check - whether the control groups of QEMU allow so many
+ * @proc: the directory of the process, "/proc/self"; a test has one of its own
+ * @page_size: bytes
+ * @needed: pages
+ *
+ * Looks at the limits of what is reserved and of what is taken from the pool,
+ * in the group and in those above it, of cgroup v2 and v1 (hugetlb.*).
+ *
+ * Returns: false, with @errp set, if there is less left.  True if there is no
+ * such controller, or if its files are not mounted.
+ */
+bool huge_page_cgroup_check(const char *proc, uint64_t page_size,
+                            uint64_t needed, Error **errp);
 
 #endif

@@ -83,7 +83,11 @@ static void test_bad_options(void)
 #ifdef CONFIG_NUMA
         { "size=1M,host-nodes=0", "host-nodes must be empty" },
         { "size=1M,policy=bind", "host-nodes must be set" },
-        { "size=1M,policy=bind,host-nodes=120", "cannot bind memory" },
+        { "size=1M,policy=bind,host-nodes=120",
+          "host-nodes: 'm0' can have no memory of the host's node 120, which "
+          "has none or is not in the cpuset of QEMU; it can of 0" },
+        { "size=1M,policy=interleave,host-nodes=120,host-nodes=122",
+          "of the host's node 120, 122, which" },
         { "size=1M,policy=bind,host-nodes=10000", "10000" },
 #endif
     };
@@ -239,6 +243,78 @@ static void test_pool_of_node(void)
     }
 }
 #endif
+
+/* Of 100 huge pages, @MAX for all groups of QEMU's cgroup v2, 5 are in use. */
+#define FAKE_CGROUP \
+    "unshare -rm sh -c 'p=/proc/$$ && mount -t tmpfs none /sys && " \
+    "d=/sys/kernel/mm/hugepages/hugepages-2048kB && mkdir -p $d && " \
+    "echo 100 >$d/free_hugepages && d=/sys/fs/cgroup/vm && mkdir -p $d && " \
+    "echo $((%u << 21)) >$d/hugetlb.2MB.%smax && " \
+    "echo $((5 << 21)) >$d/hugetlb.2MB.%scurrent && " \
+    "echo 0::/vm >$d/cgroup && echo 1 0 0:1 / /sys/fs/cgroup rw - cgroup2 a rw" \
+    " >$d/mountinfo && mount --bind $d/cgroup $p/cgroup && " \
+    "mount --bind $d/mountinfo $p/mountinfo && exec \"$@\"' sh "
+
+/* Both objects ask the control group for what they reserve or preallocate. */
+static void test_cgroup(void)
+{
+    static const char *const objects[] = {
+        "memory-backend-memfd", BACKEND ",driver=emulated",
+    };
+    static const char *const ways[] = { "", ",prealloc=on" };
+
+    if (!can_replace_sysfs()) {
+        return;
+    }
+    for (size_t i = 0; i < ARRAY_SIZE(objects) * 2; i++) {
+        const char *counter = i % 2 ? "rsvd." : "";
+        g_autofree char *prefix = g_strdup_printf(FAKE_CGROUP, 20, counter,
+                                                  counter);
+        g_autofree char *needle =
+            g_strdup_printf("not enough huge pages of 2 MiB in the control group "
+                            "of QEMU: 32 needed, 15 free, limit 20; raise "
+                            "/sys/fs/cgroup/vm/hugetlb.2MB.%smax, or", counter);
+
+        for (size_t j = 0; j < ARRAY_SIZE(ways); j++) {
+            g_autofree char *args =
+                g_strdup_printf("-machine none -object %s,id=m0,size=64M,"
+                                "hugetlb=on,hugetlbsize=2M%s", objects[i / 2],
+                                ways[j]);
+
+            gm_check_refused(prefix, args, needle);
+        }
+    }
+}
+
+/* What memory-backend-memfd says now, beside the errors that it had */
+static void test_memfd(void)
+{
+    static const struct {
+        const char *options, *needle;
+    } bad[] = {
+        { "size=512G,hugetlb=on,hugetlbsize=2M",
+          "not enough free huge pages of 2 MiB: 262144 needed, " },
+        { "size=512G,hugetlb=on,hugetlbsize=2M,prealloc=on",
+          "262144 needed, " },
+        { "size=8M,hugetlb=on,hugetlbsize=8M",
+          "hugetlbsize=8388608 is not a huge page size of this host" },
+        { "size=0,hugetlb=on", "doesn't take value '0'" },
+#ifdef CONFIG_NUMA
+        { "size=1M,policy=bind,host-nodes=120",
+          "host-nodes: 'm0' can have no memory of the host's node 120, " },
+        { "size=1M,host-nodes=0", "host-nodes must be empty" },
+        { "size=1M,policy=bind", "host-nodes must be set" },
+#endif
+    };
+
+    for (size_t i = 0; i < ARRAY_SIZE(bad); i++) {
+        g_autofree char *args =
+            g_strdup_printf("-accel tcg -machine none -object "
+                            "memory-backend-memfd,id=m0,%s", bad[i].options);
+
+        check_refused(args, bad[i].needle);
+    }
+}
 
 /* A capability of an ordinary VM of this host's KVM; -1 without KVM. */
 static int kvm_vm_capability(long cap)
@@ -481,6 +557,8 @@ int main(int argc, char **argv)
 #ifdef CONFIG_NUMA
     qtest_add_func("guest-memfd-options/pool-of-node", test_pool_of_node);
 #endif
+    qtest_add_func("guest-memfd-options/cgroup", test_cgroup);
+    qtest_add_func("guest-memfd-options/memfd", test_memfd);
     qtest_add_func("guest-memfd-options/kvm-refused", test_kvm_refused);
     qtest_add_func("guest-memfd-options/kvm-shared", test_kvm_shared);
     qtest_add_func("guest-memfd-options/bad-objects",
