@@ -12,13 +12,15 @@ import contextlib
 import os
 import queue
 import socket
+import subprocess
+import tempfile
 import unittest
 
-from lib import tap
+from lib import TOP, tap
 from lib.dma_map import LEGACY
 from lib.error import HarnessError
 from lib.guest import key_values
-from lib.kvm import MMAP_AND_INIT_SHARED, kvm_problem
+from lib.kvm import MMAP_AND_INIT_SHARED, kvm_problem, protected_prefix
 from lib.qmp import QmpError
 from lib.units import MIB
 from lib.vm import VM, VMTest
@@ -30,6 +32,16 @@ MEMFD = f'memory-backend-memfd,id=m0,size={RAM},share=on'
 PRIVATE = (f'memory-backend-guest-memfd,id=m0,size={RAM},driver=emulated,'
            'init=private')
 CONVERTIBLE = PRIVATE.replace('private', 'shared')
+TWO_COPY = (f'memory-backend-guest-memfd,id=m0,size={RAM},'
+            'conversion=two-copy,init=private')
+NO_SOURCE = ("Memory 'm0' is guest_memfd memory, whose private pages cannot be "
+             'migrated')
+NO_DESTINATION = ("'m0' is memory that can become private, and cannot be the "
+                  'destination of a migration, which carries no private pages; '
+                  'leave out -incoming')
+NOT_LOADED = ("no snapshot can be loaded: 'm0' is memory that can become "
+              'private, and a snapshot carries no private pages')
+QEMU_IMG = os.environ.get('QEMU_IMG', os.path.join(TOP, 'build/qemu/qemu-img'))
 # Bytes in a second: each pass takes longer than the guest needs to write to as
 # many pages, so migration goes on until more are allowed
 SLOWLY = MIB
@@ -40,16 +52,18 @@ PROBLEM = kvm_problem(MMAP_AND_INIT_SHARED)
 class Side(VM):
     """A VM that migration starts or ends in; @words: more of them."""
 
-    def __init__(self, memory, *words, fds=()):
+    def __init__(self, memory, *words, fds=(), protected=False):
         super().__init__(accel='kvm', ram=RAM, memory=memory,
-                         devices=[], guest=GUEST, server=False)
+                         devices=[], guest=GUEST, server=False,
+                         protected=protected)
         self._words = list(words)
         self._more_fds = list(fds)
 
     def command_line(self, fds):
         # cpr-transfer asks for shared memory, wherever it is
         fds += self._more_fds
-        return super().command_line(fds) + [
+        prefix = protected_prefix() if self.protected else []
+        return prefix + super().command_line(fds) + [
             '-machine', 'aux-ram-share=on', *self._words]
 
     def next_writes(self):
@@ -101,6 +115,13 @@ class Side(VM):
                 data += file.read()
             os.unlink(name)
         return data
+
+
+def channels(paths):
+    """Of migration, to sockets: {type: path}."""
+    return [{'channel-type': name,
+             'addr': {'transport': 'socket', 'type': 'unix', 'path': path}}
+            for name, path in paths.items()]
 
 
 def migrate(source, uri):
@@ -212,10 +233,8 @@ class Journey(VMTest):
         before = source.next_writes()
         source.events_on()
         source.set(mode='cpr-transfer')
-        source.qmp.command('migrate', channels=[
-            {'channel-type': name,
-             'addr': {'transport': 'socket', 'type': 'unix', 'path': path}}
-            for name, path in (('main', here), ('cpr', cpr))])
+        source.qmp.command('migrate', channels=channels(
+            {'main': here, 'cpr': cpr}))
         # it has no monitor before the state of CPR is there
         destination = self.enterClassContext(Side(
             NONE, '-S', '-global', 'migration.x-events=on',
@@ -258,29 +277,176 @@ class Journey(VMTest):
 
 
 @unittest.skipIf(PROBLEM, str(PROBLEM))
+class Literal(VMTest):
+    """What people type, for memory that nobody converts."""
+
+    @classmethod
+    def setUpClass(cls):
+        cls.dir = cls.enterClassContext(tempfile.TemporaryDirectory())
+        cls.image = os.path.join(cls.dir, 'image')
+        subprocess.run([QEMU_IMG, 'create', '-q', '-f', 'qcow2', cls.image,
+                        '1M'], check=True)
+
+    def side(self, *words):
+        """A VM with a disk for snapshots."""
+        return self.start(Side(NONE, '-drive', 'if=none,format=qcow2,file=' +
+                               self.image, *words))
+
+    def hmp(self, line):
+        """The human monitor has nothing to say about it."""
+        self.assertEqual(self.vm.qmp.human(line), '')
+
+    def test_savevm_loadvm(self):
+        """savevm and loadvm; qemu-system-x86_64 ... -loadvm"""
+        vm = self.side()
+        vm.next_writes()
+        self.hmp('stop')
+        self.hmp('savevm then')
+        then = vm.memory_bytes()
+        self.hmp('cont')
+        vm.writes_from_now()
+        self.hmp('stop')
+        self.assertNotEqual(vm.memory_bytes(), then)
+        self.hmp('loadvm then')
+        self.assertEqual(vm.memory_bytes(), then)
+        vm.close()
+        vm = self.side('-loadvm', 'then', '-S')
+        self.assertEqual(vm.memory_bytes(), then)
+        self.hmp('cont')
+        vm.next_writes()
+
+    @tap.cases({'exec': ('exec:cat >{}', 'exec:cat {}'),
+                'file': ('file:{}', 'file:{}')})
+    def test_incoming(self, there, here):
+        """migrate; qemu-system-x86_64 ... -incoming"""
+        path = os.path.join(self.dir, 'stream')
+        source = self.side()
+        source.next_writes()
+        source.events_on()
+        self.hmp('stop')
+        self.hmp('migrate -d "' + there.format(path) + '"')
+        source.end_of_migration()
+        then = source.memory_bytes()
+        source.close()
+        destination = self.side('-incoming', here.format(path), '-S',
+                                '-global', 'migration.x-events=on')
+        destination.qmp.poll(lambda: destination.qmp.command('query-status')[
+            'status'] not in ('inmigrate', 'finish-migrate'))
+        self.assertEqual(destination.memory_bytes(), then)
+        self.hmp('cont')
+        destination.next_writes()
+
+
 class Refused(VMTest):
     """Memory that can become private."""
 
-    def test_it_is_no_source(self):
-        """memory that can become private is no source"""
-        source = self.start(Side(CONVERTIBLE))
-        with self.assertRaisesRegex(QmpError, 'cannot be migrated'):
-            source.qmp.command('migrate', uri='unix:' + source.socket('no'))
+    options = {}
+    private = PRIVATE
+    convertible = CONVERTIBLE
 
-    def test_it_is_no_destination(self):
+    def side(self, memory, *words):
+        """A VM whose guest does nothing."""
+        return self.start(Side(memory, '-S', *words, **self.options))
+
+    def assert_refused(self, reason, *words, memory=None):
+        """QEMU does not start, and says why."""
+        with self.assertRaisesRegex(HarnessError, reason):
+            self.side(memory or self.private, *words)
+
+    @tap.cases({mode: mode for mode in
+                ('normal', 'cpr-reboot', 'cpr-transfer', 'cpr-exec')})
+    def test_it_is_no_source(self, mode):
+        """memory that can become private is no source"""
+        source = self.side(self.convertible)
+        source.set(mode=mode)
+        names = ('main', 'cpr') if mode == 'cpr-transfer' else ('main',)
+        with self.assertRaisesRegex(QmpError, NO_SOURCE):
+            source.qmp.command('migrate', channels=channels(
+                {name: source.socket(name) for name in names}))
+        self.assertRegex(
+            str(source.qmp.command('query-migrate')['blocked-reasons']),
+            NO_SOURCE)
+        self.assertEqual(source.qmp.command('query-status')['status'],
+                         'prelaunch')
+
+    def test_no_snapshot_is_made_of_it(self):
+        """no snapshot is made of memory that can become private"""
+        vm = self.side(self.convertible)
+        add_image(vm)
+        self.assertRegex(vm.qmp.human('savevm then'), NO_SOURCE)
+        with self.assertRaisesRegex(QmpError, NO_SOURCE):
+            run_job(vm, 'snapshot-save', tag='then', vmstate='image0',
+                    devices=['image0'])
+        node, = [node for node in vm.qmp.command('query-named-block-nodes')
+                 if node['node-name'] == 'image0']
+        self.assertNotIn('snapshots', node['image'])
+
+    @tap.cases({'defer': 'defer', 'tcp': 'tcp:127.0.0.1:0',
+                'exec': 'exec:cat /dev/null', 'file': 'file:/dev/null'})
+    def test_it_is_no_destination(self, uri):
         """memory that can become private is no destination"""
-        with self.assertRaisesRegex(
-                HarnessError, "'m0' is memory that can become private, and "
-                'cannot be the destination of a migration'):
-            self.start(Side(PRIVATE, '-incoming', 'defer'))
+        self.assert_refused(NO_DESTINATION, '-incoming', uri)
+
+    def test_no_incoming(self):
+        """migrate-incoming, without -incoming"""
+        vm = self.side(self.private)
+        with self.assertRaisesRegex(QmpError, "'-incoming' was not specified"):
+            vm.listen('unix:' + vm.socket('no'))
+
+    def test_only_migratable(self):
+        """-only-migratable"""
+        self.assert_refused('--only-migratable.*' + NO_SOURCE,
+                            '-only-migratable')
 
     def test_no_snapshot_is_loaded_into_it(self):
         """no snapshot is loaded into memory that can become private"""
-        vm = self.start(Side(CONVERTIBLE))
+        vm = self.side(self.convertible)
         add_image(vm)
-        with self.assertRaisesRegex(QmpError, 'can become private'):
+        self.assertRegex(vm.qmp.human('loadvm then'), NOT_LOADED)
+        with self.assertRaisesRegex(QmpError, NOT_LOADED):
             run_job(vm, 'snapshot-load', tag='then', vmstate='image0',
                     devices=['image0'])
+        self.assert_refused(NOT_LOADED, '-loadvm', 'then')
+
+
+@unittest.skipIf(PROBLEM, str(PROBLEM))
+class RefusedEmulated(Refused):
+    """driver=emulated."""
+
+    def test_an_object_that_comes_while_qemu_waits(self):
+        """an object that comes while QEMU waits for a migration"""
+        vm = self.start(Side(NONE, '-incoming', 'defer'))
+        with self.assertRaisesRegex(QmpError, "'m1' is memory that can become "
+                                              'private, and cannot be'):
+            vm.qmp.command('object-add', id='m1', size=MIB, driver='emulated',
+                           **{'qom-type': 'memory-backend-guest-memfd'})
+        # nothing is left of it that is in the way
+        vm.listen('unix:' + vm.socket('here'))
+
+    def test_migration_is_possible_when_it_is_gone(self):
+        """migration is possible when such memory has been unplugged"""
+        vm = self.side(NONE)
+        vm.qmp.command('object-add', id='m1', size=MIB, driver='emulated',
+                       **{'qom-type': 'memory-backend-guest-memfd'})
+        uri = 'file:' + vm.socket('stream')
+        with self.assertRaisesRegex(QmpError, "'m1' is guest_memfd memory"):
+            vm.qmp.command('migrate', uri=uri)
+        vm.qmp.command('object-del', id='m1')
+        vm.events_on()
+        vm.qmp.command('migrate', uri=uri)
+        vm.end_of_migration()
+
+
+@unittest.skipIf(PROBLEM, str(PROBLEM))
+class RefusedTwoCopy(Refused):
+    """A VM of KVM with private memory."""
+
+    options = {'protected': True}
+    private = TWO_COPY
+    convertible = TWO_COPY.replace('private', 'shared')
+
+
+del Refused     # it has no memory of its own
 
 
 if __name__ == '__main__':

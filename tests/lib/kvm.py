@@ -4,6 +4,8 @@
 import fcntl
 import os
 
+from lib import TOP
+
 KVM_GET_API_VERSION = 0xae00
 KVM_CREATE_VM = 0xae01
 KVM_CHECK_EXTENSION = 0xae03
@@ -38,3 +40,14 @@ def kvm_problem(guest_memfd_flags=0, vm_type=0):
     finally:
         os.close(fd)
     return None
+
+
+def protected_prefix():
+    """Words before those of QEMU for a VM with private memory whose vCPUs do not run.
+
+    Without such VMs KVM only seems to have them (tests/qtest/guest-memfd-fake-kvm.c).
+    """
+    if not kvm_problem(vm_type=SW_PROTECTED_VM):
+        return []
+    return ['env', 'LD_PRELOAD=' + os.path.join(
+        TOP, 'build/qemu/tests/guest-memfd/libguest-memfd-fake-kvm.so')]
