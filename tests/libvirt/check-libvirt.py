@@ -64,6 +64,10 @@ DOMAIN = '''\
 </domain>
 '''
 DEVICE = '"socket":{{"type":"unix","path":"{dir}/edu"}}'
+IOMMUFD = """<hostdev mode='subsystem' type='pci' managed='yes'>
+  <driver name='vfio' iommufd='yes'/>
+  <source><address domain='0' bus='1' slot='0' function='0'/></source>
+</hostdev>"""
 BARE = re.compile(r'  <qemu:commandline>.*</qemu:commandline>\n', re.DOTALL)
 
 
@@ -404,6 +408,18 @@ def without_acpi_it_does_not_start(session, paths):
     refused(lambda: start(session, text), '-no-acpi')
 
 
+def a_libvirt_before_12_1_forgets_iommufd(session, paths):
+    """What gmem-xml warns of, and that later ones keep it."""
+    version = tuple(map(int, session.virsh('--version').split('.')))
+    session.virsh('define', session.write('define.xml', gmem_xml(
+        bare(paths).replace('</devices>', IOMMUFD + '</devices>'), 'add')))
+    try:
+        same(f'libvirt {version} keeps it',
+             "iommufd='yes'" in session.dump('gmem'), version >= (12, 1))
+    finally:
+        session.virsh('undefine', 'gmem')
+
+
 class Session:
     """The libvirtd of all tests."""
 
@@ -466,6 +482,7 @@ class Single(tap.TestCase):
         numatune_holds_for_the_object,
         numa_nodes_by_hand_are_refused_by_qemu,
         a_guest_reboots_itself,
+        a_libvirt_before_12_1_forgets_iommufd,
         without_acpi_it_does_not_start)})
     def test_single(self, test):
         """domain"""

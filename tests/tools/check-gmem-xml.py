@@ -113,6 +113,9 @@ CELL = "<numa><cell id='0' cpus='0-1' memory='1048576' unit='KiB'/></numa>"
 CELLS = ("<numa><cell id='0' cpus='0' memory='524288' unit='KiB'/>"
          "<cell id='1' cpus='1' memory='524288' unit='KiB'/></numa>")
 HUGE = "<hugepages><page size='2048' unit='KiB'/></hugepages>"
+# Of libvirt 12
+ON_IOMMUFD = HOSTDEV.replace("managed='yes'>\n", "managed='yes'>\n      "
+                             "<driver name='vfio' iommufd='yes'/>\n")
 IOMMUFD = ('-object', 'iommufd,id=iommufd0', '-device',
            'vfio-pci,host=01:00.0,iommufd=iommufd0')
 
@@ -300,7 +303,12 @@ REFUSED = (
                               '</memtune>'),
      [], ['<hard_limit>', "<hard_limit unit='KiB'>2097152"]),
     ('cut with type1', domain(devices=HOSTDEV), ['--x-dma-split', 'cut'],
-     ['--x-dma-split cut', 'iommufd']),
+     ['--x-dma-split cut', "<driver iommufd='yes'/>", '<qemu:arg>']),
+    ('cut with iommufd and type1', domain(devices=ON_IOMMUFD + HOSTDEV),
+     ['--x-dma-split', 'cut'], ['--x-dma-split cut']),
+    ('cut with type1 by hand', domain(command=command(
+        '-device', 'vfio-pci,host=01:00.0')), ['--x-dma-split', 'cut'],
+     ['--x-dma-split cut']),
     ('another backend', domain(command=command(
         '--machine', 'usb=off,,x,memory-backend=other')), [],
      ["memory-backend=other'"]),
@@ -469,6 +477,28 @@ class Command(tap.TestCase):
             assert word in out, out
         for word in (MARK, 'gmem0', '-object'):
             assert word not in out, out
+
+    def test_iommufd_of_libvirt_12_stays(self):
+        # libvirt 9's schema does not have it, so it is in no table.  What
+        # libvirt 9 needs to be told is told; nothing that libvirt 12 does
+        # itself is asked for
+        whole = domain(kind='kvm', devices=HOSTDEV, change=((
+            '</vcpu>', "</vcpu><iommufd enabled='yes' fdgroup='iommu'/>"),))
+        for text, kept in (
+                (domain(kind='kvm', devices=ON_IOMMUFD),
+                 "<driver name='vfio' iommufd='yes'/>"),
+                (whole, "<iommufd enabled='yes' fdgroup='iommu'/>")):
+            code, out, err = gmem_xml(text, 'add', '--x-dma-split', 'cut')
+            assert code == 0 and kept in out, err
+            assert err.count('\n') == 1 and 'before 12.1' in err, err
+            assert 'hard_limit' not in err, err
+            assert ok(out, 'add', '--x-dma-split', 'cut') == out
+            assert ok(out, 'remove') == text
+        # A device can differ from the domain
+        code, _, err = gmem_xml(whole.replace(
+            "managed='yes'>", "managed='yes'><driver iommufd='no'/>"),
+                                'add', '--x-dma-split', 'cut')
+        assert code == 1 and 'by type1' in err, err
 
     def test_hugepages_of_others_stay(self):
         # What was kept does not come beside what came since

@@ -253,15 +253,24 @@ def check_devices(report, root, args):
                         'is converted in place; take it out')
 
 
+def on_iommufd(root, hostdev):
+    """Whether libvirt 12 passes this device through by iommufd: its own
+    <driver> says so, or <iommufd> of the domain, which 12.2 has."""
+    whole = root.find('iommufd')
+    said = [each.get('iommufd') for each in hostdev.findall('driver')
+            if each.get('iommufd')]
+    return said[-1] == 'yes' if said else \
+        whole is not None and whole.get('enabled') == 'yes'
+
+
 def check_passthrough(report, root, args, size, split):
     """VFIO: locked memory, iommufd, virtual IOMMUs."""
     hostdevs = [each for each in root.findall('devices/hostdev')
                 if each.get('type') in ('pci', 'mdev')]
     by_hand = args.devices('vfio-pci')
+    by_libvirt = [each for each in hostdevs if on_iommufd(root, each)]
     iommufd = any('iommufd' in (each.get('qom-type'), each.get(''))
-                  for each in args.of('object')) or \
-        any(driver.get('iommufd') == 'yes' for device in hostdevs
-            for driver in device.findall('driver'))
+                  for each in args.of('object'))
     if not hostdevs and not by_hand:
         return
     limit = root.find('memtune/hard_limit')
@@ -275,18 +284,26 @@ def check_passthrough(report, root, args, size, split):
             report.refuse('<memtune><hard_limit>', 'it is less than the '
                           f'memory, {exact(size)}, which devices that are '
                           'passed through lock', f'write at least {advice}')
-        elif limit is None and (iommufd or by_hand):
+        elif limit is None and by_hand:
             report.warn('<memtune>', 'libvirt does not know what is locked; '
                         f'add {advice}, or more if other VMs of the '
                         'same user have devices on iommufd')
-    if iommufd:
-        report.warn('<hostdev>', 'iommufd needs "/dev/iommu" and the '
+    if by_libvirt:
+        report.warn('<hostdev>', "libvirt before 12.1 forgets iommufd='yes' "
+                    'and passes the device through by type1; there, take the '
+                    '<hostdev> out and write <qemu:arg>s with iommufd=; '
+                    'libvirt from 12.1 on opens /dev/iommu and the device '
+                    'itself, and needs no cgroup_device_acl for them')
+    if by_hand and iommufd:
+        report.warn('<qemu:arg>', 'iommufd needs "/dev/iommu" and the '
                     '/dev/vfio/devices in cgroup_device_acl of qemu.conf, and '
                     'access to them for the user that runs QEMU')
-    elif split == 'cut':
+    if split == 'cut' and (len(by_libvirt) < len(hostdevs) or
+                           by_hand and not iommufd):
         report.refuse('--x-dma-split cut', 'a device is passed through by '
-                      'type1, and this needs iommufd', 'use auto, or pass the '
-                      'device through by <qemu:arg>s with iommufd=')
+                      'type1, and this needs iommufd', "use auto, or <driver "
+                      "iommufd='yes'/> in its <hostdev> with libvirt 12, or "
+                      'pass the device through by <qemu:arg>s with iommufd=')
     if root.find('devices/iommu') is not None:
         report.warn('<devices><iommu>', 'QEMU refuses a device that is passed '
                     'through behind it if memory can become private; take it '
