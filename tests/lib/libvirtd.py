@@ -9,6 +9,7 @@ only: files and /dev/kvm stay those of root.
 import contextlib
 import json
 import os
+import re
 import select
 import shutil
 import signal
@@ -83,7 +84,8 @@ class Daemon:
         self.write('home/.config/libvirt/qemu.conf',
                    'stdio_handler = "file"\nsecurity_driver = "none"\n')
         conf = self.write('libvirtd.conf',
-                          f'log_outputs = "2:file:{self.log}"\n')
+                          f'log_outputs = "2:file:{self.log}"\n'
+                          'log_filters = "2:qemu.qemu_monitor_json"\n')
         ready = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         with ready:
             ready.bind(self.path('ready'))
@@ -105,9 +107,15 @@ class Daemon:
         """The end of its log."""
         try:
             with open(self.log, encoding='utf-8', errors='replace') as file:
-                return ''.join(file.readlines()[-10:])
+                lines = [line for line in file if 'QEMU_MONITOR_' not in line]
+                return ''.join(lines[-10:])
         except OSError:
             return ''
+
+    def logged(self, pattern):
+        """What a pattern finds in its log, which has QEMU's events."""
+        with open(self.log, encoding='utf-8', errors='replace') as file:
+            return re.findall(pattern, file.read())
 
     def qemu_log(self, domain):
         """What QEMU printed since it was started last."""

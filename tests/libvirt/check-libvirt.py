@@ -9,6 +9,7 @@ looked at, converted, reset, and destroyed through virsh.
 import contextlib
 import os
 import re
+import select
 import subprocess
 import unittest
 
@@ -24,9 +25,11 @@ from lib.units import MIB
 from lib.vm import VMTest
 
 GMEM_XML = os.path.join(TOP, 'tools/gmem-xml')
+GMEM_TOP = os.path.join(TOP, 'tools/gmem-top')
 # What the guest leaves alone: its bounce area is from 16 to 32 MiB
 OFFSET, LENGTH = 64 * MIB, 2 * MIB
 OTHER = 'dimm-memory'
+LOST = 'VFIO_USER_LOST'         # an event
 
 DOMAIN = '''\
 <domain type='{kind}' xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'>
@@ -78,6 +81,18 @@ def gmem_xml(text, *args):
                           universal_newlines=True)
     if done.returncode:
         raise HarnessError(f'gmem-xml {" ".join(args)}: {done.stderr}')
+    return done.stdout
+
+
+def gmem_top(session, *args):
+    """What gmem-top says of the domain; HarnessError if it cannot."""
+    done = subprocess.run(
+        libvirtd.as_user([GMEM_TOP, '--domain', 'gmem', *args]), check=False,
+        env={**session.env, 'LIBVIRT_DEFAULT_URI': 'qemu:///session'},
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE, universal_newlines=True)
+    if done.returncode:
+        raise HarnessError(f'gmem-top {" ".join(args)}: {done.stderr}')
     return done.stdout
 
 
@@ -166,7 +181,7 @@ class Scenario:
                 self.server.kill()
             self.server.wait()
             self.server = None
-        for name in ('edu', 'control'):
+        for name in ('edu', 'edu.control'):
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(self.session.path(name))
 
@@ -242,6 +257,23 @@ class Scenario:
             same('preallocated mappings', [rss for rss in whole if rss],
                  [self.case.size // 1024])
 
+    def gmem_top_needs_no_second_socket(self):
+        """It asks libvirt, as virsh does."""
+        hmp = self.session.virsh('qemu-monitor-command', 'gmem', '--hmp',
+                                 'info guest-memfd')
+        shown = gmem_top(self.session, '--once')
+        metrics = gmem_top(self.session, '--openmetrics', '-')
+        if self.case.ordinary():
+            same('gmem-top', shown, 'this VM has no guest_memfd memory\n')
+            return
+        same('blocks of the monitor', re.findall(r'^(\w+):', hmp,
+                                                 re.MULTILINE), ['gmem0'])
+        same('blocks of gmem-top', re.findall(r'^(\w+): .* in pages of ',
+                                              shown, re.MULTILINE), ['gmem0'])
+        same('size', re.findall(r'^guest_memfd_size_bytes{vm="gmem",'
+                                r'block="gmem0"} (\d+)$', metrics,
+                                re.MULTILINE), [str(self.case.size)])
+
     def _convert(self, private, block='gmem0', offset=OFFSET):
         self.monitor.command('x-guest-memfd-convert', id=block, offset=offset,
                              size=LENGTH, private=private)
@@ -303,7 +335,32 @@ class Scenario:
         self.console.wait_for(PAUSED)
         same('blocks', sorted(self._block()),
              [] if self.case.ordinary() else ['gmem0'])
+
+    def events_of_qemu_reach_virsh_and_the_log(self):
+        """Here: that the server is gone."""
+        with subprocess.Popen(
+                libvirtd.as_user(['virsh', '-q', '-c', 'qemu:///session',
+                                  'qemu-monitor-event', '--domain', 'gmem',
+                                  '--loop']),
+                env=self.session.env, stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+                universal_newlines=True) as virsh:
+            try:
+                # It listens once it prints something
+                while not select.select([virsh.stdout], [], [], 0)[0]:
+                    self.session.virsh('suspend', 'gmem')
+                    self.session.virsh('resume', 'gmem')
+                self.server.kill()
+                said = next((line for line in virsh.stdout if LOST in line),
+                            '')
+            finally:
+                virsh.kill()
+        if '"device":"edu0"' not in said:
+            raise HarnessError(f'virsh printed {said!r}')
+        same('events in the log', self.session.logged(
+            rf'QEMU_MONITOR_RECV_EVENT: .*"event": "({LOST})"'), [LOST])
         self.session.virsh('destroy', 'gmem')
+        self._stop_server()
 
     def gmem_xml_takes_it_back(self):
         """libvirt then has what it had, byte for byte."""
@@ -315,11 +372,13 @@ class Scenario:
     steps = (libvirt_accepts_what_gmem_xml_writes,
              the_guest_starts_and_verifies_dma,
              the_monitor_shows_the_memory,
+             gmem_top_needs_no_second_socket,
              virsh_converts_memory,
              a_dimm_is_plugged_through_the_monitor,
              after_a_reset_the_guest_verifies_dma_again,
              what_cannot_be_saved_says_why,
              it_is_destroyed_and_starts_again,
+             events_of_qemu_reach_virsh_and_the_log,
              gmem_xml_takes_it_back)
 
 

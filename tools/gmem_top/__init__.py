@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""gmem-top: connect, model, draw, picture, live, main.  See main.py."""
+"""gmem-top: connect, domain, model, draw, picture, metrics, live, output, main."""

@@ -145,6 +145,28 @@ async def wait(event, seconds):
         timer.cancel()
 
 
+def on_signals(end):
+    """Call END with the reason when a signal says to stop."""
+    loop = asyncio.get_running_loop()
+    for number, text in SIGNALS.items():
+        loop.add_signal_handler(
+            number, lambda n=number, t=text: end(Stop(t, 128 + n)))
+
+
+async def first_of(jobs, stop):
+    """Until one of these jobs ends, or the future STOP, whose reason goes
+    first if both have ended: it is the user's wish."""
+    tasks = [asyncio.ensure_future(job) for job in jobs] + [stop]
+    try:
+        done, _ = await asyncio.wait(
+            tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+    (stop if stop in done else done.pop()).result()
+
+
 class Live:
     """Polls and draws until something ends it."""
 
@@ -245,9 +267,7 @@ class Live:
     async def run(self):
         """Until the first task ends, which none does by itself."""
         loop = asyncio.get_running_loop()
-        for number, text in SIGNALS.items():
-            loop.add_signal_handler(
-                number, lambda n=number, t=text: self.end(Stop(t, 128 + n)))
+        on_signals(self.end)
         with Screen() if can_curses() else Plain() as screen:
             jobs = [self.poll(), self.events(),
                     self.poller.monitor.gone()]
@@ -259,17 +279,10 @@ class Live:
                 jobs.append(self.draw(screen))
             else:
                 jobs.append(self.print(screen))
-            tasks = [asyncio.ensure_future(job) for job in jobs] + [self.stop]
             try:
-                done, _ = await asyncio.wait(
-                    tasks, return_when=asyncio.FIRST_COMPLETED)
+                await first_of(jobs, self.stop)
             finally:
                 loop.remove_reader(STDIN)
-                for task in tasks:
-                    task.cancel()
-                await asyncio.gather(*tasks, return_exceptions=True)
-        # Both may have ended at the same time: the user's wish goes first
-        (self.stop if self.stop in done else done.pop()).result()
 
 
 def can_curses():
