@@ -11,6 +11,7 @@
 #include "qemu/osdep.h"
 #include "qemu/error-report.h"
 #include "qapi/error.h"
+#include "qemu/units.h"
 #include "system/address-spaces.h"
 #include "guest-memfd-internal.h"
 
@@ -285,6 +286,23 @@ bool vfio_guest_memfd_hidden(const IOMMUTLBEntry *iotlb)
     return gm;
 }
 
+/* Any page can become private, and can then be mapped no longer. */
+static bool maps_single_pages(const VFIOContainer *bcontainer,
+                              const GuestMemfd *gm, Error **errp)
+{
+    uint64_t least = bcontainer->pgsizes & -(uint64_t)bcontainer->pgsizes;
+    uint64_t page = qemu_real_host_page_size();
+
+    if (!gm || least <= page) {
+        return true;
+    }
+    error_setg(errp, "the device cannot use '%s', which is converted in pages "
+               "of %" PRIu64 " KiB, because it maps %" PRIu64 " KiB at least; "
+               "use conversion=none, or a host whose pages are as large",
+               guest_memfd_id(gm), page / KiB, least / KiB);
+    return false;
+}
+
 bool vfio_guest_memfd_attach(const VFIOIOMMUClass *ops, const char *name,
                              VFIODevice *vbasedev, AddressSpace *as,
                              Error **errp)
@@ -305,6 +323,10 @@ bool vfio_guest_memfd_attach(const VFIOIOMMUClass *ops, const char *name,
         return false;
     }
     if (!ops->attach_device(name, vbasedev, as, errp)) {
+        return false;
+    }
+    if (!maps_single_pages(vbasedev->bcontainer, gm, errp)) {
+        ops->detach_device(vbasedev);
         return false;
     }
     first = vbasedev->bcontainer->dma_split;

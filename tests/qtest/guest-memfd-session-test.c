@@ -147,6 +147,15 @@ static void test_negotiation(void)
         "{ \"capabilities\": { \"max_dma_maps\": 65536 } }",
         "{ \"capabilities\": { \"max_data_xfer_size\": 1e30 } }",
     };
+    /* Not nonsense, but of no use for memory that is converted in pages */
+    const uint64_t page = qemu_real_host_page_size();
+    g_autofree char *coarse =
+        g_strdup_printf("{ \"capabilities\": { \"pgsizes\": %" PRIu64 " } }",
+                        6 * page);
+    g_autofree char *says =
+        g_strdup_printf("which is converted in pages of %" PRIu64 " KiB, "
+                        "because it maps %" PRIu64 " KiB at least", page / KiB,
+                        2 * page / KiB);
     Trial t = { };
 
     if (!trial_start(&t, NULL)) {
@@ -162,6 +171,9 @@ static void test_negotiation(void)
         gm_convert(t.p.qts, "m0", BASE, 4096, i % 2);
         check_exact(t.p.qts, t.p.good, "m0", 0);
     }
+    bad_server_negotiate(t.p.front, coarse);
+    gm_assert_failure(t.p.qts, pair_device_add(&t.p, true), says);
+    check_exact(t.p.qts, t.p.good, "m0", 0);
     bad_server_negotiate(t.p.front, NULL);
     pair_plug(&t.p, true);
     trial_settled(&t);
