@@ -9,6 +9,7 @@
 #include "qemu/units.h"
 #include "guest-memfd-util.h"
 #include "hw/pci/pci_regs.h"
+#include "libqos/generic-pcihost.h"
 #include "libqos/pci-pc.h"
 #include "qobject/qlist.h"
 
@@ -17,6 +18,29 @@
 #define MEMHP_SELECTOR (MEMHP_BASE + 0x00)
 #define MEMHP_STATUS   (MEMHP_BASE + 0x14)
 #define MEMHP_EJECT    0x08
+
+bool gm_is_arm(void)
+{
+    return !strcmp(qtest_get_arch(), "aarch64");
+}
+
+char *gm_machine_args(const char *args)
+{
+    return g_strdup_printf("-nodefaults -machine %s,memory-backend=m0 %s",
+                           gm_is_arm() ? "virt" : "q35", args);
+}
+
+QTestState *gm_start(const char *args)
+{
+    g_autofree char *all = gm_machine_args(args);
+
+    return qtest_init(all);
+}
+
+uint64_t gm_ram_base(void)
+{
+    return gm_is_arm() ? 1 * GiB : 0;
+}
 
 QDict *gm_block(QTestState *qts, const char *id)
 {
@@ -299,9 +323,30 @@ void gm_slot_power_off(QTestState *qts, unsigned slot)
     qpci_free_pc(bus);
 }
 
+static QPCIBus *new_bus(QTestState *qts)
+{
+    QGenericPCIBus *generic;
+
+    if (!gm_is_arm()) {
+        return qpci_new_pc(qts, NULL);
+    }
+    generic = g_new0(QGenericPCIBus, 1);
+    qpci_init_generic(generic, qts, NULL, false);
+    return &generic->bus;
+}
+
+static void free_bus(QPCIBus *bus)
+{
+    if (gm_is_arm()) {
+        g_free(container_of(bus, QGenericPCIBus, bus));
+    } else {
+        qpci_free_pc(bus);
+    }
+}
+
 GmTestdev gm_testdev_open(QTestState *qts, unsigned slot)
 {
-    GmTestdev t = { .bus = qpci_new_pc(qts, NULL) };
+    GmTestdev t = { .bus = new_bus(qts) };
 
     t.dev = qpci_device_find(t.bus, QPCI_DEVFN(slot, 0));
     g_assert_nonnull(t.dev);
@@ -316,7 +361,7 @@ void gm_testdev_close(GmTestdev *t)
 {
     qpci_iounmap(t->dev, t->bar);
     g_free(t->dev);
-    qpci_free_pc(t->bus);
+    free_bus(t->bus);
 }
 
 int gm_testdev_command(GmTestdev *t, uint64_t gpa, uint64_t size,

@@ -13,6 +13,23 @@
 
 #define BACKEND "memory-backend-guest-memfd"
 
+/** gm_is_arm - the machine is virt, not q35 */
+bool gm_is_arm(void);
+
+/**
+ * gm_machine_args - the command line for a machine with PCI whose memory is object
+ * m0: q35, or virt on Arm
+ *
+ * @args: the rest, with m0 and the size of memory
+ */
+char *gm_machine_args(const char *args);
+
+/** gm_start - start QEMU with gm_machine_args() */
+QTestState *gm_start(const char *args);
+
+/** gm_ram_base - the guest physical address of the memory of gm_start() */
+uint64_t gm_ram_base(void);
+
 /** gm_block - what query-guest-memfd shows of block @id; NULL if there is none */
 QDict *gm_block(QTestState *qts, const char *id);
 
