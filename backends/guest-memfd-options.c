@@ -294,7 +294,7 @@ static bool check_provider(HostMemoryBackend *backend,
                       name);
         return false;
     }
-    c->huge_size = thp ? GUEST_MEMFD_THP_SIZE : c->pages.size;
+    c->huge_size = thp ? guest_memfd_thp_size() : c->pages.size;
     warn_of_pages(backend, o, c->ops);
     return true;
 }

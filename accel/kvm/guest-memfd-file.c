@@ -130,7 +130,7 @@ static bool check_interface(const GuestMemfdPages *pages, Error **errp)
     bool thp = pages->provider == GUEST_MEMFD_PROVIDER_THP;
     HugeInterface interface;
 
-    if (!huge_interface(thp ? GUEST_MEMFD_THP_SIZE : pages->size, &interface,
+    if (!huge_interface(thp ? guest_memfd_thp_size() : pages->size, &interface,
                         errp)) {
         return false;
     }
@@ -157,7 +157,7 @@ static bool check_interface(const GuestMemfdPages *pages, Error **errp)
 
 static bool check_thp(Error **errp)
 {
-    int ret = try_create(GUEST_MEMFD_THP_SIZE, GUEST_MEMFD_FLAG_MMAP |
+    int ret = try_create(guest_memfd_thp_size(), GUEST_MEMFD_FLAG_MMAP |
                          GUEST_MEMFD_FLAG_HUGEPAGE, NULL, 0);
 
     if (ret == -EINVAL) {

@@ -104,8 +104,8 @@ GuestMemfd *guest_memfd_new(RAMBlock *rb, const char *id,
                             const GuestMemfdOps *ops, bool private,
                             Error **errp);
 
-/* A transparent huge page */
-#define GUEST_MEMFD_THP_SIZE (2 * MiB)
+/** guest_memfd_thp_size - a transparent huge page of the host, in bytes */
+uint64_t guest_memfd_thp_size(void);
 
 /**
  * guest_memfd_set_provider - say where the pages of a block come from

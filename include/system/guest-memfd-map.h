@@ -1,11 +1,12 @@
 /*
  * Which pages of a guest_memfd block are private
  *
- * Two arrays, allocated with the map: of each 2 MiB, how many pages are private,
- * and a bitmap of the pages, which counts only where a number says that some of
- * them are private.  So a change allocates nothing and cannot fail; 2 MiB of
- * equal pages are one step; and of the bitmap, 32 MiB for each TiB, only what
- * was mixed at some time has ever been touched.
+ * Two arrays, allocated with the map: of what each page table maps, how many pages
+ * are private, and a bitmap of the pages, which counts only where a number says
+ * that some of them are private.  So a change allocates nothing and cannot fail;
+ * equal pages of a page table (2 MiB, if a page has 4 KiB) are one step; and of the
+ * bitmap, 32 MiB for each TiB of pages of 4 KiB, only what was mixed at some time
+ * has ever been touched.
  *
  * All offsets and sizes are in bytes and multiples of the page size.  The map has
  * no lock of its own: callers serialise (system/guest-memfd/internal.h has the
@@ -21,9 +22,34 @@
 
 typedef struct GuestMemfdMap GuestMemfdMap;
 
-/* The sizes whose pages are counted: 1 GiB and 2 MiB. */
+/**
+ * guest_memfd_table_bytes - what a page table maps, and so a transparent huge page
+ *
+ * @page_size: of the host, in bytes
+ *
+ * A page table is a page of entries of 8 bytes: 2 MiB if a page has 4 KiB, 32 MiB
+ * for 16 KiB, and 512 MiB for 64 KiB.
+ */
+static inline uint64_t guest_memfd_table_bytes(uint64_t page_size)
+{
+    return page_size / 8 * page_size;
+}
+
+/**
+ * guest_memfd_largest_page - the largest huge page of the host's kernel
+ *
+ * @page_size: of the host, in bytes
+ *
+ * 1 GiB; 16 GiB for pages of 64 KiB, where the kernel has 32 entries of 512 MiB in
+ * a row as one (Linux arch/arm64/mm/hugetlbpage.c).
+ */
+static inline uint64_t guest_memfd_largest_page(uint64_t page_size)
+{
+    return MAX(1 * GiB, 32 * guest_memfd_table_bytes(page_size));
+}
+
+/* The sizes whose pages are counted: the two above. */
 #define GUEST_MEMFD_MAP_SIZES 2
-#define GUEST_MEMFD_MAP_LARGEST (1 * GiB)
 
 /**
  * struct GuestMemfdMapCount - the pages of one size, by state
@@ -42,7 +68,7 @@ typedef struct GuestMemfdMapCount {
  * guest_memfd_map_new - create a map of uniform state
  *
  * @size: bytes covered; not 0, a multiple of @page_size
- * @page_size: bytes; a power of two, at most 2 MiB
+ * @page_size: of the host, in bytes; at most 256 KiB
  * @private: the state of every page
  *
  * Returns: the map; NULL when QEMU has not enough memory.
@@ -92,13 +118,16 @@ uint64_t guest_memfd_map_next(const GuestMemfdMap *map, bool private,
 uint64_t guest_memfd_map_set(GuestMemfdMap *map, uint64_t offset,
                              uint64_t size, bool private);
 
+/** guest_memfd_map_page_size - bytes of a page of @map */
+uint64_t guest_memfd_map_page_size(const GuestMemfdMap *map);
+
 /** guest_memfd_map_private_bytes - bytes that are private */
 uint64_t guest_memfd_map_private_bytes(const GuestMemfdMap *map);
 
 /**
  * guest_memfd_map_count - count the huge pages of a range
  *
- * @offset: a multiple of GUEST_MEMFD_MAP_LARGEST
+ * @offset: a multiple of guest_memfd_largest_page()
  * @end: the same, or the end of the map
  * @count: in and out: what is counted is added; largest size first
  */

@@ -267,6 +267,11 @@ void guest_memfd_free(GuestMemfd *gm)
     object_unref(OBJECT(gm));
 }
 
+uint64_t guest_memfd_thp_size(void)
+{
+    return guest_memfd_table_bytes(qemu_real_host_page_size());
+}
+
 void guest_memfd_set_provider(GuestMemfd *gm, GuestMemfdProvider provider)
 {
     gm->provider = provider;
@@ -279,7 +284,7 @@ void guest_memfd_set_restructure(GuestMemfd *gm, GuestMemfdRestructure how)
 
 uint64_t guest_memfd_huge_page_size(const GuestMemfd *gm)
 {
-    return gm->provider == GUEST_MEMFD_PROVIDER_THP ? GUEST_MEMFD_THP_SIZE :
+    return gm->provider == GUEST_MEMFD_PROVIDER_THP ? guest_memfd_thp_size() :
                                                       gm->page_size;
 }
 

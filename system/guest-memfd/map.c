@@ -1,10 +1,10 @@
 /*
  * Which pages of a guest_memfd block are private
  *
- * A chunk is 2 MiB, or what the map has of the last one.  @nr_private says whether
- * its pages are all shared or all private; if it says neither the bitmap is valid
- * there.  The last chunk, when a part of it is beyond the end, is never all
- * private.  Nothing here locks; see the header.
+ * A chunk is what a page table maps, or what the map has of the last one.
+ * @nr_private says whether its pages are all shared or all private; if it says
+ * neither the bitmap is valid there.  The last chunk, when a part of it is beyond
+ * the end, is never all private.  Nothing here locks; see the header.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -12,8 +12,6 @@
 #include "qemu/osdep.h"
 #include "qemu/bitmap.h"
 #include "system/guest-memfd-map.h"
-
-#define CHUNK_SHIFT 21
 
 struct GuestMemfdMap {
     uint64_t size;
@@ -82,9 +80,10 @@ GuestMemfdMap *guest_memfd_map_new(uint64_t size, uint64_t page_size,
     map->size = size;
     map->page_mask = page_size - 1;
     map->page_shift = ctz64(page_size);
-    map->chunk_shift = CHUNK_SHIFT - map->page_shift;
-    map->chunk_pages = 1ULL << map->chunk_shift;
-    map->nr_chunks = DIV_ROUND_UP(size, 1ULL << CHUNK_SHIFT);
+    map->chunk_pages = guest_memfd_table_bytes(page_size) / page_size;
+    assert(map->chunk_pages <= UINT16_MAX);
+    map->chunk_shift = ctz64(map->chunk_pages);
+    map->nr_chunks = DIV_ROUND_UP(size, guest_memfd_table_bytes(page_size));
     map->nr_private = g_try_new0(uint16_t, map->nr_chunks);
     map->private = bitmap_try_new(chunk_first(map, map->nr_chunks));
     if (!map->nr_private || !map->private) {
@@ -209,6 +208,11 @@ uint64_t guest_memfd_map_set(GuestMemfdMap *map, uint64_t offset,
                       before - map->private_pages) << map->page_shift;
 }
 
+uint64_t guest_memfd_map_page_size(const GuestMemfdMap *map)
+{
+    return map->page_mask + 1;
+}
+
 uint64_t guest_memfd_map_private_bytes(const GuestMemfdMap *map)
 {
     return map->private_pages << map->page_shift;
@@ -230,13 +234,16 @@ void guest_memfd_map_count(const GuestMemfdMap *map, uint64_t offset,
                            uint64_t end,
                            GuestMemfdMapCount count[GUEST_MEMFD_MAP_SIZES])
 {
-    const uint64_t nr = GUEST_MEMFD_MAP_LARGEST >> CHUNK_SHIFT;
-    uint64_t chunk = offset >> CHUNK_SHIFT, sum = 0;
+    const uint64_t page_size = guest_memfd_map_page_size(map);
+    const uint64_t largest = guest_memfd_largest_page(page_size);
+    const uint64_t size = guest_memfd_table_bytes(page_size);
+    const uint64_t nr = largest / size;
+    uint64_t chunk = offset / size, sum = 0;
 
-    assert(!(offset % GUEST_MEMFD_MAP_LARGEST));
-    count[0].size = GUEST_MEMFD_MAP_LARGEST;
-    count[1].size = 1ULL << CHUNK_SHIFT;
-    for (; chunk < end >> CHUNK_SHIFT; chunk++) {
+    assert(!(offset % largest));
+    count[0].size = largest;
+    count[1].size = size;
+    for (; chunk < end / size; chunk++) {
         count_one(&count[1], map->nr_private[chunk], map->chunk_pages);
         sum += map->nr_private[chunk];
         if (chunk % nr == nr - 1) {

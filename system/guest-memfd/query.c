@@ -35,10 +35,11 @@ static void query_huge_pages(GuestMemfd *gm, GuestMemfdInfo *info)
 {
     GuestMemfdMapCount count[GUEST_MEMFD_MAP_SIZES] = { };
     GuestMemfdHugePageInfoList **tail = &info->huge_pages;
+    uint64_t largest = guest_memfd_largest_page(qemu_real_host_page_size());
 
-    /* Conversions wait for as much as a GiB takes. */
+    /* Conversions wait for as much as one of the largest pages takes. */
     for (uint64_t s = 0, e; s < gm->size; s = e) {
-        e = MIN(gm->size, s + GUEST_MEMFD_MAP_LARGEST);
+        e = MIN(gm->size, s + largest);
         state_lock(gm);
         guest_memfd_map_count(gm->map, s, e, count);
         state_unlock(gm);
@@ -63,19 +64,19 @@ static bool all_is_allocated(GuestMemfd *gm)
            (uint64_t)st.st_blocks * 512 >= gm->size;
 }
 
-/* Of pages that are counted above: 1 GiB and 2 MiB. */
+/* Huge pages that the vmemmap describes by one page cost nothing. */
 static void query_vmemmap(GuestMemfd *gm, GuestMemfdInfo *info)
     TSA_EXCLUDES(guest_memfd_state_lock)
 {
+    uint64_t largest = guest_memfd_largest_page(qemu_real_host_page_size());
     uint64_t page = gm->page_size;
 
     info->has_restructure = gm->restructure < GUEST_MEMFD_RESTRUCTURE__MAX;
     info->restructure = gm->restructure;
-    info->has_vmemmap_bytes = info->has_restructure && page >= 2 * MiB &&
-                              all_is_allocated(gm);
+    info->has_vmemmap_bytes = info->has_restructure && all_is_allocated(gm) &&
+                              page > qemu_real_host_page_size();
     for (uint64_t s = 0; info->has_vmemmap_bytes && s < gm->size;) {
-        uint64_t e = MIN(gm->size, QEMU_ALIGN_DOWN(s, GUEST_MEMFD_MAP_LARGEST) +
-                                   GUEST_MEMFD_MAP_LARGEST);
+        uint64_t e = MIN(gm->size, QEMU_ALIGN_DOWN(s, largest) + largest);
         uint64_t stop;
 
         state_lock(gm);

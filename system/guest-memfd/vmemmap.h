@@ -13,7 +13,7 @@
 /**
  * guest_memfd_vmemmap_bytes - what one huge page costs, beyond one that is whole
  *
- * @start, @size: the huge page, in bytes; 256 KiB and more
+ * @start, @size: the huge page, in bytes
  * @how: how the kernel splits it
  *
  * The cost of this function is bounded by @size, whatever its pages are.

@@ -15,7 +15,8 @@
 #include "guest-memfd-fakes.h"
 
 #define HUGE_PAGE (4 * PAGE)
-#define SIZE (8 * PAGE)
+#define SIZE_PAGES 8
+#define SIZE (SIZE_PAGES * PAGE)
 
 #define SHARED_FILE (GUEST_MEMFD_FLAG_MMAP | GUEST_MEMFD_FLAG_INIT_SHARED)
 
@@ -36,7 +37,7 @@ typedef enum FakePages {
 } FakePages;
 
 typedef struct FakeKVM {
-    uint64_t attributes[ADDRESSES][SIZE / PAGE];
+    uint64_t attributes[ADDRESSES][SIZE_PAGES];
     unsigned calls;
     uint64_t refuse;            /* a bit for each call, from 1 on */
     unsigned discards;

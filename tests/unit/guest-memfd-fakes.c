@@ -5,6 +5,7 @@
  */
 
 #include "qemu/osdep.h"
+#include <sys/auxv.h>
 #include "qemu/lockable.h"
 #include "qemu/main-loop.h"
 #include "qemu/module.h"
@@ -19,6 +20,15 @@
 Block block[BLOCKS];
 
 Fake fake;
+
+uint64_t fake_page_size;
+
+/* ThreadSanitizer calls it before it is ready for code that it watches. */
+__attribute__((no_sanitize("thread")))
+int getpagesize(void)
+{
+    return fake_page_size ?: getauxval(AT_PAGESZ);
+}
 
 void fake_reset(void)
 {
@@ -256,6 +266,7 @@ void memory_region_unref(MemoryRegion *mr)
 
 void fake_init(void)
 {
+    fake_page_size = getauxval(AT_PAGESZ);
     module_call_init(MODULE_INIT_QOM);
     rust_bql_mock_lock();
     qemu_mutex_init(&fake.lock);
@@ -356,7 +367,7 @@ int convert(Block *b, uint64_t first, uint64_t nr, bool to_private)
 
 int convert_gpa(hwaddr gpa, uint64_t size, bool to_private)
 {
-    static const struct {
+    const struct {
         hwaddr start, end;
         Block *b;
     } at[] = {

@@ -20,7 +20,7 @@
 #include "system/ramblock.h"
 #include "guest-memfd-model.h"
 
-#define PAGE (4 * KiB)
+#define PAGE fake_page_size
 #define PAGES 1024
 #define LISTENERS 3
 #define BLOCKS 2
@@ -72,6 +72,9 @@ typedef struct Fake {
 #define GPA_ROM    (4 * PAGES * PAGE)
 #define GPA_MMIO   (GPA_ROM + 16 * PAGE)
 #define GPA_END    (GPA_MMIO + 16 * PAGE)
+
+/* What getpagesize() says, in bytes; at first what the host has */
+extern uint64_t fake_page_size;
 
 extern Block block[BLOCKS];
 extern Fake fake;

@@ -3,7 +3,8 @@
  *
  * The container is a fake that takes a mapping only where there is none, and
  * unmaps only what it mapped in one call, as type1 does; requests come one by one,
- * or many in a round trip.  The model is a bit a page: shared or not.
+ * or many in a round trip.  The model is a bit a page: shared or not.  The host's
+ * page size is what the code is told by getpagesize(): 4, 16 and 64 KiB.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -14,7 +15,9 @@
 #include "system/dma.h"
 #include "../hw/vfio/guest-memfd-internal.h"
 
-#define PAGE 4096
+static uint64_t page_size = 4 * KiB;
+
+#define PAGE page_size
 #define PAGES 512
 #define IOVA (3 * GiB - 256 * PAGE)     /* a boundary of 1 GiB is inside */
 
@@ -36,6 +39,11 @@ static struct {
 } t;
 
 /* What the code calls beside the container */
+
+int getpagesize(void)
+{
+    return page_size;
+}
 
 void *memory_region_get_ram_ptr(MemoryRegion *mr)
 {
@@ -168,6 +176,12 @@ static void check(void)
     }
 }
 
+/* The size of pages is only a factor: most rounds have the usual one. */
+static int rounds(int n)
+{
+    return page_size == 4 * KiB ? n : n / 10;
+}
+
 static void setup(unsigned limit, GuestMemfdDmaSplit split)
 {
     memset(&t, 0, sizeof(t));
@@ -282,7 +296,7 @@ static void test_exact(void)
 
     setup(0, GUEST_MEMFD_DMA_SPLIT_AUTO);
     t.limit = PAGES;
-    for (int i = 0; i < 20000; i++) {
+    for (int i = 0; i < rounds(20000); i++) {
         if (n && g_test_rand_bit()) {
             unsigned k = g_test_rand_int_range(0, n);
 
@@ -317,7 +331,7 @@ static void test_limits(void)
         unsigned room = limit - MIN(512, limit / 8), refused = 0;
 
         setup(limit, GUEST_MEMFD_DMA_SPLIT_AUTO);
-        for (int i = 0; i < 20000; i++) {
+        for (int i = 0; i < rounds(20000); i++) {
             unsigned first = g_test_rand_int_range(0, PAGES);
             unsigned nr = g_test_rand_int_range(0, 4) ? 1 :
                           g_test_rand_int_range(1, PAGES - first + 1);
@@ -349,7 +363,7 @@ static void test_refused(void)
         unsigned refused = 0;
 
         setup(limit, GUEST_MEMFD_DMA_SPLIT_AUTO);
-        for (int i = 0; i < 5000; i++) {
+        for (int i = 0; i < rounds(5000); i++) {
             unsigned first = g_test_rand_int_range(0, PAGES);
             unsigned nr = g_test_rand_int_range(0, 4) ? 1 :
                           g_test_rand_int_range(1, PAGES - first + 1);
@@ -413,7 +427,7 @@ static void test_coarse(void)
 static void test_failures(void)
 {
     setup(16, GUEST_MEMFD_DMA_SPLIT_AUTO);
-    for (int i = 0; i < 20000; i++) {
+    for (int i = 0; i < rounds(20000); i++) {
         unsigned first = g_test_rand_int_range(0, PAGES);
         unsigned nr = g_test_rand_int_range(1, MIN(40, PAGES - first) + 1);
         bool to_shared = g_test_rand_bit();
@@ -470,7 +484,7 @@ static void test_toggle(void)
 {
     setup(64, GUEST_MEMFD_DMA_SPLIT_AUTO);
     g_assert_true(convert(256, 256, true));
-    for (int i = 0; i < 5000; i++) {
+    for (int i = 0; i < rounds(5000); i++) {
         unsigned page = g_test_rand_int_range(256, 512);
 
         convert(page, 1, false);
@@ -484,7 +498,7 @@ static void test_toggle(void)
 static void test_page(void)
 {
     setup(300, GUEST_MEMFD_DMA_SPLIT_PAGE);
-    for (int i = 0; i < 5000; i++) {
+    for (int i = 0; i < rounds(5000); i++) {
         unsigned first = g_test_rand_int_range(0, PAGES);
         unsigned nr = g_test_rand_int_range(1, PAGES - first + 1);
 
@@ -597,7 +611,7 @@ static void set_batch(bool batch)
 /* Requests of a batch share a round trip. */
 static void test_round_trips(void)
 {
-    set_batch(true);
+    set_batch(true);            /* also where others go one by one */
     setup(0, GUEST_MEMFD_DMA_SPLIT_AUTO);
     t.limit = PAGES;
     for (unsigned i = 0; i < PAGES; i++) {
@@ -629,18 +643,50 @@ static const struct {
     { "page", test_page },
     { "granularity", test_granularity },
     { "granularity-limit", test_granularity_limit },
+    { "round-trips", test_round_trips },
 };
+
+/* One of the tests, on a host with such pages */
+typedef struct Case {
+    unsigned test;
+    uint64_t page_size;
+} Case;
+
+static void run_case(const Case *c, bool batch)
+{
+    set_batch(batch);
+    page_size = c->page_size;
+    tests[c->test].run();
+    page_size = 4 * KiB;
+}
 
 static void test_one_by_one(const void *opaque)
 {
-    set_batch(false);
-    tests[GPOINTER_TO_UINT(opaque)].run();
+    run_case(opaque, false);
 }
 
 static void test_batch(const void *opaque)
 {
-    set_batch(true);
-    tests[GPOINTER_TO_UINT(opaque)].run();
+    run_case(opaque, true);
+}
+
+static void add_cases(uint64_t host_page)
+{
+    const uint64_t kib = host_page / KiB;
+
+    for (unsigned i = 0; i < ARRAY_SIZE(tests); i++) {
+        g_autofree char *one = g_strdup_printf("/guest-memfd-extent/%" PRIu64
+                                               "k/%s", kib, tests[i].name);
+        g_autofree char *many = g_strdup_printf("/guest-memfd-extent/%" PRIu64
+                                                "k/batch/%s", kib,
+                                                tests[i].name);
+        const Case c = { i, host_page };
+
+        g_test_add_data_func_full(one, g_memdup2(&c, sizeof(c)),
+                                  test_one_by_one, g_free);
+        g_test_add_data_func_full(many, g_memdup2(&c, sizeof(c)), test_batch,
+                                  g_free);
+    }
 }
 
 static const TypeInfo container_info = {
@@ -656,15 +702,8 @@ int main(int argc, char **argv)
     module_call_init(MODULE_INIT_QOM);
     type_register_static(&container_info);
 
-    for (unsigned i = 0; i < ARRAY_SIZE(tests); i++) {
-        g_autofree char *one = g_strdup_printf("/guest-memfd-extent/%s",
-                                               tests[i].name);
-        g_autofree char *many = g_strdup_printf("/guest-memfd-extent/batch/%s",
-                                                tests[i].name);
-
-        g_test_add_data_func(one, GUINT_TO_POINTER(i), test_one_by_one);
-        g_test_add_data_func(many, GUINT_TO_POINTER(i), test_batch);
-    }
-    g_test_add_func("/guest-memfd-extent/batch/round-trips", test_round_trips);
+    add_cases(4 * KiB);
+    add_cases(16 * KiB);
+    add_cases(64 * KiB);
     return g_test_run();
 }

@@ -128,9 +128,9 @@ static const GuestMemfdPages huge_2m = {
 }, huge_1g = {
     GUEST_MEMFD_PROVIDER_HUGETLB, 1 * GiB
 }, thp = {
-    GUEST_MEMFD_PROVIDER_THP, PAGE
+    GUEST_MEMFD_PROVIDER_THP, 4 * KiB
 }, small = {
-    GUEST_MEMFD_PROVIDER_PAGES, PAGE
+    GUEST_MEMFD_PROVIDER_PAGES, 4 * KiB
 };
 
 /* What a kernel speaks is found out once for each VM. */

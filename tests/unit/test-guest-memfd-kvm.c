@@ -24,7 +24,7 @@ static void check_attributes(size_t address)
     DECLARE_BITMAP(map, PAGES);
 
     read_map(b, map);
-    for (size_t i = 0; i < SIZE / PAGE; i++) {
+    for (size_t i = 0; i < SIZE_PAGES; i++) {
         g_assert_cmpint(test_bit(i, map), ==,
                         kvm.attributes[address][i] != 0);
     }
@@ -483,7 +483,7 @@ static void test_slot(void)
 {
     setup_kvm(PAGE, 0, NULL);
     g_assert_cmpint(convert(b, 2, 2, true), ==, 0);
-    for (int i = 0; i < SIZE / PAGE; i++) {
+    for (int i = 0; i < SIZE_PAGES; i++) {
         kvm.attributes[1][i] = KVM_MEMORY_ATTRIBUTE_PRIVATE;
     }
     g_assert_cmpint(guest_memfd_kvm_slot_added(&b->mr, PAGE, gpas[1] + PAGE,

@@ -74,7 +74,7 @@ static void test_source(void)
 
 static void test_bad_range(void)
 {
-    static const struct {
+    const struct {
         hwaddr gpa;
         uint64_t size;
     } bad[] = {

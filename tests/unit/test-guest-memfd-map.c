@@ -20,18 +20,31 @@ typedef struct Case {
 } Case;
 
 static const Case cases[] = {
-    { "x86", 4 * KiB, 3 * GiB, false },
-    { "x86-odd-size", 4 * KiB, 2 * GiB + 5 * MiB + 12 * KiB, true },
-    { "x86-below-huge", 4 * KiB, 36 * KiB, false },
-    { "pages-of-64k", 64 * KiB, 17 * GiB + 192 * KiB, true },
-    { "pages-of-2m", 2 * MiB, 5 * GiB + 6 * MiB, false },
+    { "4k", 4 * KiB, 3 * GiB, false },
+    { "4k/odd-size", 4 * KiB, 2 * GiB + 5 * MiB + 12 * KiB, true },
+    { "4k/below-huge", 4 * KiB, 36 * KiB, false },
+    { "16k", 16 * KiB, 3 * GiB, false },
+    { "16k/odd-size", 16 * KiB, 2 * GiB + 69 * MiB + 48 * KiB, true },
+    { "16k/below-huge", 16 * KiB, 144 * KiB, false },
+    { "64k", 64 * KiB, 48 * GiB, false },
+    { "64k/odd-size", 64 * KiB, 33 * GiB + 525 * MiB + 192 * KiB, true },
+    { "64k/below-huge", 64 * KiB, 576 * KiB, false },
 };
 
-static const uint64_t huge[GUEST_MEMFD_MAP_SIZES] = { 1 * GiB, 2 * MiB };
+/* Sizes that are counted, as Documentation/arch/arm64/hugetlbpage.rst has them */
+static const struct {
+    uint64_t page;
+    uint64_t huge[GUEST_MEMFD_MAP_SIZES];
+} geometries[] = {
+    { 4 * KiB, { 1 * GiB, 2 * MiB } },
+    { 16 * KiB, { 1 * GiB, 32 * MiB } },
+    { 64 * KiB, { 16 * GiB, 512 * MiB } },
+};
 
 /* The model: one bit a page, set is private. */
 typedef struct Fixture {
     const Case *c;
+    const uint64_t *huge;       /* bytes, largest first */
     GuestMemfdMap *map;
     unsigned long *bits;
     uint64_t page;              /* bytes */
@@ -47,6 +60,11 @@ static Fixture *fixture_new(const Case *c)
     f->c = c;
     f->map = guest_memfd_map_new(c->size, c->page, c->private);
     f->page = c->page;
+    for (size_t i = 0; i < ARRAY_SIZE(geometries); i++) {
+        f->huge = geometries[i].page == f->page ? geometries[i].huge : f->huge;
+    }
+    g_assert_nonnull(f->huge);
+    g_assert_cmpuint(guest_memfd_map_page_size(f->map), ==, f->page);
     f->pages = c->size / f->page;
     f->bits = bitmap_new(f->pages);
     if (c->private) {
@@ -79,7 +97,7 @@ static uint64_t random_below(Fixture *f, uint64_t limit)
  */
 static void random_range(Fixture *f, uint64_t *first, uint64_t *nr)
 {
-    uint64_t unit = huge[random_below(f, GUEST_MEMFD_MAP_SIZES)] / f->page;
+    uint64_t unit = f->huge[random_below(f, GUEST_MEMFD_MAP_SIZES)] / f->page;
     uint64_t len;
 
     switch (random_below(f, 16)) {
@@ -167,12 +185,12 @@ static void check_next(Fixture *f, uint64_t first, uint64_t nr, bool private)
 static void check_counts(Fixture *f)
 {
     GuestMemfdMapCount count[GUEST_MEMFD_MAP_SIZES] = { };
-    uint64_t middle = QEMU_ALIGN_DOWN(f->c->size / 2, GiB);
+    uint64_t middle = QEMU_ALIGN_DOWN(f->c->size / 2, f->huge[0]);
 
     guest_memfd_map_count(f->map, 0, middle, count);
     guest_memfd_map_count(f->map, middle, f->c->size, count);
     for (unsigned l = 0; l < GUEST_MEMFD_MAP_SIZES; l++) {
-        uint64_t unit = huge[l] / f->page;
+        uint64_t unit = f->huge[l] / f->page;
         uint64_t shared = 0, private = 0, mixed = 0;
 
         for (uint64_t i = 0; i + unit <= f->pages; i += unit) {
@@ -236,9 +254,14 @@ static uint64_t resident_bytes(void)
     return resident * qemu_real_host_page_size();
 }
 
-/* At 1 TiB: 1 MiB of memory while it is uniform, 33 MiB of addresses. */
-static void test_memory(void)
+/*
+ * At 1 TiB of pages of 4 KiB: 1 MiB of memory while it is uniform, 33 MiB of
+ * addresses; less if pages are larger.
+ */
+static void test_memory(const void *opaque)
 {
+    const uint64_t page = (uintptr_t)opaque;
+    const uint64_t table = guest_memfd_table_bytes(page);
     GuestMemfdMapCount count[GUEST_MEMFD_MAP_SIZES] = { };
     uint64_t before = resident_bytes(), bytes;
     GuestMemfdMap *map;
@@ -247,21 +270,21 @@ static void test_memory(void)
     /* MALLOC_PERTURB_, which meson sets, has calloc() write zeroes. */
     mallopt(M_PERTURB, 0);
 #endif
-    map = guest_memfd_map_new(1 * TiB, 4 * KiB, true);
+    map = guest_memfd_map_new(1 * TiB, page, true);
     bytes = guest_memfd_map_metadata_bytes(map);
-    g_assert_cmpuint(bytes, <=, 33 * MiB + 4 * KiB);
-    for (uint64_t o = 0; o < 1 * TiB; o += 16 * MiB) {
-        guest_memfd_map_set(map, o, 2 * MiB, false);
+    g_assert_cmpuint(bytes, <=, 33 * MiB / (page / (4 * KiB)) + 4 * KiB);
+    for (uint64_t o = 0; o < 1 * TiB; o += 8 * table) {
+        guest_memfd_map_set(map, o, table, false);
     }
     guest_memfd_map_set(map, 0, 1 * TiB, true);
     g_assert_cmpuint(resident_bytes(), <=, before + 4 * MiB);
 
-    for (uint64_t o = 0; o < 1 * TiB; o += 2 * MiB) {
-        guest_memfd_map_set(map, o, 4 * KiB, false);
+    for (uint64_t o = 0; o < 1 * TiB; o += table) {
+        guest_memfd_map_set(map, o, page, false);
     }
     guest_memfd_map_count(map, 0, 1 * TiB, count);
-    g_assert_cmpuint(count[0].mixed, ==, 1024);
-    g_assert_cmpuint(count[1].mixed, ==, 512 * 1024);
+    g_assert_cmpuint(count[0].mixed, ==, TiB / guest_memfd_largest_page(page));
+    g_assert_cmpuint(count[1].mixed, ==, TiB / table);
     g_assert_cmpuint(guest_memfd_map_metadata_bytes(map), ==, bytes);
     guest_memfd_map_free(map);
 }
@@ -281,7 +304,13 @@ int main(int argc, char **argv)
 
         g_test_add_data_func(path, &cases[i], test_random);
     }
-    g_test_add_func("/guest-memfd-map/memory", test_memory);
+    for (size_t i = 0; i < ARRAY_SIZE(geometries); i++) {
+        uint64_t page = geometries[i].page;
+        g_autofree char *path =
+            g_strdup_printf("/guest-memfd-map/memory/%" PRIu64 "k", page / KiB);
+
+        g_test_add_data_func(path, (void *)(uintptr_t)page, test_memory);
+    }
 #ifndef __SANITIZE_ADDRESS__    /* which takes it for a fault of the program */
     g_test_add_func("/guest-memfd-map/too-large", test_too_large);
 #endif

@@ -22,7 +22,7 @@ static void make_runs(Block *b, bool private)
     check_exact();
 }
 
-static void test_convert(void)
+static void test_convert(const void *partial)
 {
     GuestMemfdInfoList *list;
     GuestMemfdInfo *info;
@@ -161,7 +161,7 @@ static void test_dead(gconstpointer partial)
 }
 
 /* When one listener refuses, those after it are not told. */
-static void test_refused(void)
+static void test_refused(const void *partial)
 {
     setup(false);
     fake_reset();
@@ -174,7 +174,7 @@ static void test_refused(void)
 }
 
 /* What a listener lost in two requests is mended together. */
-static void test_stale_twice(void)
+static void test_stale_twice(const void *partial)
 {
     Block *b = &block[0];
 
@@ -198,7 +198,7 @@ static void test_stale_twice(void)
     teardown();
 }
 
-static void test_retry(void)
+static void test_retry(const void *partial)
 {
     GuestMemfdInfoList *list;
     GuestMemfdInfo *info;
@@ -228,7 +228,7 @@ static void test_retry(void)
     teardown();
 }
 
-static void test_bad_ranges(void)
+static void test_bad_ranges(const void *partial)
 {
     const struct {
         uint64_t offset, size;
@@ -265,7 +265,7 @@ static uint64_t first_block_bytes(void)
     return list->value->to_shared->bytes;
 }
 
-static void test_gpa(void)
+static void test_gpa(const void *partial)
 {
     const uint64_t max = UINT64_MAX;
     uint64_t bytes;
@@ -329,7 +329,7 @@ static void test_gpa(void)
     teardown();
 }
 
-static void test_late_listener(void)
+static void test_late_listener(const void *partial)
 {
     Block *b = &block[0];
     MemoryRegionSection s;
@@ -378,7 +378,7 @@ static void test_late_listener(void)
 }
 
 /* Memory that is unplugged between the search for it and the locks */
-static void test_unplugged(void)
+static void test_unplugged(const void *partial)
 {
     const uint64_t size = GPA_BLOCK1 + PAGES * PAGE - GPA_BLOCK0;
 
@@ -416,7 +416,7 @@ static int reset(Block *b)
     return ret;
 }
 
-static void test_reset(void)
+static void test_reset(const void *partial)
 {
     for (int private = 0; private < 2; private++) {
         DECLARE_BITMAP(map, PAGES);
@@ -473,7 +473,7 @@ static int fail_at_once(MemoryRegionSection *s, void *opaque)
     return -EIO;
 }
 
-static void test_ram_discard_manager(void)
+static void test_ram_discard_manager(const void *partial)
 {
     Block *b = &block[0];
     RamDiscardManagerClass *rdmc;
@@ -509,7 +509,7 @@ static void test_ram_discard_manager(void)
 }
 
 /* Random requests with random failures, everything compared after each. */
-static void test_random(void)
+static void test_random(const void *partial)
 {
     g_autoptr(GRand) rand = g_rand_new_with_seed(g_test_rand_int());
 
@@ -542,7 +542,7 @@ static void *one_conversion(void *opaque)
  * A conversion waits for a listener.  Whoever reads, or converts another block,
  * does not; if one did, this test would not end.
  */
-static void test_readers(void)
+static void test_readers(const void *partial)
 {
     Block *b = &block[0];
     RamDiscardManagerClass *rdmc;
@@ -595,7 +595,7 @@ static void *vcpu_thread(void *opaque)
     return NULL;
 }
 
-static void test_vcpus(void)
+static void test_vcpus(const void *partial)
 {
     QemuThread thread[4];
 
@@ -615,14 +615,62 @@ static void test_vcpus(void)
     teardown();
 }
 
-/* With a driver that converts all or nothing, and one that stops half-way. */
-static void add_both(const char *name, GTestDataFunc func)
-{
-    g_autofree char *whole = g_strdup_printf("/guest-memfd/%s/whole", name);
-    g_autofree char *partial = g_strdup_printf("/guest-memfd/%s/partial", name);
+/* A test, on a host with such pages */
+typedef struct Case {
+    void (*run)(const void *partial);
+    bool partial;
+    uint64_t page_size;
+} Case;
 
-    g_test_add_data_func(whole, GINT_TO_POINTER(false), func);
-    g_test_add_data_func(partial, GINT_TO_POINTER(true), func);
+static void run_case(const void *opaque)
+{
+    const Case *c = opaque;
+    uint64_t host = fake_page_size;
+
+    fake_page_size = c->page_size;
+    c->run(GINT_TO_POINTER(c->partial));
+    fake_page_size = host;
+}
+
+static void add_case(const char *name, void (*run)(const void *partial),
+                     bool partial, uint64_t page_size)
+{
+    g_autofree char *path = g_strdup_printf("/guest-memfd/%" PRIu64 "k/%s",
+                                            page_size / KiB, name);
+    const Case c = { run, partial, page_size };
+
+    g_test_add_data_func_full(path, g_memdup2(&c, sizeof(c)), run_case, g_free);
+}
+
+/* With a driver that converts all or nothing, and one that stops half-way. */
+static void add_both(const char *name, void (*run)(const void *partial),
+                     uint64_t page_size)
+{
+    g_autofree char *whole = g_strdup_printf("%s/whole", name);
+    g_autofree char *partial = g_strdup_printf("%s/partial", name);
+
+    add_case(whole, run, false, page_size);
+    add_case(partial, run, true, page_size);
+}
+
+static void add_tests(uint64_t page_size)
+{
+    add_case("convert", test_convert, false, page_size);
+    add_both("failures", test_failures, page_size);
+    add_both("failed-undo", test_failed_undo, page_size);
+    add_both("dead", test_dead, page_size);
+    add_case("refused", test_refused, false, page_size);
+    add_case("stale-twice", test_stale_twice, false, page_size);
+    add_case("retry", test_retry, false, page_size);
+    add_case("bad-ranges", test_bad_ranges, false, page_size);
+    add_case("gpa", test_gpa, false, page_size);
+    add_case("late-listener", test_late_listener, false, page_size);
+    add_case("unplugged", test_unplugged, false, page_size);
+    add_case("reset", test_reset, false, page_size);
+    add_case("ram-discard-manager", test_ram_discard_manager, false, page_size);
+    add_case("random", test_random, false, page_size);
+    add_case("readers", test_readers, false, page_size);
+    add_case("vcpus", test_vcpus, false, page_size);
 }
 
 int main(int argc, char **argv)
@@ -630,22 +678,8 @@ int main(int argc, char **argv)
     fake_init();
     g_test_init(&argc, &argv, NULL);
 
-    g_test_add_func("/guest-memfd/convert", test_convert);
-    add_both("failures", test_failures);
-    add_both("failed-undo", test_failed_undo);
-    add_both("dead", test_dead);
-    g_test_add_func("/guest-memfd/refused", test_refused);
-    g_test_add_func("/guest-memfd/stale-twice", test_stale_twice);
-    g_test_add_func("/guest-memfd/retry", test_retry);
-    g_test_add_func("/guest-memfd/bad-ranges", test_bad_ranges);
-    g_test_add_func("/guest-memfd/gpa", test_gpa);
-    g_test_add_func("/guest-memfd/late-listener", test_late_listener);
-    g_test_add_func("/guest-memfd/unplugged", test_unplugged);
-    g_test_add_func("/guest-memfd/reset", test_reset);
-    g_test_add_func("/guest-memfd/ram-discard-manager",
-                    test_ram_discard_manager);
-    g_test_add_func("/guest-memfd/random", test_random);
-    g_test_add_func("/guest-memfd/readers", test_readers);
-    g_test_add_func("/guest-memfd/vcpus", test_vcpus);
+    add_tests(4 * KiB);
+    add_tests(16 * KiB);
+    add_tests(64 * KiB);
     return g_test_run();
 }
