@@ -19,7 +19,8 @@ from lib.scripts import write
 TOOLS = TOP / 'tools'
 PAGES = TOP / 'docs/tools'
 TREE = Path(os.environ.get('QEMU_TREE', TOP / 'build/src'))
-COMMANDS = {'gmem-top': ((),), 'gmem-xml': ((), ('add',), ('remove',))}
+COMMANDS = {'gmem-top': ((),),
+            'gmem-xml': ((), ('add',), ('remove',), ('onDefineDomain',))}
 OPTION = re.compile(r'(?<![\w-])--?[a-z][\w-]*')
 # Options of other programs, in examples
 OTHERS = {'-qmp', '--inactive', '-L'}

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""gmem-xml: document, checks, main.  See main.py."""
+"""gmem-xml: document, checks, hook, options, main.  See main.py."""

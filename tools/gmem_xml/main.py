@@ -12,9 +12,9 @@ from xml.etree import ElementTree as ET
 from gmem.command import complain, run
 from gmem.size import as_option, exact
 
-from . import checks
+from . import checks, hook
 from .document import LARGEST, Document, XmlError
-from .options import parse_args
+from .options import DOMAIN, OBJECT, parse_args
 
 QEMU = checks.QEMU_NS
 OURS = '{urn:qemu-guest-memfd:gmem-xml}'
@@ -94,7 +94,6 @@ def choose_nodes(report, opts, tuned):
 
 def check(report, opts, root):
     """All checks; the size, and the elements to take out, as paths."""
-    opts.origin = {}        # of options that elements have set
     args = checks.Arguments(root)
     checks.check_kind(report, root)
     size = checks.memory_size(report, root)
@@ -257,24 +256,40 @@ def remove(root):
                 del root.attrib[name]
 
 
+def read(opts):
+    """The document, as bytes."""
+    if opts.command == 'onDefineDomain':
+        return opts.domain.encode(errors='surrogateescape')
+    if opts.file == '-':
+        return sys.stdin.buffer.read(LARGEST + 1)
+    with open(opts.file, 'rb') as file:
+        return file.read(LARGEST + 1)
+
+
+def add_by_hook(root, opts, report):
+    """What KubeVirt wants: the options are annotations."""
+    hook.set_options(opts, OBJECT + DOMAIN, report)
+    if not report.problems and not hook.has_it(checks.Arguments(root),
+                                               opts.id):
+        add(root, opts, report)
+
+
 def edit(opts):
     """Read, edit, write; the exit status."""
     report = checks.Report()
+    opts.origin = {}        # of options that elements or annotations have set
     try:
-        if opts.file == '-':
-            data = sys.stdin.buffer.read(LARGEST + 1)
-        else:
-            with open(opts.file, 'rb') as file:
-                data = file.read(LARGEST + 1)
-        document = Document(data)
+        document = Document(read(opts))
         if document.root.tag != 'domain':
             name = document.root.tag.rpartition('}')[2]
             raise XmlError(f'it is a <{name}>; give the XML of a <domain>, as '
                            'virsh dumpxml prints it')
         if opts.command == 'add':
             add(document.root, opts, report)
-        else:
+        elif opts.command == 'remove':
             remove(document.root)
+        else:
+            add_by_hook(document.root, opts, report)
     except XmlError as err:
         report.problems.append(f'{opts.file}: {err}')
     except OSError as err:
@@ -283,6 +298,8 @@ def edit(opts):
             report.problems:
         text = ''.join(char if char.isprintable() else '?' for char in text)
         complain('gmem-xml', f'{text}.')
+        if opts.command == 'onDefineDomain':
+            hook.tell_the_shim(f'{text}.')
     if report.problems:
         return 1
     if opts.in_place:

@@ -2,7 +2,9 @@
 """The command line of gmem-xml; see docs/tools/gmem-xml.rst."""
 
 import argparse
+import os
 import re
+import sys
 
 from gmem.command import add_help, make_parser
 
@@ -14,7 +16,7 @@ DESCRIPTION = (
     'element of <metadata> records what was added and keeps what was taken '
     'out.')
 EPILOG = (
-    'Both commands read the XML of a domain, as virsh dumpxml prints it, and '
+    'add and remove read the XML of a domain, as virsh dumpxml prints it, and '
     'write it to standard output. Exit status: 0 success, 1 the domain or an '
     'option is refused (nothing is written), 2 wrong arguments.')
 
@@ -128,7 +130,7 @@ def parse_args():
     """The command line."""
     parser = make_parser('gmem-xml', description=DESCRIPTION, epilog=EPILOG)
     commands = parser.add_subparsers(dest='command', required=True,
-                                     metavar='add|remove')
+                                     metavar='add|remove|onDefineDomain')
     for name, text in (
             ('add', 'give a domain guest_memfd memory, or change its '
                     'options'),
@@ -148,7 +150,21 @@ def parse_args():
             section = command.add_argument_group(title)
             for option, kind, text in group:
                 section.add_argument(option, help=text, **kind)
-    opts = parser.parse_args()
+    command = commands.add_parser(
+        'onDefineDomain', help='what add does, as a hook of KubeVirt',
+        allow_abbrev=False, add_help=False, description='What add does, as '
+        'a hook of KubeVirt. The options of add are annotations of the '
+        'instance: gmem-xml/OPTION.')
+    add_help(command)
+    command.add_argument('--vmi', required=True, metavar='JSON',
+                         help='the VirtualMachineInstance')
+    command.add_argument('--domain', required=True, metavar='XML',
+                         help='the domain, which is not a file')
+    command.set_defaults(file='--domain', in_place=False)
+    words = sys.argv[1:]
+    if os.path.basename(sys.argv[0]) == 'onDefineDomain':
+        words.insert(0, 'onDefineDomain')
+    opts = parser.parse_args(words)
     if opts.in_place and opts.file == '-':
         parser.error('--in-place needs a FILE')
     return opts
