@@ -169,7 +169,7 @@ def measure(plan, groups, repeats):
     if 'rig' in groups:
         records += rig()        # all that it has
     elif 'restructure' in groups:
-        records += rig('restructure') + rig('steady', 'memory')
+        records += rig('restructure|steady|placement')
     return records
 
 

@@ -33,6 +33,7 @@ static const struct {
     { "mix", &opt.mix },
     { "piece", &opt.piece },
     { "share", &opt.share },
+    { "scatter", &opt.scatter },
     { "cpus", &opt.cpus },
     { "storm", &opt.storm },
     { "dimm", &opt.dimm },

@@ -25,6 +25,8 @@
 
 /* edu's DMA mask has 28 bits unless told otherwise */
 #define DMA_LIMIT_MIB   256
+/* Of the bounce area, without DMA */
+#define AREA_LIMIT_MIB  2048
 
 /* What the guest is asked to do (the multiboot command line) */
 typedef struct Options {
@@ -41,6 +43,7 @@ typedef struct Options {
     uint32_t mix;               /* requests of a round, anywhere, of any size */
     uint32_t piece;             /* KiB: taken out of each chunk, and put back */
     uint32_t share;             /* MiB: no more than that becomes shared */
+    uint32_t scatter;           /* KiB: in pieces of this size, anywhere */
     bool touch;                 /* write to all pages in each round */
     bool keep;                  /* what was written survives conversions */
     bool reboot;                /* once, at the end */

@@ -54,9 +54,11 @@ static void check_memory(const MultibootInfo *info)
              "least %u", opt.base, FIRST_BASE_MIB, opt.area,
              SMALLEST_AREA_MIB);
     }
-    if (opt.area > DMA_LIMIT_MIB ||
-        ((!opt.rounds || opt.reboot) &&
-         opt.base > DMA_LIMIT_MIB - opt.area)) {
+    if (opt.area > AREA_LIMIT_MIB) {
+        fail("area (%u) must be %u or less", opt.area, AREA_LIMIT_MIB);
+    }
+    if ((!opt.rounds || opt.reboot) &&
+        (opt.area > DMA_LIMIT_MIB || opt.base > DMA_LIMIT_MIB - opt.area)) {
         fail("the bounce area must end at %u MiB or before: edu's DMA mask",
              DMA_LIMIT_MIB);
     }

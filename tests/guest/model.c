@@ -15,7 +15,7 @@
  */
 #define OFF_BORDER      200u
 
-static uint8_t shared_map[DMA_LIMIT_MIB * (MIB / PAGE_SIZE) / 8];
+static uint8_t shared_map[AREA_LIMIT_MIB * (MIB / PAGE_SIZE) / 8];
 
 void model_init(uint32_t pages, bool shared)
 {

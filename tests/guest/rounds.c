@@ -5,7 +5,8 @@
  * A round makes all of it private, then shared, in requests of chunk=KIB; or,
  * with mix=N, makes N requests anywhere.  With piece=KIB it takes that much out
  * of each chunk after the last round, then gives it back.  With share=MIB only so
- * much becomes shared again, then come the requests of mix=N, each for one page.
+ * much becomes shared again, in pieces of scatter=KIB anywhere or else at the start
+ * of the area, then come the requests of mix=N, each for one page.
  * With touch=1 each page is written to after each step, so that the host has
  * memory for it; with keep=1 each page still has to be what was written before.
  *
@@ -19,6 +20,22 @@
 static uint32_t written;        /* to the first word of each page */
 
 #define KIB_PAGES(kib) ((kib) * 1024 / PAGE_SIZE)
+
+/* Pieces that do not overlap */
+static void share_scattered(void)
+{
+    uint32_t pages = KIB_PAGES(opt.scatter);
+    uint32_t left = opt.share * 1024 / opt.scatter;
+    uint32_t page;
+
+    while (left) {
+        page = rng_below(model_pages() / pages) * pages;
+        if (!model_shared(page)) {
+            convert(page, pages, true);
+            left--;
+        }
+    }
+}
 
 static void convert_all(bool shared)
 {
@@ -99,6 +116,8 @@ static void do_step(const char *to)
         convert_mix();
     } else if (!strcmp(to, "out") || !strcmp(to, "back")) {
         convert_pieces(to[0] == 'b');
+    } else if (opt.scatter && to[0] == 's') {
+        share_scattered();
     } else {
         convert_all(to[0] == 's');
     }
@@ -128,6 +147,11 @@ void run_rounds(void)
         fail("rounds=%u needs a way to convert, chunk=KIB (%u) that divides "
              "the bounce area, and piece=KIB (%u) that fits into that", opt.rounds,
              opt.chunk, opt.piece);
+    }
+    if (opt.scatter && (opt.scatter % (PAGE_SIZE / 1024) ||
+                        opt.share > opt.area / 2)) {
+        fail("scatter=%u must be pages, and share=%u at most half of the bounce "
+             "area", opt.scatter, opt.share);
     }
     if (opt.keep) {
         opt.keep = false;

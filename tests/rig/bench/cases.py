@@ -12,11 +12,11 @@ import itertools
 from lib.error import HarnessError
 from lib.units import MIB
 from rig.bench.measure import steps
-from rig.lib.checks import memory_used
-from rig.lib.configurations import (EMULATED, IN_PLACE, PAGES_2M, PROTECTED, TWO_COPY,
-                                    Config)
+from rig.lib.checks import memory_used, setting
+from rig.lib.configurations import (EMULATED, IN_PLACE, PAGES_1G, PAGES_2M, PROTECTED,
+                                    TWO_COPY, Config)
 from rig.lib.l1 import SCHEMES
-from rig.lib.pools import vmemmap
+from rig.lib.pools import POOLS, vmemmap
 
 BASE_MIB = 16
 GIB_MIB = 1024
@@ -34,6 +34,14 @@ SETTLING = {
               for side in ('two-copy', 'qemu')],
     'in-place': [('in-place', '')],
     **{scheme: [(scheme, PAGES_2M)] for scheme in SCHEMES}}
+# A VM that shares a bounce area, in pieces of so many KiB, and is private otherwise
+PLACED_MIB, BOUNCE_MIB = 2048, 64
+PLACES = {'in one piece': 0, 'in pieces of 2 MiB': 2048, 'in single pages': 4}
+PLACING = {
+    'intel': [('two-copy', PAGES_2M + ',reserve=off'), ('qemu', PAGES_2M +
+                                                        ',reserve=off')],
+    'in-place': [('in-place', '')],
+    **{scheme: [(scheme, PAGES_2M), (scheme, PAGES_1G)] for scheme in SCHEMES}}
 # Of released QEMU: what guests of TDX and SEV-SNP would get
 BASELINE = 'memory-backend-memfd,share=on'
 # What a step is called in a case
@@ -50,8 +58,9 @@ class Report:
         self.records = []
 
     def wanted(self, *names):
-        """Not if a word of the command line is in none of these."""
-        return all(word in ' '.join(names) for word in self._words)
+        """Not if a word of the command line, or each of a|b, is in none of these."""
+        return all(any(one in ' '.join(names) for one in word.split('|'))
+                   for word in self._words)
 
     def add(self, where, figures):
         """@figures by metric; @where is (group, case, side, repeat)."""
@@ -105,11 +114,8 @@ def words_for(area, chunk, rounds, **more):
 def split_figures(step, before, gibs):
     """Memory of mappings since @before, and entries of the IOMMU."""
     now = step.memory()
-    figures = {f'{what}-bytes-per-gib': (now[what] - before[what]) / gibs
-               for what in now}
-    for size, count in sorted(step.entries().items()):
-        figures[f'iommu-entries-{size >> 10}k'] = count
-    return figures
+    return {**{f'{what}-bytes-per-gib': (now[what] - before[what]) / gibs
+               for what in now}, **entries(step)}
 
 
 def dma(l1, report):
@@ -197,29 +203,61 @@ def steady(l1, report):
 
 def steady_of(l1, report, config, side):
     """All private except a bounce area; single pages here and there; as at first."""
-    pages = '2M' if PAGES_2M in config.memory else '4K'
-    if 'prealloc' in config.memory:
-        pages += ', preallocated'
     when = {(1, 'shared'): f'{SWIOTLB_MIB} MiB shared',
             (1, 'any'): f'then {SINGLE_PAGES} single pages',
             (2, 'shared'): f'then again {SWIOTLB_MIB} MiB shared'}
+    held(l1, report, config, ('steady memory', side), when,
+         words_for(STEADY_MIB - BASE_MIB - 2, 2048, 2, touch=1,
+                   share=SWIOTLB_MIB, mix=SINGLE_PAGES))
+
+
+def held(l1, report, config, group_and_side, when, words):
+    """What a VM holds after steps; @when: {(round, to): the case}."""
+    group, side = group_and_side
+    pages = next((size for size in ('1G', '2M') if f'hugetlbsize={size}' in
+                  config.memory), '4K')
+    if 'prealloc' in config.memory:
+        pages += ', preallocated'
     pools = side not in SCHEMES
     before, reserved = memory_used(l1, pools), reserved_pages(l1)
-    held = 0 if pools else vmemmap(l1)
-    words = words_for(STEADY_MIB - BASE_MIB - 2, 2048, 2, touch=1,
-                      share=SWIOTLB_MIB, mix=SINGLE_PAGES)
+    split = 0 if pools else vmemmap(l1)
     with contextlib.closing(steps(l1, config, words)) as run:
         for step in run:
             if (step.round, step.to) in when:
                 there = memory_used(l1, pools) - before
                 kept = (reserved_pages(l1) - reserved) * 2 * MIB
-                report.note(('steady memory', f'{pages}, '
-                             f'{when.pop((step.round, step.to))}', side, 1),
+                report.note((group, f'{pages}, {when.pop((step.round, step.to))}',
+                             side, 1),
                             {'bytes': there, 'bytes-of-machine-size':
                              there / config.ram, 'reserved-bytes': kept,
-                             'vmemmap-bytes': 0 if pools else vmemmap(l1) - held})
+                             'vmemmap-bytes': 0 if pools else vmemmap(l1) - split,
+                             **entries(step)})
             if not when:
                 break
+
+
+def entries(step):
+    """How many entries of each size stage 2 has, and the IOMMU if there is a device."""
+    figures = {f'stage-2-entries-{size}': count
+               for size, count in step.stage2_entries().items()}
+    if step.config.vfio:
+        figures.update((f'iommu-entries-{size >> 10}k', count)
+                       for size, count in sorted(step.entries().items()))
+    return figures
+
+
+def placement(l1, report):
+    """What a larger VM with a device holds, by where its bounce area is."""
+    with setting(l1, f'{POOLS}/hugepages-2048kB/nr_hugepages', PLACED_MIB // 2 + 64):
+        for (side, pages), (where, scatter) in itertools.product(
+                PLACING[l1.platform], PLACES.items()):
+            if report.wanted('placement', side):
+                held(l1, report, conversion_config(side, 'iommufd', pages,
+                                                   PLACED_MIB * MIB),
+                     ('placement', side),
+                     {(1, 'shared'): f'{BOUNCE_MIB} MiB {where}'},
+                     words_for(PLACED_MIB - BASE_MIB - 2, 2048, 1, touch=1,
+                               share=BOUNCE_MIB, scatter=scatter))
 
 
 def reserved_pages(l1):
@@ -256,16 +294,17 @@ def restructure(l1, report):
 
 
 # By what L1's kernel is told
-GROUPS = {'intel': (dma, huge, sizes, steady, requests),
-          'in-place': (requests, steady),
-          **dict.fromkeys(SCHEMES, (restructure, steady))}
+GROUPS = {'intel': (dma, huge, sizes, steady, placement, requests),
+          'in-place': (requests, steady, placement),
+          **dict.fromkeys(SCHEMES, (restructure, steady, placement))}
 # What has these words is measured there: L1 need not boot for anything else
 NAMES = {'intel': [('dma', *itertools.chain(*POLICIES)),
                    ('conversion', 'iommufd', 'type1', 'auto', 'page', 'qemu'),
                    ('request', 'iommufd no device', 'two-copy', 'qemu'),
                    ('steady memory', 'two-copy', 'qemu'),
+                   ('placement', 'two-copy', 'qemu'),
                    ('vm size', *map(str, SIZES_MIB))],
          'in-place': [('request', 'iommufd no device', 'in-place'),
-                      ('steady memory', 'in-place')],
-         **{scheme: [('restructure', '2M 1G', scheme), ('steady memory', scheme)]
-            for scheme in SCHEMES}}
+                      ('steady memory', 'in-place'), ('placement', 'in-place')],
+         **{scheme: [('restructure', '2M 1G', scheme), ('steady memory', scheme),
+                     ('placement', scheme)] for scheme in SCHEMES}}

@@ -82,6 +82,11 @@ class Step:
         sizes = [size for _iova, size in iommu.READ[self.l1.platform](self.l1, EDU)]
         return {size: sizes.count(size) for size in set(sizes)}
 
+    def stage2_entries(self):
+        """{size: how many} that KVM counts."""
+        return {size: int(self.l1.run(f'cat /sys/kernel/debug/kvm/pages_{size}')[0])
+                for size in ('4k', '2m', '1g')}
+
     def block(self):
         """What our QEMU says of the memory."""
         return self.l2.qmp.command('query-guest-memfd')[0]
