@@ -251,6 +251,32 @@ class Pages(tap.TestCase):
             assert found, '%s has no %s' % (path, name)
             assert value(bound) == value(found.group(1)), (name, found.group(1))
 
+    def test_the_plan_follows_from_the_measurements(self):
+        # Hosts of pages of 1 GiB for VMs of 16 GiB, but for one VM's memory
+        def row(book, title, name):
+            found = re.search(r'^ *%s  +(.*)$' % re.escape(name),
+                              section(book, title), re.MULTILINE)
+            assert found, name
+            return [int(word) for word in found.group(1).split()]
+
+        one = row(DEVEL, 'What it costs', '64 MiB in one piece')
+        many = row(DEVEL, 'What it costs', '64 MiB in 32 pieces of 2 MiB')
+        worst = max(row(DEVEL, 'What it costs', '16384 pages'))
+        plan = 'What restructuring costs'
+        for gib, name in ((256, '256 GiB'), (512, '512 GiB'), (1024, '1 TiB'),
+                          (2048, '2 TiB'), (4096, '4 TiB')):
+            vms = gib // 16 - 1
+            wanted = [round(vms * kib / 1024)
+                      for kib in (*one, *many, worst * 16 / 2)]
+            assert row(MANUAL, plan, name) == [vms, *wanted], (name, wanted)
+        assert '%.1f %%' % (100 * worst / (2 << 20)) in \
+            ' '.join(section(MANUAL, plan).split())
+        for name in ('page', 'cut'):
+            measured = re.search(r'^%s +(\S+ MB)' % name, section(
+                DEVEL, 'Measurements'), re.MULTILINE).group(1)
+            assert re.search(r'^``%s`` +%s\b' % (name, measured), section(
+                MANUAL, 'Mappings'), re.MULTILINE), name
+
     def test_the_picture_is_what_its_script_draws(self):
         # Except for the time of the drawing
         subprocess.run([TOP / 'scripts/docs-images.py', self.path], check=True,
