@@ -251,6 +251,24 @@ class Pages(tap.TestCase):
             assert found, '%s has no %s' % (path, name)
             assert value(bound) == value(found.group(1)), (name, found.group(1))
 
+    def test_the_profile_has_what_qemu_reads(self):
+        # Of /sys: a file of each directory that our sources name
+        rules = [re.escape(line.split()[0]).replace(r'\*\*', '.+').replace(
+            r'\[0\-9\]\*', '[0-9]+') for line in re.findall(
+                r'^    (/sys/.* r,)$', section(
+                    MANUAL, 'The system daemon and AppArmor'), re.MULTILINE)]
+        named = [path for name in ('backends', 'accel/kvm', 'include/system',
+                                   'system/guest-memfd')
+                 for file in sorted((TOP / name).rglob('*.[ch]'))
+                 for path in re.findall(r'"(/sys/[^"]+)"', file.read_text())]
+        assert len(named) >= 3, named
+        for path in named:
+            path = path.replace('%lu', '0')
+            if path.endswith('hugepages'):
+                path += '/hugepages-2048kB/free_hugepages'
+            assert any(re.fullmatch(rule, path) for rule in rules), \
+                (path, rules)
+
     def test_the_plan_follows_from_the_measurements(self):
         # Hosts of pages of 1 GiB for VMs of 16 GiB, but for one VM's memory
         def row(book, title, name):

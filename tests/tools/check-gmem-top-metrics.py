@@ -48,7 +48,7 @@ VERSION = '{"return": {"qemu": {"major": 10, "minor": 2, "micro": 2}}}'
 
 def command(*args):
     """The words of a gmem-top."""
-    return [str(arg) for arg in (GMEM_TOP, *args)]
+    return [str(arg) for arg in (GMEM_TOP, '--timeout', '60', *args)]
 
 
 def run(*args, **env):
