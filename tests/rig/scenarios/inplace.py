@@ -52,9 +52,12 @@ HOTPLUG, HOTPLUG_2M = [
            extra=PROTECTED['extra'] + PORT + ['-object', 'iommufd,id=i0'])
     for pages in ('', PAGES_2M)]
 DATA, LOADED = 0x1800010, 0x600dda7a
-ENTRY_POINTS = Config('entry points', IN_PLACE, None, machine=PROTECTED['machine'],
-                      extra=RESET.extra + ['-device', f'loader,addr={DATA:#x},'
-                                           f'data={LOADED:#x},data-len=4'])
+ENTRY_POINTS, TWO_COPIES = [
+    Config('entry points', memory, None, machine=PROTECTED['machine'],
+           extra=RESET.extra + ['-gdb', 'pipe:/tmp/gdb', '-device',
+                                f'loader,addr={DATA:#x},data={LOADED:#x},'
+                                'data-len=4'])
+    for memory in (IN_PLACE, TWO_COPY)]
 EMULATED_DEVICE = Config('edu', IN_PLACE, None, machine=PROTECTED['machine'],
                          extra=PROTECTED['extra'] + ['-device', 'edu,dma_delay_ms=1'],
                          conv='hypercall')
@@ -195,10 +198,19 @@ def hotplug(l1, tap, config):
             tap.result(f'unplugged, {number}', [answer] if answer else [])
 
 
+def gdb(l1, packet, answer):
+    """Problems unless the gdb stub gives this answer to a packet."""
+    checksum = sum(packet.encode('ascii')) & 0xff
+    l1.run(f"printf %s '${packet}#{checksum:02x}' >/tmp/gdb.in")
+    said = l1.run(f"timeout 60 head -c {len('+$#00' + answer)} /tmp/gdb.out")
+    return missing(str(said), [f'+${answer}#'])
+
+
 def entry_points(l1, tap, config):
     """QEMU does not touch a private page, whoever requests it."""
     page = DATA & -PAGE
-    l1.run('rm -f /tmp/saved')
+    l1.run('rm -f /tmp/saved /tmp/gdb.in /tmp/gdb.out')
+    l1.run('mkfifo /tmp/gdb.in /tmp/gdb.out')
     save = {'val': page - PAGE, 'size': 2 * PAGE, 'filename': '/tmp/saved'}
     ways = (
         ('x', 'human-monitor-command', 'Cannot access memory',
@@ -209,7 +221,18 @@ def entry_points(l1, tap, config):
         ('pmemsave', 'pmemsave', 'is private', dict(save)),
         ('dump', 'dump-guest-memory', 'is private to the guest',
          {'paging': False, 'protocol': 'file:/tmp/saved'}),
+        ('gpa2hva', 'human-monitor-command', '(m0) is 0x',
+         {'command-line': f'gpa2hva {page:#x}'}),
     )
+    packets = (
+        ('reads', f'm{DATA:x},4', 'E14'), ('writes', f'M{DATA:x},1:00', 'E14'),
+        ('sets a breakpoint', f'Z0,{DATA:x},1', 'E22'),
+        ('is physical', 'Qqemu.PhyMemMode:1', 'OK'),
+        ('reads zeroes then', f'm{DATA:x},4', '00000000'),
+        ('does not write then', f'M{DATA:x},1:00', 'OK'),
+    )
+    # the shared copy is freed
+    kept = 0 if config is TWO_COPIES else LOADED
     with L2(l1, config) as l2:
         def value():
             return str(l2.qmp.command('human-monitor-command', **{
@@ -224,8 +247,16 @@ def entry_points(l1, tap, config):
             except QmpError as err:
                 answer = str(err)
             tap.result(f'{name}: {reason}', missing(answer, [reason]))
+        for name, packet, answer in packets:
+            tap.result(f'gdb {name}: {answer}', gdb(l1, packet, answer))
+        l2.qmp.command('dump-guest-memory', paging=False, begin=page - PAGE,
+                       length=PAGE, protocol='file:/tmp/saved')
+        tap.result('dump of the shared page before it',
+                   [] if int(l1.run('wc -c </tmp/saved')[0]) > PAGE else
+                   ['it is too short'])
         vm.convert(page, PAGE, False)
-        tap.result('shared again, it is there', missing(value(), [hex(LOADED)]))
+        tap.result('shared again, it is there',
+                   missing(value(), [f'0x{kept:08x}']))
         vm.convert(page, PAGE, True)
         l2.qmp.reset()
         tap.result('a reset loads it again', missing(value(), [hex(LOADED)]))
@@ -246,6 +277,7 @@ def scenarios(platform):
     """(name, function, configuration)"""
     if platform == 'intel':
         yield 'no conversion in place', kernel_works, 'off'
+        yield 'QEMU itself, two copies', entry_points, TWO_COPIES
     if platform == SCHEMES[-1]:
         for config, how in HOLDING_2M:
             yield (f'a page is held by {how}, {config.name}, huge pages',
