@@ -6,14 +6,15 @@ configuration of its VM. No module here imports another one: what they share is 
 rig.lib.
 """
 
-from rig.scenarios import (gap, guest, hugepage, hugepage_mount, hugepage_vm, inplace,
-                           inplace_life, launch, lifecycle, memory, refusals, selftests,
-                           virtio)
+from rig.scenarios import (descriptors, gap, guest, hugepage, hugepage_mount,
+                           hugepage_vm, inplace, inplace_life, launch, lifecycle, memory,
+                           refusals, selftests, virtio)
 
 
 def scenarios(platform):
     """(name, function, configuration) of all that runs with an IOMMU."""
     # Huge pages of the kernel first: each page of the pools is as it was at boot.
     for module in (hugepage, selftests, guest, inplace, inplace_life, hugepage_vm,
-                   hugepage_mount, gap, memory, lifecycle, refusals, virtio, launch):
+                   hugepage_mount, descriptors, gap, memory, lifecycle, refusals, virtio,
+                   launch):
         yield from module.scenarios(platform)
