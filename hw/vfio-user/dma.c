@@ -8,6 +8,7 @@
 #include <sys/ioctl.h>
 #include <linux/vfio.h>
 #include "qapi/error.h"
+#include "qemu/error-report.h"
 #include "qemu/lockable.h"
 #include "qemu/rcu.h"
 #include "hw/pci/pci_device.h"
@@ -144,6 +145,29 @@ static void undo_refused(VFIOUserProxy *proxy, const VFIODmaRequest *requests,
     }
 }
 
+/*
+ * libvfio-user as released has a limit of 16 mappings, does not tell it when a client
+ * connects, and answers EINVAL beyond it (dma_controller_add_region()).  QEMU sends
+ * no map that is malformed, so EINVAL of a server that has told no limit is ENOSPC.
+ */
+static void find_limit(VFIOUserProxy *proxy, VFIODmaRequest *requests,
+                       unsigned nr)
+{
+    if (proxy->max_dma != VFIO_USER_DEF_MAP_MAX) {
+        return;
+    }
+    for (unsigned i = 0; i < nr; i++) {
+        if (requests[i].map && requests[i].ret == -EINVAL) {
+            requests[i].ret = -ENOSPC;
+            warn_report_once("%s: the server refused a DMA mapping with EINVAL, "
+                             "as libvfio-user does beyond its MAX_DMA_REGIONS: "
+                             "QEMU makes fewer, larger mappings; raise the "
+                             "limit of the server, or convert memory in larger "
+                             "ranges", proxy->sockname);
+        }
+    }
+}
+
 void vfio_user_dma_batch(VFIOContainer *bcontainer, VFIODmaRequest *requests,
                          unsigned nr)
 {
@@ -151,6 +175,7 @@ void vfio_user_dma_batch(VFIOContainer *bcontainer, VFIODmaRequest *requests,
 
     send_batch(proxy, requests, nr);
     undo_refused(proxy, requests, nr);
+    find_limit(proxy, requests, nr);
 }
 
 static bool is_shared(MemoryRegion *mr, uint64_t offset, uint64_t size)

@@ -22,6 +22,13 @@ static void section_range(const MemoryRegionSection *section, uint64_t *start,
     *end = *start + int128_get64(section->size);
 }
 
+/* Of mappings; only a vfio-user server can be lost. */
+static const char *limit_name(const VFIORamDiscard *v)
+{
+    return VFIO_IOMMU_GET_CLASS(v->bcontainer)->lost ?
+           "the limit of the server" : "vfio_iommu_type1.dma_entry_limit";
+}
+
 static int dma_discard(RamDiscardListener *rdl, MemoryRegionSection *section)
 {
     VFIORamDiscard *v = container_of(rdl, VFIORamDiscard, listener);
@@ -51,8 +58,7 @@ static int dma_populate(RamDiscardListener *rdl, MemoryRegionSection *section)
         if (ret == -ENOSPC && !v->arriving) {
             error_report_once("'%s' cannot grow: a device has no DMA mapping "
                               "left; give virtio-mem a larger block-size, or "
-                              "raise vfio_iommu_type1.dma_entry_limit",
-                              v->name);
+                              "raise %s", v->name, limit_name(v));
         }
     }
     return ret;
@@ -110,17 +116,21 @@ static void set_region_error(Error **errp, VFIORamDiscard *v, int ret)
     ram_discard_manager_replay_populated(rdm, v->listener.section,
                                          add_populated, &p);
     if (ret == -ENOSPC && v->bcontainer->dma_max_mappings) {
-        advice = g_strdup_printf(" (it takes %" PRIu64 " mappings, and "
-                                 "%u of %u that the device may have are "
-                                 "in use: %s, or raise "
-                                 "vfio_iommu_type1.dma_entry_limit)",
-                                 p.mappings,
-                                 qatomic_read(&v->bcontainer->dma_extents) -
-                                 v->nr_extents,
-                                 v->bcontainer->dma_max_mappings,
+        unsigned used = qatomic_read(&v->bcontainer->dma_extents) -
+                        v->nr_extents;
+        unsigned limit = v->bcontainer->dma_max_mappings;
+        g_autofree char *room =
+            used + p.mappings > limit ?
+            g_strdup_printf("%u of %u that the device may have are in use",
+                            used, limit) :
+            g_strdup_printf("the device refuses them beside %u", used);
+
+        advice = g_strdup_printf(" (it takes %" PRIu64 " mappings, and %s: "
+                                 "%s, or raise %s)", p.mappings, room,
                                  v->gm ? "convert memory in larger ranges, "
                                          "use x-dma-split=auto" :
-                                         "give virtio-mem a larger block-size");
+                                         "give virtio-mem a larger block-size",
+                                 limit_name(v));
     } else {
         advice = vfio_ram_discard_advice(v, ret, p.bytes);
     }

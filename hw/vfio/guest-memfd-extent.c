@@ -39,7 +39,10 @@
  */
 #define MAX_MAPPINGS (1u << 20)
 
-/* Large initial ranges are cut so that a split never costs more than this. */
+/*
+ * Large initial ranges are cut so that a split never costs more than this, unless
+ * mappings are lacking.
+ */
 #define MAX_EXTENT (1 * GiB)
 
 /* Offsets in the memory region, inclusive */
@@ -47,6 +50,13 @@ typedef IntervalTreeNode Extent;
 
 /* Bytes that all containers have mapped; atomic. */
 static size_t all_mapped;
+
+/* Nobody wants pieces of one size. */
+static bool may_be_joined(const VFIORamDiscard *v)
+{
+    return !v->granularity &&
+           v->bcontainer->dma_split != GUEST_MEMFD_DMA_SPLIT_PAGE;
+}
 
 static uint64_t extent_max(const VFIORamDiscard *v)
 {
@@ -105,14 +115,16 @@ static uint64_t extent_stop(VFIORamDiscard *v, uint64_t start, uint64_t end)
 {
     VFIORamDiscard *gone;
 
+    if (v->pieces == VFIO_RAM_DISCARD_FEW && may_be_joined(v)) {
+        return end;
+    }
     end = start + MIN(end - start, extent_max(v) - since_cut(v, start));
     if (v->pieces == VFIO_RAM_DISCARD_ALIGNED) {
         return start + 1 + dma_aligned_pow2_mask(start + v->to_iova,
                                                  end - 1 + v->to_iova, 64);
     }
     if (v->arriving && v->pieces == VFIO_RAM_DISCARD_POPULATED &&
-        !v->granularity &&
-        v->bcontainer->dma_split != GUEST_MEMFD_DMA_SPLIT_PAGE) {
+        may_be_joined(v)) {
         QLIST_FOREACH(gone, &v->bcontainer->ram_discard_gone, next) {
             if (gone->mr == v->mr) {
                 end = gone_border(gone, start, end);
@@ -213,15 +225,11 @@ char *vfio_ram_discard_advice(VFIORamDiscard *v, int ret, uint64_t more)
                            (uint64_t)limit.rlim_cur / KiB, more / KiB);
 }
 
-/*
- * Could what is mapped on both sides of @offset, an end of an extent, be one?  Not
- * at the boundaries at which all extents are cut.
- */
+/* Could what is mapped on both sides of @offset, an end of an extent, be one? */
 static bool is_joint(VFIORamDiscard *v, uint64_t offset)
 {
-    return offset && extent_first(v, offset - 1, offset) &&
-           extent_first(v, offset, offset + 1) &&
-           since_cut(v, offset);
+    return may_be_joined(v) && offset && extent_first(v, offset - 1, offset) &&
+           extent_first(v, offset, offset + 1);
 }
 
 static void add_extent(VFIORamDiscard *v, uint64_t start, uint64_t end)
@@ -405,6 +413,12 @@ static int split_extent(VFIORamDiscard *v, Extent *e, uint64_t start,
     return ret;
 }
 
+static void report_unreachable(const VFIORamDiscard *v)
+{
+    error_report_once("a device has no DMA mapping left, and cannot reach all "
+                      "of '%s' that is shared", v->name);
+}
+
 /*
  * The container has no mapping left for a split: this maps the larger part of the
  * rest, and not the other one.  Giving memory back works all the same.
@@ -427,8 +441,7 @@ static int break_extent(VFIORamDiscard *v, Extent *e, uint64_t start,
         return ret;
     }
     count_split(v, &c);
-    error_report_once("a device has no DMA mapping left, and cannot reach all "
-                      "of '%s' that is shared", v->name);
+    report_unreachable(v);
     guest_memfd_listener_stale(v->gm, &v->listener, c.start, c.end);
     return 0;
 }
@@ -495,6 +508,8 @@ int vfio_ram_discard_discard(VFIORamDiscard *v, uint64_t start, uint64_t end)
             e = freed ? NULL : extent_across(v, start, end);
             if (e) {
                 ret = break_extent(v, e, start, end);
+            } else if (!freed) {
+                report_unreachable(v);  /* it had less room than it told */
             }
         }
         if (ret && ret != -ENOSPC) {
@@ -509,23 +524,29 @@ int vfio_ram_discard_discard(VFIORamDiscard *v, uint64_t start, uint64_t end)
     return ret;
 }
 
-/* The gaps in a range. */
+/*
+ * The gaps in a range.  Each gets no more mappings than were kept when it was unmapped,
+ * or it takes those of another one that is mapped again.
+ */
 static int map_gaps(VFIORamDiscard *v, uint64_t start, uint64_t end)
 {
     int ret = 0;
 
+    v->pieces = v->kept ? VFIO_RAM_DISCARD_FEW : VFIO_RAM_DISCARD_POPULATED;
     while (!ret && start < end) {
         Extent *e = extent_first(v, start, end);
         uint64_t stop = e ? MAX(start, e->start) : end;
 
-        if (!reserve_at_least(v, vfio_ram_discard_extents(v, start, stop),
-                              &v->kept)) {
-            return -ENOSPC;
+        if (reserve_at_least(v, vfio_ram_discard_extents(v, start, stop),
+                             &v->kept)) {
+            ret = add_maps(v, start, stop, &v->kept) ?:
+                  vfio_ram_discard_run(v, &v->kept);
+        } else {
+            ret = -ENOSPC;
         }
-        ret = add_maps(v, start, stop, &v->kept) ?:
-              vfio_ram_discard_run(v, &v->kept);
         start = e ? extent_end(e) : end;
     }
+    v->pieces = VFIO_RAM_DISCARD_POPULATED;
     return ret;
 }
 
@@ -535,10 +556,10 @@ static int map_whole(VFIORamDiscard *v, uint64_t start, uint64_t end)
     Extent *left = start ? extent_first(v, start - 1, start) : NULL;
     Extent *right = extent_first(v, end, end + 1);
 
-    if (left && (extent_end(left) > start || since_cut(v, start))) {
+    if (left && (extent_end(left) > start || may_be_joined(v))) {
         start = left->start;
     }
-    if (right && (right->start < end || since_cut(v, end))) {
+    if (right && (right->start < end || may_be_joined(v))) {
         end = extent_end(right);
     }
     return join(v, start, end, &v->kept);
