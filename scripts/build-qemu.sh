@@ -33,11 +33,13 @@ FIRMWARE='/usr/share/qemu /usr/share/seabios /usr/lib/ipxe/qemu'
 
 TOOLS='qemu-img qemu-io qemu-nbd storage-daemon/qemu-storage-daemon'
 
+# libvfio-user is not a package of Debian: a QEMU that is installed has it inside.
 FLAGS="--target-list=x86_64-softmmu --python=$python
     --disable-docs --disable-user --disable-guest-agent --disable-download
     --disable-install-blobs --firmwarepath=$(echo "$FIRMWARE" | tr ' ' :)
     --enable-system --enable-tools --enable-kvm --enable-tcg
-    --enable-vfio-user-server --enable-fdt=system"
+    --enable-vfio-user-server -Dlibvfio-user:default_library=static
+    --enable-fdt=system"
 
 # Without FULL=1: what a server needs, not what opens windows and makes sounds,
 # nor clients of network storage

@@ -7,16 +7,21 @@ QEMU_SRC, CC, and what tests/lib/paths.py names.
 """
 
 import os
+import shlex
 import subprocess
 import tempfile
 
 from lib import TOP, tap
 from lib.dma_map import compare_maps, query_map
 from lib.error import HarnessError
+from lib.paths import Paths
 from lib.qmp import QmpError
 from lib.units import MIB, PAGE
 from lib.vm import VM, VMTest
 
+QEMU_BUILD = os.environ.get('QEMU_BUILD', os.path.join(TOP, 'build/qemu'))
+SERVER = 'tests/vfio-user/edu-server'
+LIBRARY = 'subprojects/libvfio-user/lib/libvfio-user.a'
 STOCK = os.path.join(os.environ.get('QEMU_SRC') or os.path.join(TOP, 'build/pristine'),
                      'subprojects/libvfio-user')
 SOURCES = ('dma', 'irq', 'libvfio-user', 'migration', 'pci', 'pci_caps', 'tran',
@@ -41,24 +46,32 @@ class StockServer(VMTest):
 
     @classmethod
     def setUpClass(cls):
-        """Compile the library."""
+        """Compile the library, and link the server with it."""
         if not os.path.isdir(STOCK):
             raise tap.Skip(f'{STOCK} does not exist')
-        cls.library = cls.enterClassContext(tempfile.TemporaryDirectory())
-        flags = subprocess.run(['pkg-config', '--cflags', '--libs', 'json-c'], check=True,
+        scratch = cls.enterClassContext(tempfile.TemporaryDirectory())
+        flags = subprocess.run(['pkg-config', '--cflags', 'json-c'], check=True,
                                stdout=subprocess.PIPE, text=True).stdout.split()
+        sources = [os.path.join(STOCK, f'lib/{name}.c') for name in SOURCES]
         subprocess.run(
-            [os.environ.get('CC', 'cc'), '-shared', '-fPIC', '-O1', '-std=gnu99', '-w',
-             '-D_GNU_SOURCE', '-fvisibility=hidden', '-Iinclude', '-o',
-             f'{cls.library}/libvfio-user.so.0', *(f'lib/{name}.c' for name in SOURCES),
-             *flags], cwd=STOCK, check=True)
+            [os.environ.get('CC', 'cc'), '-c', '-fPIC', '-O1', '-std=gnu99', '-w',
+             '-D_GNU_SOURCE', f"-I{os.path.join(STOCK, 'include')}", *sources, *flags],
+            cwd=scratch, check=True)
+        link = shlex.split(subprocess.run(
+            ['ninja', '-C', QEMU_BUILD, '-t', 'commands', '-s', SERVER], check=True,
+            stdout=subprocess.PIPE, text=True).stdout.splitlines()[-1])
+        at = link.index(LIBRARY)
+        link[at:at + 1] = [os.path.join(scratch, f'{name}.o') for name in SOURCES]
+        cls.paths = Paths()
+        cls.paths.server = link[link.index(SERVER)] = os.path.join(scratch, 'edu-server')
+        subprocess.run(link, cwd=QEMU_BUILD, check=True)
 
     def start_paused(self, init, **more):
         """A guest that has done DMA to shared memory, and converts none."""
         ram = more.pop('ram', RAM)
         words = 'base=16 area=16 ops=20 pause=1'
         vm = self.start(VM(
-            ram=ram, memory=memory(ram, init), library=self.library,
+            self.paths, ram=ram, memory=memory(ram, init),
             guest=f"conv={'none' if init == 'shared' else 'testdev'} {words}", **more))
         return vm
 

@@ -53,18 +53,14 @@ class Control:
         self._query('quit')
 
 
-def start_server(server, path, errors, *options, library=None):
-    """The vfio-user server on the socket @path: its process, and its control.
-
-    @library: the directory of another libvfio-user than that of the build
-    """
-    env = dict(os.environ, LD_LIBRARY_PATH=library) if library else None
+def start_server(server, path, errors, *options):
+    """The vfio-user server on the socket @path: its process, and its control."""
     ready, ready_write = os.pipe()
     try:
         process = subprocess.Popen(
             [server, *options, '--control', path + '.control',
              '--ready-fd', str(ready_write), path],
-            stdin=subprocess.DEVNULL, stdout=errors, stderr=errors, env=env,
+            stdin=subprocess.DEVNULL, stdout=errors, stderr=errors,
             pass_fds=[ready_write], preexec_fn=die_with_parent)
     finally:
         os.close(ready_write)

@@ -40,18 +40,16 @@ class VM:
     """The server, QEMU and the guest; a context manager that ends them all.
 
     Lines of the guest arrive in .lines, a queue that ends with None.  Without
-    @server there is no server; @library is the directory of its libvfio-user, if
-    not that of the build; @device_options are more of its device.  If the guest is
-    @protected, KVM has private memory for it.
+    @server there is no server; @device_options are more of its device.  If the
+    guest is @protected, KVM has private memory for it.
     """
 
     def __init__(self, paths=None, accel='tcg', huge=False, ram=512 * MIB,
                  driver='emulated', init='private', memory=None,
                  devices=None, guest='', smp=1, timeout=TIMEOUT, server=True,
-                 device_options=(), protected=False, library=None):
+                 device_options=(), protected=False):
         self.paths = paths or Paths()
         self.has_server = server
-        self._library = library
         self._device_options = dict(device_options)
         self.accel = accel
         self.ram = ram
@@ -94,7 +92,7 @@ class VM:
     def start_server(self, name, *options):
         """A server on the socket @name; its process and its control."""
         return start_server(self.paths.server, self.socket(name), self._errors,
-                            *options, library=self._library)
+                            *options)
 
     def socket(self, name):
         """The path of a socket of this VM's."""
