@@ -4,10 +4,10 @@
 
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
-.PHONY: help build run check check-vm rig-shell bench docs export clean distclean
+.PHONY: help build run check check-vm rig-shell bench docs export install uninstall deb clean distclean
 
 export QEMU_SRC QEMU_DL_DIR KERNEL_SRC ACCEL JOBS SUITE CHECK_VM CONVERSIONS REPEATS QUICK
-export AUTHOR
+export AUTHOR DESTDIR PREFIX
 # FULL and QEMU_CONFIGURE are not in this list: given as nothing is not the same
 # as not given, and what is given goes to the environment by itself.
 
@@ -32,6 +32,11 @@ help:
 	@echo "make docs       write the documentation as HTML to build/docs"
 	@echo "make export     write a patch series against QEMU to build/export"
 	@echo "                (AUTHOR='NAME <MAIL>' signs)"
+	@echo "make install    install QEMU as qemu-system-x86_64-guest-memfd, gmem-top,"
+	@echo "                gmem-xml, man pages and bash completion, as they were built"
+	@echo "                (PREFIX=/usr/local, DESTDIR=); make uninstall removes them"
+	@echo "make deb        write a Debian package of the same to build/deb, for the"
+	@echo "                release of this host (AUTHOR='NAME <MAIL>' maintains it)"
 	@echo "make clean      remove what was built; keep what was downloaded"
 	@echo "make distclean  remove build/ altogether"
 	@echo
@@ -74,6 +79,13 @@ docs:
 export:
 	@scripts/build-qemu.sh prepare
 	@/usr/bin/python3 scripts/export-series.py
+
+# Not after "build": root installs what a user has built.
+install uninstall:
+	@scripts/install.sh $@
+
+deb: build
+	@scripts/build-deb.sh build/deb
 
 clean:
 	@scripts/clean.sh

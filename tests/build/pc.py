@@ -15,13 +15,16 @@ QUIET = ('-display', 'none', '-accel', 'tcg')
 
 
 class Qemu:
-    """QEMU with these options, a monitor, and a channel that text comes from."""
+    """QEMU with these options, a monitor, and a channel that text comes from.
 
-    def __init__(self, *options, text):
+    PROGRAM is QEMU, or what starts it, with its first arguments.
+    """
+
+    def __init__(self, *options, text, program=(QEMU,)):
         pairs = [socket.socketpair() for _ in range(2)]
         (monitor, self._text), theirs = zip(*pairs)
-        args = [QEMU, '-m', '1G', *options, '-mon', 'chardev=qmp,mode=control',
-                *text]
+        args = [*program, '-m', '1G', *options,
+                '-mon', 'chardev=qmp,mode=control', *text]
         for name, sock in zip(('qmp', 'text'), theirs):
             args += ['-chardev', 'socket,id=%s,fd=%d' % (name, sock.fileno())]
         self._process = subprocess.Popen(
@@ -60,10 +63,10 @@ class Qemu:
             seen += some
 
 
-def bios(*options):
+def bios(*options, program=(QEMU,)):
     """QEMU whose text is what SeaBIOS says of its work."""
-    return Qemu(*options, text=('-device',
-                                'isa-debugcon,iobase=0x402,chardev=text'))
+    return Qemu(*options, program=program,
+                text=('-device', 'isa-debugcon,iobase=0x402,chardev=text'))
 
 
 def listed(kind):

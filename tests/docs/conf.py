@@ -18,7 +18,9 @@ default_role = 'any'
 man_pages = [
     ('tools/gmem-top', 'gmem-top', 'show the guest_memfd memory of a VM', [], 1),
     ('tools/gmem-xml', 'gmem-xml', 'give a libvirt domain guest_memfd memory',
-     [], 1)]
+     [], 1),
+    ('tools/qemu-system-x86_64-guest-memfd', 'qemu-system-x86_64-guest-memfd',
+     'QEMU with guest_memfd memory', [], 1)]
 html_theme = 'alabaster'
 html_theme_options = {'page_width': '1280px', 'body_max_width': '1000px',
                       'sidebar_width': '260px', 'fixed_sidebar': True,
