@@ -556,6 +556,43 @@ static void test_hugetlb(const void *opaque)
     close(lock);
 }
 
+/* The most memory that QEMU had until it could answer, in KiB */
+static uint64_t peak_of_start(const char *object, const char *size)
+{
+    g_autofree char *args =
+        g_strdup_printf("-cpu max,phys-bits=52 -m %s -object %s,id=m0,"
+                        "reserve=off,size=%s", size, object, size);
+    g_autofree char *status = NULL, *path = NULL;
+    QTestState *qts;
+    const char *peak;
+    uint64_t kib;
+
+    /* With it calloc() touches all that it returns. */
+    g_unsetenv("MALLOC_PERTURB_");
+    qts = gm_start(args);
+    path = g_strdup_printf("/proc/%d/status", (int)qtest_pid(qts));
+    g_assert_true(g_file_get_contents(path, &status, NULL, NULL));
+    peak = strstr(status, "VmHWM:");
+    g_assert_nonnull(peak);
+    kib = g_ascii_strtoull(peak + strlen("VmHWM:"), NULL, 10);
+    g_assert_cmpuint(kib, >, 0);
+    qtest_quit(qts);
+    return kib;
+}
+
+/* A VM of 1 TiB starts with at most 5 % more memory than with memfd. */
+static void test_large(void)
+{
+    uint64_t memfd = peak_of_start("memory-backend-memfd", "1T");
+    uint64_t shared = peak_of_start(BACKEND ",init=shared", "1T");
+    uint64_t private = peak_of_start(BACKEND ",init=private", "1T");
+
+    g_test_message("KiB: memfd %" PRIu64 ", shared %" PRIu64 ", private %"
+                   PRIu64, memfd, shared, private);
+    g_assert_cmpuint(shared * 100, <=, memfd * 105);
+    g_assert_cmpuint(private * 100, <=, memfd * 105);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -570,6 +607,7 @@ int main(int argc, char **argv)
     if (!gm_is_arm()) {         /* whose KVM no test has */
         qtest_add_func("guest-memfd-options/kvm-refused", test_kvm_refused);
         qtest_add_func("guest-memfd-options/kvm-shared", test_kvm_shared);
+        qtest_add_func("guest-memfd-options/large", test_large);
     }
     qtest_add_func("guest-memfd-options/bad-objects",
                    test_bad_objects_at_run_time);
