@@ -20,7 +20,9 @@
  */
 
 #include "qemu/osdep.h"
+#include <linux/capability.h>
 #include <sys/resource.h>
+#include "qemu/bitops.h"
 #include "qemu/error-report.h"
 #include "qemu/units.h"
 #include "system/dma.h"
@@ -47,9 +49,6 @@
 
 /* Offsets in the memory region, inclusive */
 typedef IntervalTreeNode Extent;
-
-/* Bytes that all containers have mapped; atomic. */
-static size_t all_mapped;
 
 /* Nobody wants pieces of one size. */
 static bool may_be_joined(const VFIORamDiscard *v)
@@ -203,26 +202,51 @@ void vfio_ram_discard_settled(VFIORamDiscard *v)
     v->kept = 0;
 }
 
+/* What /proc/self/status says of a name that ends with a colon; 0: nothing */
+static uint64_t status_value(const char *status, const char *name, int base)
+{
+    const char *line = status ? strstr(status, name) : NULL;
+
+    return line ? g_ascii_strtoull(line + strlen(name), NULL, base) : 0;
+}
+
 /*
  * ENOMEM is how kernels answer when RLIMIT_MEMLOCK is too low, but also when
- * there is no memory; so the limit is only named if this memory exceeds it by
- * itself.  A vfio-user server has limits of its own.
+ * there is no memory.  Against the limit type1 counts what the process has locked,
+ * whichever container has it mapped, so that can be checked.  iommufd, which alone
+ * unmaps exactly, counts what all processes of the user have mapped, which nobody
+ * is told.  Neither counts anything for who has CAP_IPC_LOCK.  A vfio-user server
+ * has limits of its own.
  */
 char *vfio_ram_discard_advice(VFIORamDiscard *v, int ret, uint64_t more)
 {
+    VFIOIOMMUClass *vioc = VFIO_IOMMU_GET_CLASS(v->bcontainer);
+    bool per_user = vioc->dma_unmap_exact;
+    g_autofree char *status = NULL, *counted = NULL;
     struct rlimit limit;
+    uint64_t locked;
 
-    more += qatomic_read(&all_mapped);
-    if (ret != -ENOMEM || VFIO_IOMMU_GET_CLASS(v->bcontainer)->lost ||
-        getrlimit(RLIMIT_MEMLOCK, &limit) || more <= limit.rlim_cur) {
+    if (ret != -ENOMEM || vioc->lost || getrlimit(RLIMIT_MEMLOCK, &limit) ||
+        limit.rlim_cur == RLIM_INFINITY) {
         return g_strdup("");
     }
-    return g_strdup_printf(" (RLIMIT_MEMLOCK is %" PRIu64 " KiB, this memory "
-                           "needs %" PRIu64 " KiB: without CAP_IPC_LOCK, raise "
-                           "the limit above the size of the guest's memory, "
-                           "with ulimit -l, LimitMEMLOCK= of systemd, or "
+    g_file_get_contents("/proc/self/status", &status, NULL, NULL);
+    locked = status_value(status, "\nVmLck:", 10) * KiB;
+    if (status_value(status, "\nCapEff:", 16) & BIT_ULL(CAP_IPC_LOCK) ||
+        (!per_user && locked + more <= limit.rlim_cur)) {
+        return g_strdup("");
+    }
+    counted = per_user ? g_strdup("iommufd counts what all processes of the "
+                                  "user have mapped") :
+              g_strdup_printf("QEMU has locked %" PRIu64 " KiB", locked / KiB);
+    return g_strdup_printf(" (RLIMIT_MEMLOCK is %" PRIu64 " KiB, %s, and this "
+                           "needs %" PRIu64 " KiB more: without CAP_IPC_LOCK, "
+                           "raise the limit above the memory of %s, once for "
+                           "each address space that devices see, with ulimit "
+                           "-l, LimitMEMLOCK= of systemd, or "
                            "<memtune><hard_limit> of libvirt)",
-                           (uint64_t)limit.rlim_cur / KiB, more / KiB);
+                           (uint64_t)limit.rlim_cur / KiB, counted, more / KiB,
+                           per_user ? "all VMs of the user" : "the guest");
 }
 
 /* Could what is mapped on both sides of @offset, an end of an extent, be one? */
@@ -242,7 +266,6 @@ static void add_extent(VFIORamDiscard *v, uint64_t start, uint64_t end)
     v->nr_joints += is_joint(v, start) + is_joint(v, end);
     qatomic_set(&v->nr_extents, v->nr_extents + 1);
     qatomic_set(&v->mapped_bytes, v->mapped_bytes + end - start);
-    qatomic_add(&all_mapped, end - start);
 }
 
 static void remove_extent(VFIORamDiscard *v, Extent *e)
@@ -252,7 +275,6 @@ static void remove_extent(VFIORamDiscard *v, Extent *e)
     v->nr_joints -= is_joint(v, e->start) + is_joint(v, extent_end(e));
     qatomic_set(&v->nr_extents, v->nr_extents - 1);
     qatomic_set(&v->mapped_bytes, v->mapped_bytes - size);
-    qatomic_sub(&all_mapped, size);
     interval_tree_remove(e, &v->extents);
     if (v->leaving) {
         interval_tree_insert(e, &v->gone);
