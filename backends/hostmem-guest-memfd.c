@@ -178,11 +178,11 @@ static bool alloc_chosen(HostMemoryBackend *backend, Error **errp)
     if (!inherited) {
         fd = create_file(m, private, errp);
     }
-    if (fd < 0) {
-        return false;
-    }
-    if (!map_file(m, name, fd, errp)) {
-        close(fd);
+    if (fd < 0 || !map_file(m, name, fd, errp)) {
+        error_prepend(errp, "'%s': ", name);
+        if (fd >= 0) {
+            close(fd);
+        }
         return false;
     }
     if (!c->ops) {                 /* all else is for memory that converts */
@@ -192,6 +192,7 @@ static bool alloc_chosen(HostMemoryBackend *backend, Error **errp)
         }
         if (!inherited) {
             cpr_save_fd(name, 0, fd);
+    ERRP_GUARD();
         }
         return true;
     }

@@ -82,6 +82,9 @@ static void test_bad_options(void)
           "x-resource of 'm0' needs driver=kvm with" },
         { "size=1M,x-dma-split=log",
           "x-dma-split=log is not an option of memory" },
+        /* Larger than any file, or than what can be mapped */
+        { "size=8191P", "'m0': " },
+        { "size=4P", "'m0': " },
         { "size=1M,bogus=1", "bogus" },
         { "size=1M,prealloc-threads=0", "prealloc-threads" },
         { "size=1M,prealloc=on,reserve=off", "incompatible" },
@@ -116,7 +119,8 @@ static void test_bad_options(void)
                   "-object " BACKEND ",id=m0,size=1M",
                   "cannot be the destination of a migration");
     check_machine_refused("-accel tcg -m 2M -object " BACKEND ",id=m0,size=1M",
-                          "does not match the size of the memory backend");
+                          "does not match the size of the memory backend 'm0': "
+                          "-m says 0x200000 bytes, and the backend has 0x100000");
     if (gm_is_arm()) {
         return;
     }
