@@ -13,7 +13,6 @@
 #include "qapi/error.h"
 #include "hw/boards.h"
 #include "system/kvm.h"
-#include "system/system.h"
 #include "guest-memfd-options.h"
 #include "hostmem-pools.h"
 #include "huge-page-pool.h"
@@ -177,21 +176,6 @@ static bool choose_emulated(const GuestMemfdOptions *o,
     return true;
 }
 
-/*
- * Locked pages cannot be freed one by one: the copy that is not used would stay
- * where it is, and the log would tell of each attempt.
- */
-static bool check_mlock(GuestMemfdConversion conversion, Error **errp)
-{
-    if (conversion != GUEST_MEMFD_CONVERSION_TWO_COPY ||
-        !should_mlock(mlock_state)) {
-        return true;
-    }
-    error_setg(errp, "conversion=two-copy: -overcommit mem-lock=on would lock "
-               "the copy that is not used, too; use mem-lock=off");
-    return false;
-}
-
 /* What only memory can have whose pages are converted. */
 static bool check_ordinary(const GuestMemfdOptions *o, Error **errp)
 {
@@ -221,8 +205,7 @@ static bool choose_kvm(const GuestMemfdOptions *o, const GuestMemfdOps **ops,
     if (!guest_memfd_kvm_choose(o->conversion, ops, errp)) {
         return false;
     }
-    return *ops ? check_mlock((*ops)->conversion, errp) :
-                  check_ordinary(o, errp);
+    return *ops || check_ordinary(o, errp);
 }
 
 /*

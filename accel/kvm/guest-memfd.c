@@ -31,6 +31,7 @@
 #include "system/kvm.h"
 #include "system/kvm_int.h"
 #include "system/ramblock.h"
+#include "system/system.h"
 
 #define SHARED_FILE_FLAGS (GUEST_MEMFD_FLAG_MMAP | GUEST_MEMFD_FLAG_INIT_SHARED)
 
@@ -241,6 +242,21 @@ static const GuestMemfdOps *need_in_place(const KVMGuestMemfdCaps *caps,
     return &guest_memfd_in_place_ops;
 }
 
+/*
+ * Locked pages cannot be freed one by one: the copy that is not used would stay
+ * where it is, and the log would tell of each attempt.
+ */
+static bool check_mlock(Error **errp)
+{
+    if (!should_mlock(mlock_state)) {
+        return true;
+    }
+    error_setg(errp, "conversion=two-copy: -overcommit mem-lock=%s would lock "
+               "the copy that is not used, too; use mem-lock=off",
+               is_mlock_on_fault(mlock_state) ? "on-fault" : "on");
+    return false;
+}
+
 static const GuestMemfdOps *need_two_copy(const KVMGuestMemfdCaps *caps,
                                           Error **errp)
 {
@@ -257,7 +273,7 @@ static const GuestMemfdOps *need_two_copy(const KVMGuestMemfdCaps *caps,
                    "confidential machine, conversion=none or driver=emulated");
         return NULL;
     }
-    return &two_copy_ops;
+    return check_mlock(errp) ? &two_copy_ops : NULL;
 }
 
 static bool need_shared_files(const KVMGuestMemfdCaps *caps, Error **errp)
@@ -348,12 +364,14 @@ GuestMemfd *guest_memfd_new_kvm(RAMBlock *rb, Error **errp)
     const GuestMemfdOps *ops;
     KVMGuestMemfdCaps caps;
     GuestMemfd *gm = NULL;
+    ERRP_GUARD();
 
     if (!probe(&caps, errp)) {
         return NULL;
     }
     ops = need_private(&caps, errp);
     if (!ops) {
+        error_prepend(errp, "'%s': ", memory_region_name(rb->mr));
         return NULL;
     }
     rb->guest_memfd = guest_memfd_kvm_create(ops, NULL,

@@ -249,7 +249,9 @@ static void test_two_copy(void)
                        "conversion=two-copy: -overcommit mem-lock=on would "
                        "lock");
     check_fake_refused("-overcommit mem-lock=on-fault " M0
-                       "conversion=two-copy", "use mem-lock=off");
+                       "conversion=two-copy", "conversion=two-copy: -overcommit "
+                       "mem-lock=on-fault would lock the copy that is not used, "
+                       "too; use mem-lock=off");
 
     gm_preload(FAKE_KVM);
     qts = qtest_init("-accel kvm -nodefaults -S -machine q35,memory-backend=m0 "

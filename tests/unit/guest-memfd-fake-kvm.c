@@ -10,6 +10,7 @@
 #include "qemu/memfd.h"
 #include "qapi/error.h"
 #include "system/address-spaces.h"
+#include "system/system.h"
 #include "guest-memfd-core.h"
 #include "guest-memfd-fake-kvm.h"
 
@@ -23,6 +24,17 @@ static Block *const b = &block[0];
 FakeKVM kvm;
 KVMState *kvm_state;
 AddressSpace address_space_memory;
+MlockState mlock_state;
+
+bool should_mlock(MlockState state)
+{
+    return state == MLOCK_ON || state == MLOCK_ON_FAULT;
+}
+
+bool is_mlock_on_fault(MlockState state)
+{
+    return state == MLOCK_ON_FAULT;
+}
 
 int kvm_vm_check_extension(KVMState *s, unsigned int extension)
 {

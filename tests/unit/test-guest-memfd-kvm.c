@@ -9,6 +9,7 @@
 
 #include "qemu/osdep.h"
 #include "qapi/error.h"
+#include "system/system.h"
 #include "guest-memfd-fake-kvm.h"
 
 static Block *const b = &block[0];
@@ -478,6 +479,30 @@ static void test_two_copies(void)
     teardown_kvm();
 }
 
+/* Memory that is locked has no copy that can be freed, whoever asks for it. */
+static void test_mlock(void)
+{
+    for (int state = MLOCK_ON; state <= MLOCK_ON_FAULT; state++) {
+        const GuestMemfdOps *ops;
+        Error *err = NULL;
+
+        setup_kvm(PAGE, 0, NULL);
+        mlock_state = state;
+        g_assert_null(guest_memfd_new_kvm(&b->rb, &err));
+        g_assert_nonnull(strstr(error_get_pretty(err), state == MLOCK_ON ?
+                                "': conversion=two-copy: -overcommit "
+                                "mem-lock=on would lock" : "mem-lock=on-fault"));
+        g_assert_nonnull(strstr(error_get_pretty(err), "; use mem-lock=off"));
+        error_free(err);
+        err = NULL;
+        g_assert_false(guest_memfd_kvm_choose(GUEST_MEMFD_CONVERSION_AUTO, &ops,
+                                              &err));
+        error_free(err);
+        mlock_state = MLOCK_OFF;
+        teardown_kvm();
+    }
+}
+
 /* Memory comes to an address where something else was. */
 static void test_slot(void)
 {
@@ -544,6 +569,7 @@ int main(int argc, char **argv)
     g_test_add_func("/guest-memfd-kvm/in-place/stand-in",
                     test_in_place_stand_in);
     g_test_add_func("/guest-memfd-kvm/two-copies", test_two_copies);
+    g_test_add_func("/guest-memfd-kvm/mlock", test_mlock);
     g_test_add_func("/guest-memfd-kvm/slot", test_slot);
     g_test_add_func("/guest-memfd-kvm/free-source", test_free_source);
     return g_test_run();
