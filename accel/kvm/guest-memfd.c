@@ -27,6 +27,7 @@
 #include "qemu/rcu.h"
 #include "hw/boards.h"
 #include "system/address-spaces.h"
+#include "system/confidential-guest-support.h"
 #include "system/guest-memfd-kvm.h"
 #include "system/kvm.h"
 #include "system/kvm_int.h"
@@ -289,12 +290,73 @@ static bool need_shared_files(const KVMGuestMemfdCaps *caps, Error **errp)
     return true;
 }
 
+/* convert-in-place= of the confidential guest; auto: it says nothing */
+static OnOffAuto machine_wish(void)
+{
+    return current_machine && current_machine->cgs ?
+           current_machine->cgs->convert_in_place : ON_OFF_AUTO_AUTO;
+}
+
 /* Memory that can be private. */
 static const GuestMemfdOps *need_private(const KVMGuestMemfdCaps *caps,
                                          Error **errp)
 {
-    return caps->in_place ? need_in_place(caps, errp) :
-                            need_two_copy(caps, errp);
+    OnOffAuto wish = machine_wish();
+    bool in_place = wish == ON_OFF_AUTO_AUTO ? caps->in_place :
+                                               wish == ON_OFF_AUTO_ON;
+
+    return in_place ? need_in_place(caps, errp) : need_two_copy(caps, errp);
+}
+
+/* Does an object say the same as the confidential guest? */
+static bool check_wish(GuestMemfdConversion wish, Error **errp)
+{
+    OnOffAuto in_place = machine_wish();
+
+    if ((wish == GUEST_MEMFD_CONVERSION_IN_PLACE &&
+         in_place == ON_OFF_AUTO_OFF) ||
+        (wish == GUEST_MEMFD_CONVERSION_TWO_COPY &&
+         in_place == ON_OFF_AUTO_ON)) {
+        error_setg(errp, "conversion=%s contradicts convert-in-place=%s of the "
+                   "confidential guest '%s'; leave one of them out",
+                   GuestMemfdConversion_str(wish), OnOffAuto_str(in_place),
+                   object_get_canonical_path_component(
+                       OBJECT(current_machine->cgs)));
+        return false;
+    }
+    return true;
+}
+
+bool guest_memfd_kvm_check_machine(Error **errp)
+{
+    OnOffAuto wish = machine_wish();
+    KVMGuestMemfdCaps caps;
+    const char *id;
+
+    if (wish == ON_OFF_AUTO_AUTO) {
+        return true;
+    }
+    if (!probe(&caps, errp)) {
+        return false;
+    }
+    id = object_get_canonical_path_component(OBJECT(current_machine->cgs));
+    if (wish == ON_OFF_AUTO_ON && !caps.in_place) {
+        error_setg(errp, "convert-in-place=on of '%s' needs "
+                   "KVM_SET_MEMORY_ATTRIBUTES2 (in no released kernel), which "
+                   "this kernel's KVM does not offer to this type of VM; %s",
+                   id, caps.private_attribute ? "use convert-in-place=off" :
+                   "leave the option out");
+        return false;
+    }
+    if (wish == ON_OFF_AUTO_OFF && !(caps.files && caps.private_attribute)) {
+        error_setg(errp, "convert-in-place=off of '%s' needs guest_memfd and "
+                   "KVM_MEMORY_ATTRIBUTE_PRIVATE (Linux 6.8), which this "
+                   "kernel's KVM does not offer to this type of VM; %s",
+                   id, caps.in_place ? "use convert-in-place=on" :
+                   "leave the option out");
+        return false;
+    }
+    return true;
 }
 
 bool guest_memfd_kvm_choose(GuestMemfdConversion wish,
@@ -302,7 +364,7 @@ bool guest_memfd_kvm_choose(GuestMemfdConversion wish,
 {
     KVMGuestMemfdCaps caps;
 
-    if (!probe(&caps, errp)) {
+    if (!check_wish(wish, errp) || !probe(&caps, errp)) {
         return false;
     }
     if (wish == GUEST_MEMFD_CONVERSION_AUTO &&

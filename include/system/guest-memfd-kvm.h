@@ -16,7 +16,8 @@ struct kvm_run;
 /**
  * guest_memfd_kvm_choose - the driver for memory that this VM's KVM converts
  *
- * @wish: how to convert; 'auto' is the best that the kernel has
+ * @wish: how to convert; 'auto' is what convert-in-place= of the confidential
+ *        guest says, else the best that the kernel has
  * @ops: out: NULL for 'none': memory that is always shared needs no driver, and
  *       no block
  * @errp: names what the kernel lacks, and the remedy
@@ -25,6 +26,19 @@ struct kvm_run;
  */
 bool guest_memfd_kvm_choose(GuestMemfdConversion wish,
                             const GuestMemfdOps **ops, Error **errp);
+
+/**
+ * guest_memfd_kvm_check_machine - can convert-in-place= be honoured?
+ *
+ * @errp: names the option of the confidential guest, what the kernel lacks, and
+ *        the remedy
+ *
+ * Tries what the VM can do.  Called when KVM has created the VM, so that it is
+ * refused whatever memory there is.
+ *
+ * Returns: false on error.
+ */
+bool guest_memfd_kvm_check_machine(Error **errp);
 
 /** guest_memfd_in_place_ops - the driver of kernels that convert in place */
 extern const GuestMemfdOps guest_memfd_in_place_ops;

@@ -5,7 +5,9 @@
  * one: KVM takes the attributes of pages, and nothing comes of them.  So QEMU's
  * part of conversions with two copies can be tested where KVM has not been built
  * with CONFIG_KVM_SW_PROTECTED_VM.  The page whose guest physical address is in
- * the environment, FAKE_KVM_REFUSES, never becomes private.
+ * the environment, FAKE_KVM_REFUSES, never becomes private.  FAKE_KVM_PRIVATE says
+ * how memory becomes private: "two-copy" (the default), "in-place", "either" or
+ * "never".  Its files that are mapped are memfds, which no slot is bound to.
  *
  * With FAKE_KVM_PAGES it is an ordinary VM, whose guest_memfd seems to have
  * transparent huge pages, and those of a pool, by "order" or by "resource" only.
@@ -28,6 +30,28 @@ static bool refused(const struct kvm_memory_attributes *a)
 
     return gpa && (a->attributes & KVM_MEMORY_ATTRIBUTE_PRIVATE) &&
            page >= a->address && page - a->address < a->size;
+}
+
+#ifndef KVM_SET_MEMORY_ATTRIBUTES2
+#define KVM_SET_MEMORY_ATTRIBUTES2 _IOC(_IOC_READ | _IOC_WRITE, KVMIO, 0xd2, 128)
+#endif
+
+static bool becomes_private(const char *how)
+{
+    const char *says = getenv("FAKE_KVM_PRIVATE") ?: "two-copy";
+
+    return !strcmp(says, how) || !strcmp(says, "either");
+}
+
+static long create_mapped_file(const struct kvm_create_guest_memfd *create)
+{
+    int fd = memfd_create("guest_memfd", MFD_CLOEXEC);
+
+    if (fd >= 0 && ftruncate(fd, create->size)) {
+        close(fd);
+        return -1;
+    }
+    return fd;
 }
 
 #define FILE_HUGETLB BIT_ULL(2)
@@ -96,13 +120,32 @@ int ioctl(int fd, unsigned long request, ...)
         case KVM_CAP_VM_TYPES:
             return 1 << KVM_X86_DEFAULT_VM | 1 << KVM_X86_SW_PROTECTED_VM;
         case KVM_CAP_MEMORY_ATTRIBUTES:
-            return KVM_MEMORY_ATTRIBUTE_PRIVATE;
+            return becomes_private("two-copy") ? KVM_MEMORY_ATTRIBUTE_PRIVATE :
+                                                 0;
         case KVM_CAP_GUEST_MEMFD_FLAGS:
-            return 0;
+            return becomes_private("in-place") ?
+                   GUEST_MEMFD_FLAG_MMAP | GUEST_MEMFD_FLAG_INIT_SHARED : 0;
         }
         break;
     case KVM_CREATE_VM:
         arg = KVM_X86_DEFAULT_VM;
+        break;
+    case KVM_CREATE_GUEST_MEMFD:
+        if (((const struct kvm_create_guest_memfd *)arg)->flags &
+            GUEST_MEMFD_FLAG_MMAP) {
+            return create_mapped_file((const void *)arg);
+        }
+        break;
+    case KVM_SET_USER_MEMORY_REGION2:
+        if (becomes_private("in-place")) {
+            ((struct kvm_userspace_memory_region2 *)arg)->flags &=
+                ~KVM_MEM_GUEST_MEMFD;
+        }
+        break;
+    case KVM_SET_MEMORY_ATTRIBUTES2:
+        if (becomes_private("in-place")) {
+            return 0;
+        }
         break;
     case KVM_SET_MEMORY_ATTRIBUTES:
         if (refused((const struct kvm_memory_attributes *)arg)) {

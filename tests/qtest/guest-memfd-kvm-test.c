@@ -1,5 +1,5 @@
 /*
- * memory-backend-guest-memfd with two copies
+ * memory-backend-guest-memfd with two copies, and who chooses them
  *
  * On a KVM that only seems to have private memory (guest-memfd-fake-kvm.c).
  *
@@ -268,6 +268,111 @@ static void test_two_copy(void)
     qtest_quit(qts);
 }
 
+/* As AMD's testers write it, but for the kind of guest */
+#define AMD(convert, options) \
+    "-nodefaults -S -accel kvm -cpu host -m 64M " \
+    "-object " BACKEND ",id=ram1,size=64M,share=true,reserve=false" options " " \
+    "-object x-sw-protected-guest,id=p0" convert " " \
+    "-machine q35,confidential-guest-support=p0,memory-backend=ram1"
+
+#ifdef CONFIG_NUMA
+#define NODES ",host-nodes=0,policy=bind"
+#else
+#define NODES ""
+#endif
+
+/* convert-in-place= of a confidential guest, on all kinds of kernels */
+static void test_convert_in_place(void)
+{
+    static const struct {
+        const char *kernel, *args, *conversion, *refusal;
+    } rows[] = {
+        { "in-place", AMD(",convert-in-place=on", ""), "in-place" },
+        { "in-place", AMD(",convert-in-place=on", NODES), "in-place" },
+        { "in-place", AMD(",convert-in-place=true", ",conversion=in-place"),
+          "in-place" },
+        { "in-place", AMD("", ""), "in-place" },
+        { "in-place", AMD(",convert-in-place=off", ""), NULL,
+          "convert-in-place=off of 'p0' needs guest_memfd and KVM_MEMORY_"
+          "ATTRIBUTE_PRIVATE (Linux 6.8), which this kernel's KVM does not "
+          "offer to this type of VM; use convert-in-place=on" },
+        { "two-copy", AMD(",convert-in-place=off", ""), "two-copy" },
+        { "two-copy", AMD(",convert-in-place=off", NODES), "two-copy" },
+        { "two-copy", AMD("", ""), "two-copy" },
+        { "two-copy", AMD(",convert-in-place=on", ""), NULL,
+          "convert-in-place=on of 'p0' needs KVM_SET_MEMORY_ATTRIBUTES2 (in no "
+          "released kernel), which this kernel's KVM does not offer to this "
+          "type of VM; use convert-in-place=off" },
+        { "either", AMD(",convert-in-place=on", ""), "in-place" },
+        { "either", AMD(",convert-in-place=off", ""), "two-copy" },
+        { "either", AMD("", ""), "in-place" },
+        { "either", AMD(",convert-in-place=off", ",conversion=none"), "none" },
+        { "either", AMD(",convert-in-place=on", ",conversion=two-copy"), NULL,
+          "conversion=two-copy contradicts convert-in-place=on of the "
+          "confidential guest 'p0'; leave one of them out" },
+        { "either", AMD(",convert-in-place=off", ",conversion=in-place"), NULL,
+          "conversion=in-place contradicts convert-in-place=off" },
+        { "never", AMD(",convert-in-place=on", ""), NULL,
+          "convert-in-place=on of 'p0' needs KVM_SET_MEMORY_ATTRIBUTES2" },
+        { "never", AMD(",convert-in-place=on", ""), NULL,
+          "leave the option out" },
+        { "never", AMD(",convert-in-place=off", ""), NULL,
+          "leave the option out" },
+        /* Whatever memory there is. */
+        { "two-copy", "-accel kvm -cpu host -m 64M -object x-sw-protected-guest,"
+          "id=p0,convert-in-place=on -machine q35,confidential-guest-support=p0",
+          NULL, "convert-in-place=on of 'p0' needs" },
+    };
+
+    if (problem()) {
+        g_test_skip(problem());
+        return;
+    }
+    for (size_t i = 0; i < ARRAY_SIZE(rows); i++) {
+        QTestState *qts;
+
+        g_test_message("%s: %s", rows[i].kernel, rows[i].args);
+        g_setenv("FAKE_KVM_PRIVATE", rows[i].kernel, true);
+        if (rows[i].refusal) {
+            check_fake_refused(rows[i].args, rows[i].refusal);
+            continue;
+        }
+        gm_preload(FAKE_KVM);
+        qts = qtest_init(rows[i].args);
+        gm_preload(NULL);
+        gm_check_property(qts, "ram1", "conversion", rows[i].conversion);
+        qtest_quit(qts);
+    }
+    g_unsetenv("FAKE_KVM_PRIVATE");
+}
+
+/* The guests that this host may have no hardware for take the option, too. */
+static void test_convert_in_place_objects(void)
+{
+    QTestState *qts =
+        qtest_init("-machine none "
+                   "-object sev-snp-guest,id=snp0,cbitpos=51,"
+                   "reduced-phys-bits=1,convert-in-place=on "
+                   "-object tdx-guest,id=tdx0,convert-in-place=on "
+                   "-object x-sw-protected-guest,id=p0,convert-in-place=off");
+    const char *ids[] = { "snp0", "tdx0", "p0" };
+
+    for (size_t i = 0; i < ARRAY_SIZE(ids); i++) {
+        g_autofree char *path = g_strdup_printf("/objects/%s", ids[i]);
+        QDict *rsp = qtest_qmp(qts, "{ 'execute': 'qom-get', 'arguments': {"
+                               " 'path': %s, 'property': 'convert-in-place' } }",
+                               path);
+
+        g_assert_cmpint(qdict_get_bool(rsp, "return"), ==, i < 2);
+        qobject_unref(rsp);
+        gm_assert_failure(qts, qtest_qmp(qts, "{ 'execute': 'qom-set',"
+                          " 'arguments': { 'path': %s, 'property':"
+                          " 'convert-in-place', 'value': true } }", path),
+                          "cannot change any more");
+    }
+    qtest_quit(qts);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -280,5 +385,8 @@ int main(int argc, char **argv)
                         "hugetlb=on,hugetlbsize=2M,prealloc=on", test_promise);
     qtest_add_func("guest-memfd-kvm/emulated", test_emulated);
     qtest_add_func("guest-memfd-kvm/two-copy", test_two_copy);
+    qtest_add_func("guest-memfd-kvm/convert-in-place", test_convert_in_place);
+    qtest_add_func("guest-memfd-kvm/convert-in-place/objects",
+                   test_convert_in_place_objects);
     return g_test_run();
 }

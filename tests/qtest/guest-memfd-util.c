@@ -301,6 +301,35 @@ void gm_check_refused(const char *prefix, const char *args,
     }
 }
 
+char *gm_warnings(const char *args)
+{
+    g_autofree char *cmd =
+        g_strdup_printf("sh -c 'echo \"{\\\"execute\\\": "
+                        "\\\"qmp_capabilities\\\"} {\\\"execute\\\": "
+                        "\\\"quit\\\"}\" | %s -nodefaults -display none -S "
+                        "-qmp stdio %s'", qtest_qemu_binary(NULL), args);
+    g_autofree char *out = NULL;
+    char *err = NULL;
+    int status;
+
+    g_assert_true(g_spawn_command_line_sync(cmd, &out, &err, &status, NULL));
+    if (!WIFEXITED(status) || WEXITSTATUS(status)) {
+        g_error("'%s' ended with status 0x%x: %s", args, status, err);
+    }
+    return err;
+}
+
+void gm_check_property(QTestState *qts, const char *id, const char *name,
+                       const char *value)
+{
+    g_autofree char *path = g_strdup_printf("/objects/%s", id);
+    QDict *rsp = qtest_qmp(qts, "{ 'execute': 'qom-get', 'arguments': {"
+                           " 'path': %s, 'property': %s } }", path, name);
+
+    g_assert_cmpstr(qdict_get_str(rsp, "return"), ==, value);
+    qobject_unref(rsp);
+}
+
 int gm_lock_huge_pages(void)
 {
     int fd = open("/sys/kernel/mm/hugepages", O_RDONLY | O_CLOEXEC);

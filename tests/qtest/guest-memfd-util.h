@@ -106,6 +106,17 @@ void gm_check_refused(const char *prefix, const char *args,
                       const char *needle);
 
 /**
+ * gm_warnings - what a QEMU that starts, and is told to quit then, says
+ *
+ * Returns: its standard error, to be freed
+ */
+char *gm_warnings(const char *args);
+
+/** gm_check_property - a property of an object, a string, is @value */
+void gm_check_property(QTestState *qts, const char *id, const char *name,
+                       const char *value);
+
+/**
  * gm_lock_huge_pages - no other test has to do with the pools of huge pages
  *
  * Returns: a file descriptor; closing it ends that.
