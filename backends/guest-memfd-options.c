@@ -324,3 +324,51 @@ bool guest_memfd_choose(HostMemoryBackend *backend, GuestMemfdOptions *o,
            /* The kernel reserves all huge pages of a guest_memfd at once. */
            hostmem_check_pools(backend, c->pages.size, c->huge_size, errp);
 }
+
+/* What memory-backend-memfd does not have to offer for a guest_memfd. */
+static bool check_x_guest_memfd(HostMemoryBackend *backend, bool hugetlb,
+                                Error **errp)
+{
+    g_autofree char *name = host_memory_backend_get_name(backend);
+
+    if (!kvm_enabled()) {
+        error_setg(errp, "x-guest-memfd=on of '%s' needs the KVM accelerator "
+                   "(-accel kvm); leave it out without KVM", name);
+    } else if (!backend->share) {
+        error_setg(errp, "x-guest-memfd=on of '%s' needs share=on, because a "
+                   "guest_memfd has no private mapping", name);
+    } else if (hugetlb) {
+        error_setg(errp, "x-guest-memfd=on of '%s' contradicts hugetlb=on, "
+                   "which asks for huge pages of a memfd; leave one of them out",
+                   name);
+    } else if (current_machine->cgs) {
+        error_setg(errp, "x-guest-memfd=on of '%s' cannot back a confidential "
+                   "machine, because none of it can become private; use "
+                   TYPE_MEMORY_BACKEND_GUEST_MEMFD, name);
+    } else {
+        return true;
+    }
+    return false;
+}
+
+int guest_memfd_create_ordinary(HostMemoryBackend *backend, bool hugetlb,
+                                Error **errp)
+{
+    GuestMemfdOptions o = {
+        .driver = GUEST_MEMFD_DRIVER_KVM,
+        .conversion = GUEST_MEMFD_CONVERSION_NONE,
+    };
+    g_autofree char *name = host_memory_backend_get_name(backend);
+    GuestMemfdChoice c;
+    ERRP_GUARD();
+
+    if (!check_x_guest_memfd(backend, hugetlb, errp)) {
+        return -1;
+    }
+    if (!guest_memfd_choose(backend, &o, &c, errp)) {
+        error_prepend(errp, "x-guest-memfd=on of '%s' is conversion=none; leave "
+                      "it out for a memfd: ", name);
+        return -1;
+    }
+    return guest_memfd_kvm_create(NULL, &c.pages, backend->size, false, errp);
+}

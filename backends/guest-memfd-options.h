@@ -59,4 +59,19 @@ bool guest_memfd_choose(HostMemoryBackend *backend, GuestMemfdOptions *o,
  */
 void guest_memfd_close_mount(GuestMemfdChoice *choice);
 
+/**
+ * guest_memfd_create_ordinary - the file of memory-backend-memfd,x-guest-memfd=on
+ *
+ * @backend: with the options of the base class
+ * @hugetlb: of the backend
+ * @errp: names what cannot be done, and the remedy
+ *
+ * What conversion=none is to memory-backend-guest-memfd: memory that is always
+ * shared, which the caller maps and binds to no slot.
+ *
+ * Returns: a file descriptor; -1 on error.
+ */
+int guest_memfd_create_ordinary(HostMemoryBackend *backend, bool hugetlb,
+                                Error **errp);
+
 #endif

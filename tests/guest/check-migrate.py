@@ -29,6 +29,7 @@ RAM = 32 * MIB
 GUEST = 'base=16 area=2 write=1 conv=none'
 NONE = f'memory-backend-guest-memfd,id=m0,size={RAM},conversion=none'
 MEMFD = f'memory-backend-memfd,id=m0,size={RAM},share=on'
+X_GUEST_MEMFD = f'{MEMFD},x-guest-memfd=on'
 PRIVATE = (f'memory-backend-guest-memfd,id=m0,size={RAM},driver=emulated,'
            'init=private')
 CONVERTIBLE = PRIVATE.replace('private', 'shared')
@@ -205,7 +206,10 @@ class Journey(VMTest):
         self.assertGreater(destination.next_writes(), before)
 
     @tap.cases({'from memory-backend-memfd': (NONE, False),
-                'from guest_memfd to guest_memfd': (NONE, False)})
+                'from guest_memfd to guest_memfd': (NONE, False),
+                'to memory-backend-memfd,x-guest-memfd=on':
+                    (X_GUEST_MEMFD, False),
+                'from there': (NONE, False)})
     def test_live_migration(self, memory, file):
         self.migrate(memory, file)
 

@@ -318,6 +318,12 @@ static void test_convert_in_place(void)
           "leave the option out" },
         { "never", AMD(",convert-in-place=off", ""), NULL,
           "leave the option out" },
+        { "either", "-accel kvm -cpu host -m 64M -object x-sw-protected-guest,"
+          "id=p0 -object memory-backend-memfd,id=ram1,size=64M,share=on,"
+          "x-guest-memfd=on -machine q35,confidential-guest-support=p0,"
+          "memory-backend=ram1", NULL, "x-guest-memfd=on of 'ram1' cannot back "
+          "a confidential machine, because none of it can become private; use "
+          BACKEND },
         /* Whatever memory there is. */
         { "two-copy", "-accel kvm -cpu host -m 64M -object x-sw-protected-guest,"
           "id=p0,convert-in-place=on -machine q35,confidential-guest-support=p0",

@@ -350,18 +350,6 @@ static int kvm_vm_capability(long cap)
 
 #define ORDINARY "'m0' is ordinary memory (" BACKEND ",conversion=none)"
 
-/* What became of an option of an object. */
-static void check_property(QTestState *qts, const char *id, const char *name,
-                           const char *value)
-{
-    g_autofree char *path = g_strdup_printf("/objects/%s", id);
-    QDict *rsp = qtest_qmp(qts, "{ 'execute': 'qom-get', 'arguments': {"
-                           " 'path': %s, 'property': %s } }", path, name);
-
-    g_assert_cmpstr(qdict_get_str(rsp, "return"), ==, value);
-    qobject_unref(rsp);
-}
-
 static bool kvm_has_shared_files(void)
 {
     int flags = kvm_vm_capability(KVM_CAP_GUEST_MEMFD_FLAGS);
@@ -406,32 +394,46 @@ static void test_kvm_refused(void)
                   "memory");
 }
 
+/* What is mapped of files that are a guest_memfd */
+static uint64_t guest_memfd_bytes(QTestState *qts)
+{
+    g_autofree char *path = g_strdup_printf("/proc/%d/maps", qtest_pid(qts));
+    g_autofree char *text = NULL;
+    g_auto(GStrv) lines = NULL;
+    uint64_t bytes = 0;
+
+    g_assert_true(g_file_get_contents(path, &text, NULL, NULL));
+    lines = g_strsplit(text, "\n", 0);
+    for (char **line = lines; *line; line++) {
+        uint64_t start, end;
+
+        if (strstr(*line, "[kvm-gmem]") &&
+            sscanf(*line, "%" SCNx64 "-%" SCNx64, &start, &end) == 2) {
+            bytes += end - start;
+        }
+    }
+    return bytes;
+}
+
 /* An ordinary VM whose only memory is a mapped guest_memfd: ordinary RAM. */
-static void test_kvm_shared(void)
+static void check_kvm_shared(const char *m0, const char *ordinary)
 {
     QTestState *qts;
     QDict *rsp;
 
-    if (!kvm_has_shared_files()) {
-        g_test_skip("this kernel's KVM has no guest_memfd that can be mapped, "
-                    "or /dev/kvm cannot be used");
-        return;
-    }
-    qts = qtest_init("-accel kvm -nodefaults -S -machine q35,memory-backend=m0 "
-                     "-m 128M,slots=1,maxmem=1G -object " BACKEND
-                     ",id=m0,size=128M,prealloc=on -only-migratable "
-                     "-object " BACKEND ",id=vm0,size=128M "
-                     "-device virtio-mem-pci,memdev=vm0");
+    qts = qtest_initf("-accel kvm -nodefaults -S "
+                      "-machine q35,memory-backend=m0 "
+                      "-m 128M,slots=1,maxmem=1G -object %s -only-migratable "
+                      "-object " BACKEND ",id=vm0,size=128M "
+                      "-device virtio-mem-pci,memdev=vm0", m0);
     g_assert_null(gm_block(qts, "m0"));
-    check_property(qts, "m0", "driver", "kvm");
-    check_property(qts, "m0", "conversion", "none");
-    check_property(qts, "m0", "init", "shared");
+    g_assert_cmpuint(guest_memfd_bytes(qts), ==, 256 * MiB);
 
-    gm_convert_fails(qts, "m0", 0, 4096, false, ORDINARY);
-    gm_convert_fails(qts, "m0", 0, 4096, true, ORDINARY);
+    gm_convert_fails(qts, "m0", 0, 4096, false, ordinary);
+    gm_convert_fails(qts, "m0", 0, 4096, true, ordinary);
     rsp = qtest_qmp(qts, "{ 'execute': 'query-guest-memfd-map',"
                     " 'arguments': { 'id': 'm0' } }");
-    gm_assert_failure(qts, rsp, ORDINARY);
+    gm_assert_failure(qts, rsp, ordinary);
 
     /* Memory slots come and go. */
     for (int i = 0; i < 2; i++) {
@@ -444,6 +446,76 @@ static void test_kvm_shared(void)
         gm_object_del(qts, "m1");
     }
     qtest_quit(qts);
+}
+
+#define X_GUEST_MEMFD "memory-backend-memfd,id=m0,size=128M,share=on," \
+                      "x-guest-memfd=on"
+
+static void test_kvm_shared(void)
+{
+    QTestState *qts;
+
+    if (!kvm_has_shared_files()) {
+        g_test_skip("this kernel's KVM has no guest_memfd that can be mapped, "
+                    "or /dev/kvm cannot be used");
+        return;
+    }
+    check_kvm_shared(BACKEND ",id=m0,size=128M,prealloc=on", ORDINARY);
+    check_kvm_shared(X_GUEST_MEMFD, "'m0' is ordinary memory "
+                     "(memory-backend-memfd)");
+    check_kvm_shared(X_GUEST_MEMFD ",prealloc=on", "'m0' is ordinary memory");
+
+    qts = qtest_init("-accel kvm -nodefaults -S -machine q35,memory-backend=m0 "
+                     "-m 128M -object " BACKEND ",id=m0,size=128M");
+    gm_check_property(qts, "m0", "driver", "kvm");
+    gm_check_property(qts, "m0", "conversion", "none");
+    gm_check_property(qts, "m0", "init", "shared");
+    qtest_quit(qts);
+}
+
+/* The options of @id are those it was created with. */
+static void check_fixed(QTestState *qts, const char *id, const char *property,
+                        const char *value)
+{
+    g_autofree char *cmd =
+        g_strdup_printf("{ 'execute': 'qom-set', 'arguments': { 'path':"
+                        " '/objects/%s', 'property': '%s', 'value': %s } }",
+                        id, property, value);
+
+    gm_assert_failure(qts, qtest_qmp(qts, "%p", qobject_from_json(cmd, NULL)),
+                      "change");
+}
+
+#define MEMFD(options) "-object memory-backend-memfd,id=m0,size=2M," options
+
+/* memory-backend-memfd,x-guest-memfd=on where it cannot be had */
+static void test_x_guest_memfd(void)
+{
+    const char *kvm = "-accel kvm -machine none " MEMFD("x-guest-memfd=on");
+    g_autofree char *hugetlb = g_strconcat(kvm, ",share=on,hugetlb=on", NULL);
+    g_autofree char *private = g_strconcat(kvm, ",share=off", NULL);
+    g_autofree char *size = g_strconcat(kvm, ",share=on,size=1000", NULL);
+    QTestState *qts;
+
+    check_refused("-accel tcg -machine none " MEMFD("share=on,x-guest-memfd=on"),
+                  "x-guest-memfd=on of 'm0' needs the KVM accelerator (-accel "
+                  "kvm); leave it out without KVM");
+    qts = qtest_init("-accel tcg -machine none " MEMFD("x-guest-memfd=off"));
+    check_fixed(qts, "m0", "x-guest-memfd", "true");
+    qtest_quit(qts);
+
+    if (kvm_vm_capability(KVM_CAP_GUEST_MEMFD) < 0) {
+        g_test_skip("no access to /dev/kvm");
+        return;
+    }
+    check_refused(hugetlb, "x-guest-memfd=on of 'm0' contradicts hugetlb=on");
+    check_refused(private, "x-guest-memfd=on of 'm0' needs share=on");
+    check_refused(size, "size=1000 of 'm0' is not a multiple of its page size");
+    if (!kvm_has_shared_files()) {
+        check_refused(kvm, "x-guest-memfd=on of 'm0' is conversion=none; leave "
+                      "it out for a memfd: conversion=none needs "
+                      "GUEST_MEMFD_FLAG_MMAP");
+    }
 }
 
 /* What was refused leaves nothing behind in a running QEMU. */
@@ -482,19 +554,6 @@ static void test_bad_objects_at_run_time(void)
     gm_object_del(qts, "m1");
     g_assert_null(gm_block(qts, "m1"));
     qtest_quit(qts);
-}
-
-/* The options of @id are those it was created with. */
-static void check_fixed(QTestState *qts, const char *id, const char *property,
-                        const char *value)
-{
-    g_autofree char *cmd =
-        g_strdup_printf("{ 'execute': 'qom-set', 'arguments': { 'path':"
-                        " '/objects/%s', 'property': '%s', 'value': %s } }",
-                        id, property, value);
-
-    gm_assert_failure(qts, qtest_qmp(qts, "%p", qobject_from_json(cmd, NULL)),
-                      "change");
 }
 
 static void test_fixed_options(void)
@@ -612,6 +671,7 @@ int main(int argc, char **argv)
         qtest_add_func("guest-memfd-options/kvm-refused", test_kvm_refused);
         qtest_add_func("guest-memfd-options/kvm-shared", test_kvm_shared);
         qtest_add_func("guest-memfd-options/large", test_large);
+        qtest_add_func("guest-memfd-options/x-guest-memfd", test_x_guest_memfd);
     }
     qtest_add_func("guest-memfd-options/bad-objects",
                    test_bad_objects_at_run_time);
