@@ -11,11 +11,13 @@
 #include "qemu/module.h"
 #include "qapi/error.h"
 #include "qapi/visitor.h"
+#include "hw/qdev-core.h"
 #include "migration/blocker.h"
 #include "migration/cpr.h"
 #include "system/ramblock.h"
 #include "system/reset.h"
 #include "system/runstate.h"
+#include "system/system.h"
 #include "qom/object.h"
 #include "qom/object_interfaces.h"
 #include "guest-memfd-options.h"
@@ -32,6 +34,7 @@ struct HostMemoryBackendGuestMemfd {
     bool prealloc_file;         /* preallocate here, not in the base class */
     GuestMemfd *gm;             /* set once the memory is there */
     Error *migration_blocker;   /* of memory that KVM does not log */
+    Notifier machine_done;
 };
 
 static void (*parent_complete)(UserCreatable *uc, Error **errp);
@@ -81,6 +84,20 @@ static bool add_guest_memfd(HostMemoryBackend *backend,
     return rb->guest_memfd >= 0;
 }
 
+/* It costs memory, and a machine without it may well have other memory. */
+static void warn_if_unused(Notifier *notifier, void *unused)
+{
+    HostMemoryBackendGuestMemfd *m =
+        container_of(notifier, HostMemoryBackendGuestMemfd, machine_done);
+    const char *id = object_get_canonical_path_component(OBJECT(m));
+
+    if (!host_memory_backend_is_mapped(MEMORY_BACKEND(m))) {
+        warn_report("memory '%s' backs nothing; give it to -machine "
+                    "memory-backend=%s, to -numa node,memdev=%s or to a device "
+                    "(memdev=%s), or leave it out", id, id, id, id);
+    }
+}
+
 static bool fill(void *opaque, Error **errp)
 {
     HostMemoryBackendGuestMemfd *m = opaque;
@@ -102,6 +119,10 @@ static void guest_memfd_backend_complete(UserCreatable *uc, Error **errp)
     ERRP_GUARD();
 
     parent_complete(uc, errp);
+    if (!*errp && !phase_check(PHASE_MACHINE_READY)) {
+        m->machine_done.notify = warn_if_unused;
+        qemu_add_machine_init_done_notifier(&m->machine_done);
+    }
     if (!*errp && m->prealloc_file &&
         !(m->gm && guest_memfd_fill_after_launch(m->gm, fill, m))) {
         fill(m, errp);
@@ -171,6 +192,7 @@ static bool alloc_chosen(HostMemoryBackend *backend, Error **errp)
     bool private = m->options.init == GUEST_MEMFD_INIT_PRIVATE, inherited;
     GuestMemfdRestructure how;
     int fd;
+    ERRP_GUARD();
 
     /* A new QEMU in the place of one that has ended (CPR) goes on with it. */
     fd = c->ops || c->huge_size ? -1 : cpr_find_fd(name, 0);
@@ -192,7 +214,6 @@ static bool alloc_chosen(HostMemoryBackend *backend, Error **errp)
         }
         if (!inherited) {
             cpr_save_fd(name, 0, fd);
-    ERRP_GUARD();
         }
         return true;
     }
@@ -334,6 +355,9 @@ static void guest_memfd_backend_finalize(Object *obj)
 
     if (m->gm) {
         qemu_unregister_reset(guest_memfd_backend_reset, m);
+    }
+    if (m->machine_done.notify) {
+        qemu_remove_machine_init_done_notifier(&m->machine_done);
     }
     migrate_del_blocker(&m->migration_blocker);
     g_free(m->options.resource);

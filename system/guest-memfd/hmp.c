@@ -65,6 +65,10 @@ static void print_block(Monitor *mon, const GuestMemfdInfo *info)
                    info->id, size, page, GuestMemfdDriver_str(info->driver),
                    GuestMemfdConversion_str(info->conversion),
                    GuestMemfdInit_str(info->init));
+    if (!info->mapped) {
+        monitor_printf(mon, "  mapped nowhere: no machine and no device has "
+                       "it\n");
+    }
     monitor_printf(mon, "  shared %s, private %s, metadata %s%s%s\n", shared,
                    private, metadata, vmemmap ? ", vmemmap " : "",
                    vmemmap ?: "");

@@ -124,6 +124,7 @@ static GuestMemfdInfo *query_block(GuestMemfd *gm)
     info->conversion = gm->ops->conversion;
     info->init = gm->init_private ? GUEST_MEMFD_INIT_PRIVATE :
                                     GUEST_MEMFD_INIT_SHARED;
+    info->mapped = memory_region_is_mapped(gm->mr);
     state_lock(gm);
     info->private_bytes = guest_memfd_map_private_bytes(gm->map);
     info->shared_bytes = info->size - info->private_bytes;

@@ -19,7 +19,7 @@ def block(**changes):
             'provider': 'pages', 'driver': 'emulated',
             'conversion': 'in-place', 'init': 'shared', 'shared-bytes': GIB,
             'private-bytes': 0, 'to-private': direction,
-            'to-shared': direction, 'metadata-bytes': 1,
+            'to-shared': direction, 'metadata-bytes': 1, 'mapped': True,
             'huge-pages': [{'size': 2 << 20, 'shared': 512, 'private': 0,
                             'mixed': 0}], 'listeners': [], **changes}
 

@@ -1,5 +1,5 @@
 /*
- * Command lines for other versions of QEMU
+ * Command lines for other versions of QEMU, and memory that is nobody's
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -8,6 +8,7 @@
 #include "guest-memfd-util.h"
 
 #define Q35 "-nodefaults -machine q35,memory-backend=m0 "
+#define M0 "-object " BACKEND ",id=m0,size=128M,driver=emulated"
 
 /* Command lines for other versions of QEMU */
 static void test_names(void)
@@ -69,9 +70,52 @@ static void test_names(void)
     qtest_quit(qts);
 }
 
+/* A machine with memory that is nobody's says so. */
+static void test_unused(void)
+{
+    const char *unused = "warning: memory 'm1' backs nothing; give it to "
+                         "-machine memory-backend=m1, to -numa node,memdev=m1 "
+                         "or to a device (memdev=m1), or leave it out\n";
+    const char *m1 = " -object " BACKEND ",id=m1,size=128M,driver=emulated";
+    g_autofree char *args =
+        g_strconcat("-machine q35,memory-backend=m0 -m 128M,slots=1,maxmem=1G ",
+                    M0, m1, NULL);
+    g_autofree char *used = g_strconcat(args, " -device pc-dimm,memdev=m1",
+                                        NULL);
+    g_autofree char *said = gm_warnings(args), *silent = gm_warnings(used);
+    g_autofree char *text = NULL;
+    QTestState *qts;
+    QDict *block;
+
+    g_assert_nonnull(strstr(said, unused));
+    g_assert_null(strstr(said, "memory 'm0'"));
+    g_assert_null(strstr(silent, "backs nothing"));
+
+    qts = qtest_initf("-nodefaults %s", args);
+    for (int i = 0; i < 2; i++) {
+        block = gm_block(qts, "m1");
+        g_assert_cmpint(qdict_get_bool(block, "mapped"), ==, i);
+        qobject_unref(block);
+        block = gm_block(qts, "m0");
+        g_assert_true(qdict_get_bool(block, "mapped"));
+        qobject_unref(block);
+        text = qtest_hmp(qts, "info guest-memfd m1");
+        g_assert_cmpint(strstr(text, "mapped nowhere") != NULL, ==, !i);
+        g_clear_pointer(&text, g_free);
+        text = qtest_hmp(qts, "info guest-memfd m0");
+        g_assert_null(strstr(text, "mapped nowhere"));
+        g_clear_pointer(&text, g_free);
+        if (!i) {
+            qtest_qmp_device_add(qts, "pc-dimm", "dimm1", "{ 'memdev': 'm1' }");
+        }
+    }
+    qtest_quit(qts);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
     qtest_add_func("guest-memfd-names/names", test_names);
+    qtest_add_func("guest-memfd-names/unused", test_unused);
     return g_test_run();
 }

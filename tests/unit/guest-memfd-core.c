@@ -25,6 +25,11 @@ int memory_region_set_ram_discard_manager(MemoryRegion *mr,
     return 0;
 }
 
+bool memory_region_is_mapped(MemoryRegion *mr)
+{
+    return true;
+}
+
 MemoryRegionSection *memory_region_section_new_copy(MemoryRegionSection *s)
 {
     return g_memdup2(s, sizeof(*s));

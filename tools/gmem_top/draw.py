@@ -238,8 +238,10 @@ def report(vm, blocks, width, glyphs, now, source):
                         f"{rounded(info['page-size'])}, "
                         f"driver={info['driver']} "
                         f"conversion={info['conversion']} "
-                        f"init={info['init']}", 'title')],
-                  [(f"shared {rounded(info['shared-bytes'])}, "
+                        f"init={info['init']}", 'title')]]
+        if not info['mapped']:
+            lines += [[('mapped nowhere: no machine and no device has it', '')]]
+        lines += [[(f"shared {rounded(info['shared-bytes'])}, "
                     f"private {rounded(info['private-bytes'])}, "
                     f"metadata {rounded(info['metadata-bytes'])}" +
                     (f", vmemmap {rounded(info['vmemmap-bytes'])}"

@@ -53,6 +53,7 @@ def clean(info):
     block.update(numbers(info, SIZES))
     block.update((key, printable(member(info, key, str), NAME_LENGTH))
                  for key in NAMES)
+    block['mapped'] = member(info, 'mapped', bool)
     if 'vmemmap-bytes' in info:
         block.update(numbers(info, ['vmemmap-bytes']))
     if 'restructure' in info:
