@@ -21,6 +21,41 @@
  */
 bool guest_memfd_host_access(GuestMemfd *gm, uint64_t offset, uint64_t *len);
 
+/**
+ * guest_memfd_discard - free memory whose contents the guest does not need
+ *
+ * @offset, @size: inside the block, in bytes; pages that lie there only in part
+ *                 stay
+ * @shared: free shared memory, too: no device has it mapped.  A huge page of a
+ *          file that is converted in place goes as a whole, whatever is private of
+ *          it
+ *
+ * Nothing else changes: each page keeps its state, and is empty the next time it
+ * is used.  What the kernel does not free stays, which has been logged.  Called
+ * with the BQL held.
+ */
+void guest_memfd_discard(GuestMemfd *gm, uint64_t offset, uint64_t size,
+                         bool shared);
+
+/**
+ * guest_memfd_find_dma - is there memory of a block at an address of a device?
+ *
+ * @as: what the device addresses
+ * @len: in: bytes, not 0; out: as far as the block goes, if there is one
+ *
+ * An IOMMU is not looked through.  Every value of @addr and @len is allowed.
+ */
+bool guest_memfd_find_dma(AddressSpace *as, hwaddr addr, hwaddr *len);
+
+/**
+ * guest_memfd_discard_dma - guest_memfd_discard() by an address of a device
+ *
+ * @as, @addr, @size: as guest_memfd_find_dma() has found it; nothing happens if
+ *                    it is not there any more
+ */
+void guest_memfd_discard_dma(AddressSpace *as, hwaddr addr, uint64_t size,
+                             bool shared);
+
 #ifdef CONFIG_LINUX
 /**
  * guest_memfd_sigbus - QEMU has accessed memory that is not there

@@ -138,10 +138,36 @@ static bool report(uint32_t first, uint32_t pages)
     }
 }
 
+/* Half of a page, no memory, more than there is: nothing to be freed */
+static void report_nonsense(void)
+{
+    VirtioBuffer buf[] = {
+        { .addr = page_address(FIRST_PAGE) + 1, .size = PAGE_SIZE },
+        { .addr = page_address(FIRST_PAGE + HALF) + 1, .size = PAGE_SIZE },
+        { .addr = page_address(FIRST_PAGE + HALF), .size = 1 },
+        { .addr = NO_MEMORY * PAGE_SIZE, .size = PAGE_SIZE },
+    };
+    VirtioBuffer far = { .addr = 0xfffff000u, .size = 0xffffffffu };
+
+    virtio_add(&reporting, buf, ARRAY_SIZE(buf), true);
+    virtio_kick(&reporting);
+    if (virtio_wait(&reporting, VIRTIO_ANY) != VIRTIO_DONE) {
+        start();
+    }
+    virtio_add(&reporting, &far, 1, true);
+    virtio_kick(&reporting);
+    virtio_wait(&reporting, VIRTIO_ANY);
+    start();
+    if (count_empty(0, 0)) {
+        fail("pages are empty of which a part was reported");
+    }
+}
+
 static void run_reports(void)
 {
     bool done;
 
+    report_nonsense();
     done = report(FIRST_PAGE, HALF);
     print("summary given=%u shared-done=%u shared-empty=%u ", HALF / 2, done,
           count_empty(FIRST_PAGE, HALF));

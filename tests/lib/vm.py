@@ -41,13 +41,14 @@ class VM:
 
     Lines of the guest arrive in .lines, a queue that ends with None.  Without
     @server there is no server; @device_options are more of its device.  If the
-    guest is @protected, KVM has private memory for it.
+    guest is @protected, KVM has private memory for it.  @preload is a library that
+    QEMU loads before libc.
     """
 
     def __init__(self, paths=None, accel='tcg', huge=False, ram=512 * MIB,
                  driver='emulated', init='private', memory=None,
                  devices=None, guest='', smp=1, timeout=TIMEOUT, server=True,
-                 device_options=(), protected=False):
+                 device_options=(), protected=False, preload=None):
         self.paths = paths or Paths()
         self.has_server = server
         self._device_options = dict(device_options)
@@ -55,6 +56,7 @@ class VM:
         self.ram = ram
         self.smp = smp
         self.protected = protected
+        self._env = dict(os.environ, LD_PRELOAD=preload) if preload else None
         self.guest_options = guest
         self.lines = queue.Queue()
         self.console = []
@@ -136,7 +138,7 @@ class VM:
             self.qemu = subprocess.Popen(
                 self.command_line(fds), stdin=subprocess.DEVNULL,
                 stdout=self._errors, stderr=self._errors, pass_fds=fds,
-                preexec_fn=die_with_parent)
+                env=self._env, preexec_fn=die_with_parent)
         finally:
             for sock in theirs:
                 sock.close()

@@ -81,6 +81,25 @@ int ram_block_coordinated_discard_require(bool state)
     return 0;
 }
 
+CoreDiscards core_discards;
+
+int ram_block_discard_range(RAMBlock *rb, uint64_t offset, size_t length)
+{
+    core_discards.shared++;
+    core_discards.shared_bytes += length;
+    return rb->host && fallocate(rb->fd, FALLOC_FL_PUNCH_HOLE |
+                                 FALLOC_FL_KEEP_SIZE, offset, length) ?
+           -errno : 0;
+}
+
+int ram_block_discard_guest_memfd_range(RAMBlock *rb, uint64_t offset,
+                                        size_t length)
+{
+    core_discards.private++;
+    core_discards.private_bytes += length;
+    return 0;
+}
+
 int migrate_add_blocker(Error **reasonp, Error **errp)
 {
     return 0;

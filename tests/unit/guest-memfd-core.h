@@ -12,6 +12,16 @@
 /* How many blocks want that discards are coordinated */
 extern int core_discards_required;
 
+/* How often memory was freed, and how much of it */
+typedef struct CoreDiscards {
+    unsigned shared;            /* of the mapping */
+    unsigned private;           /* of a guest_memfd beside it */
+    uint64_t shared_bytes;
+    uint64_t private_bytes;
+} CoreDiscards;
+
+extern CoreDiscards core_discards;
+
 /* What machine_require_guest_memfd() says of any machine */
 extern bool core_requires_guest_memfd;
 

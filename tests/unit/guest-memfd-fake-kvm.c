@@ -183,20 +183,6 @@ void flatview_for_each_range(FlatView *fv, flatview_cb cb, void *opaque)
     }
 }
 
-int ram_block_discard_range(RAMBlock *rb, uint64_t offset, size_t length)
-{
-    kvm.discards++;
-    return fallocate(rb->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, offset,
-                     length) ? -errno : 0;
-}
-
-int ram_block_discard_guest_memfd_range(RAMBlock *rb, uint64_t offset,
-                                        size_t length)
-{
-    kvm.private_discards++;
-    return 0;
-}
-
 int kvm_convert_memory(hwaddr start, hwaddr size, bool to_private)
 {
     kvm.conversions++;
@@ -239,6 +225,7 @@ void setup_kvm(uint64_t page_size, uint32_t flags, const GuestMemfdOps *ops)
     sigaction(SIGBUS, &action, NULL);
     fake_reset();
     memset(&kvm, 0, sizeof(kvm));
+    memset(&core_discards, 0, sizeof(core_discards));
     memset(b, 0, sizeof(*b));
     core_init_block(&b->rb, &b->mr, SIZE);
     b->rb.page_size = page_size;

@@ -40,8 +40,6 @@ typedef struct FakeKVM {
     uint64_t attributes[ADDRESSES][SIZE_PAGES];
     unsigned calls;
     uint64_t refuse;            /* a bit for each call, from 1 on */
-    unsigned discards;
-    unsigned private_discards;
     int convert;                /* what conversions say */
     unsigned conversions;
     uint64_t gpa;               /* of the last one */

@@ -10,6 +10,7 @@
 #include "qemu/osdep.h"
 #include "qapi/error.h"
 #include "system/system.h"
+#include "guest-memfd-core.h"
 #include "guest-memfd-fake-kvm.h"
 
 static Block *const b = &block[0];
@@ -54,9 +55,9 @@ static void test_huge_come_back(void)
     setup_kvm(HUGE_PAGE, RAM_NORESERVE, NULL);
     memset(b->rb.host, 1, SIZE);
     g_assert_cmpint(convert(b, 0, 3, true), ==, 0);
-    g_assert_cmpuint(kvm.discards, ==, 0);      /* page 3 is shared */
+    g_assert_cmpuint(core_discards.shared, ==, 0);      /* page 3 is shared */
     g_assert_cmpint(convert(b, 3, 1, true), ==, 0);
-    g_assert_cmpuint(kvm.discards, ==, 1);
+    g_assert_cmpuint(core_discards.shared, ==, 1);
     g_assert_false(in_mapping(b->rb.host));
     kvm.refuse = BIT_ULL(kvm.calls + 1);
     g_assert_cmpint(convert(b, 2, 1, false), ==, -ENOMEM);
@@ -80,7 +81,7 @@ static void test_huge_refused(void)
     listener_init(&l);
     g_assert_cmpint(listener_add(b, &l, &s), ==, 0);
     g_assert_cmpint(convert(b, 0, 4, true), ==, 0);
-    g_assert_cmpuint(kvm.discards, ==, 1);
+    g_assert_cmpuint(core_discards.shared, ==, 1);
     fake.fail[0] = fake.calls + 1;
     g_assert_cmpint(convert(b, 2, 1, false), ==, fake.error);
     g_assert_false(in_mapping(b->rb.host));
@@ -97,7 +98,7 @@ static void test_huge_ends(void)
     setup_kvm(HUGE_PAGE, RAM_NORESERVE, NULL);
     memset(b->rb.host, 1, SIZE);
     g_assert_cmpint(convert(b, 2, 6, true), ==, 0);
-    g_assert_cmpuint(kvm.discards, ==, 1);
+    g_assert_cmpuint(core_discards.shared, ==, 1);
     g_assert_cmpint(b->rb.host[0], ==, 1);
     g_assert_false(in_mapping(b->rb.host + HUGE_PAGE));
     teardown_kvm();
@@ -105,7 +106,7 @@ static void test_huge_ends(void)
     setup_kvm(HUGE_PAGE, RAM_NORESERVE, NULL);
     memset(b->rb.host, 1, SIZE);
     g_assert_cmpint(convert(b, 0, 6, true), ==, 0);
-    g_assert_cmpuint(kvm.discards, ==, 1);
+    g_assert_cmpuint(core_discards.shared, ==, 1);
     g_assert_cmpint(b->rb.host[SIZE - PAGE], ==, 1);
     g_assert_false(in_mapping(b->rb.host));
     teardown_kvm();
@@ -118,12 +119,12 @@ static void test_huge_reserved(void)
     memset(b->rb.host, 1, SIZE);
     g_assert_cmpint(convert(b, 0, 8, true), ==, 0);
     g_assert_cmpint(guest_memfd_reset(b->gm, &error_abort), ==, 0);
-    g_assert_cmpuint(kvm.discards, ==, 0);
+    g_assert_cmpuint(core_discards.shared, ==, 0);
     teardown_kvm();
 
     setup_kvm(PAGE, 0, NULL);
     g_assert_cmpint(convert(b, 0, 8, true), ==, 0);
-    g_assert_cmpuint(kvm.discards, ==, 1);
+    g_assert_cmpuint(core_discards.shared, ==, 1);
     teardown_kvm();
 }
 
@@ -386,7 +387,7 @@ static void check_in_place(uint64_t page_size, bool mixed)
     g_assert_cmpuint(kvm.held_calls, ==, 0);
     check_attributes(0);
     g_assert_cmpuint(kvm.calls, ==, 0);         /* nothing for the VM */
-    g_assert_cmpuint(kvm.discards + kvm.private_discards, ==, 0);
+    g_assert_cmpuint(core_discards.shared + core_discards.private, ==, 0);
     teardown_kvm();
 }
 
@@ -471,11 +472,11 @@ static void test_two_copies(void)
 {
     setup_kvm(PAGE, 0, NULL);
     g_assert_cmpint(convert(b, 2, 2, true), ==, 0);
-    g_assert_cmpuint(kvm.discards, ==, 1);
-    g_assert_cmpuint(kvm.private_discards, ==, 0);
+    g_assert_cmpuint(core_discards.shared, ==, 1);
+    g_assert_cmpuint(core_discards.private, ==, 0);
     g_assert_cmpint(convert(b, 2, 2, false), ==, 0);
-    g_assert_cmpuint(kvm.discards, ==, 1);
-    g_assert_cmpuint(kvm.private_discards, ==, 1);
+    g_assert_cmpuint(core_discards.shared, ==, 1);
+    g_assert_cmpuint(core_discards.private, ==, 1);
     teardown_kvm();
 }
 
