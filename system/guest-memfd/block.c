@@ -133,6 +133,7 @@ static void TSA_NO_TSA guest_memfd_finalize(Object *obj)
     assert(!gm->followers->len);
     g_ptr_array_free(gm->followers, true);
     guest_memfd_map_free(gm->map);
+    guest_memfd_map_free(gm->unplugged);
     qemu_mutex_destroy(&gm->convert_mutex);
     qemu_mutex_destroy(&gm->state_mutex);
     g_free(gm->id);
@@ -231,8 +232,7 @@ GuestMemfd *guest_memfd_new(RAMBlock *rb, const char *id,
     }
     if (memory_region_set_ram_discard_manager(rb->mr,
                                               RAM_DISCARD_MANAGER(gm))) {
-        error_setg(errp, "'%s' has a RamDiscardManager already (virtio-mem "
-                   "cannot be used with guest_memfd memory)", id);
+        error_setg(errp, "'%s' has a RamDiscardManager already", id);
         goto unblock;
     }
     gm->launching = private && guest_memfd_starts_shared(ops);

@@ -122,6 +122,15 @@ int guest_memfd_drive(GuestMemfd *gm, uint64_t start, uint64_t end,
     return ret;
 }
 
+static bool all_plugged(const Piece *p)
+    TSA_REQUIRES(guest_memfd_convert_lock)
+{
+    uint64_t start = p->start;
+
+    return guest_memfd_plugged_run(p->gm, &start, p->end) == p->end &&
+           start == p->start;
+}
+
 /* Find out what there is to do, and whether nothing but a refusal can fail. */
 static int prepare(Transaction *t)
     TSA_REQUIRES(guest_memfd_convert_lock)
@@ -135,6 +144,10 @@ static int prepare(Transaction *t)
         t->refused = p;
         if (!p->gm->rb) {
             t->refused_by = "the memory was unplugged meanwhile";
+            return -EINVAL;
+        }
+        if (!t->req->plug_done && !all_plugged(p)) {
+            t->refused_by = "virtio-mem has not plugged all of it";
             return -EINVAL;
         }
         ret = guest_memfd_mend(p->gm);
@@ -274,6 +287,9 @@ static int run(Transaction *t)
         if (p->todo < p->end) {
             settle(p->gm, p->todo, p->end, to_private);
         }
+        if (t->req->plug_done) {
+            t->req->plug_done(p->gm, p->start, p->end);
+        }
     }
     return 0;
 }
@@ -406,6 +422,19 @@ int guest_memfd_transact(GuestMemfdRequest *req, Error **errp)
     return ret;
 }
 
+/* The next run that is plugged and is not in its initial state. */
+static uint64_t next_to_reset(GuestMemfd *gm, uint64_t *start)
+    TSA_REQUIRES(guest_memfd_convert_lock)
+{
+    uint64_t end, stop = 0;
+
+    while (!stop && (end = guest_memfd_map_next(map_of(gm), !gm->init_private,
+                                                start, gm->size))) {
+        stop = guest_memfd_plugged_run(gm, start, end);
+    }
+    return stop;
+}
+
 static int reset_locked(GuestMemfd *gm)
     TSA_REQUIRES(guest_memfd_convert_lock)
 {
@@ -420,8 +449,7 @@ static int reset_locked(GuestMemfd *gm)
     if (!private) {
         ret = 0;
     }
-    while (!ret && (e = guest_memfd_map_next(map_of(gm), !private, &s,
-                                             gm->size))) {
+    while (!ret && (e = next_to_reset(gm, &s))) {
         GuestMemfdStop stop;
 
         ret = guest_memfd_drive(gm, s, e, private, true, &stop);

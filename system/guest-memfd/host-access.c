@@ -46,13 +46,23 @@ bool guest_memfd_host_access(GuestMemfd *gm, uint64_t offset, uint64_t *len)
     return !private || guest_memfd_before_launch();
 }
 
-/* The first private page in a range of a block, if there is one. */
+/*
+ * The first private page in a range of a block, if there is one.  What is not
+ * plugged has nothing in it.
+ */
 static bool find_private(GuestMemfd *gm, uint64_t *start, uint64_t end)
 {
-    uint64_t page = qemu_real_host_page_size();
+    uint64_t page = qemu_real_host_page_size(), stop;
+    bool found = false;
 
     *start = QEMU_ALIGN_DOWN(*start, page);
-    return guest_memfd_next_run(gm, true, start, ROUND_UP(end, page));
+    end = ROUND_UP(end, page);
+    state_lock(gm);
+    while (!found && (stop = guest_memfd_map_next(gm->map, true, start, end))) {
+        found = guest_memfd_plugged_run(gm, start, stop);
+    }
+    state_unlock(gm);
+    return found;
 }
 
 bool guest_memfd_check_save(hwaddr gpa, uint64_t size, Error **errp)

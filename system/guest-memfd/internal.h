@@ -86,6 +86,8 @@ struct GuestMemfd {
 
     /* Written with both locks held, so the owner of either can read it. */
     GuestMemfdMap *map TSA_GUARDED_BY(guest_memfd_state_lock);
+    /* What is not plugged is "private"; NULL: all is (plug.c) */
+    GuestMemfdMap *unplugged TSA_GUARDED_BY(guest_memfd_state_lock);
     GuestMemfdStats stats[2];           /* to shared, to private */
 };
 
@@ -137,6 +139,19 @@ uint64_t guest_memfd_next_run(GuestMemfd *gm, bool private, uint64_t *start,
 uint64_t guest_memfd_run_at(GuestMemfd *gm, uint64_t offset, uint64_t end,
                             bool *private)
     TSA_EXCLUDES(guest_memfd_state_lock);
+
+/**
+ * guest_memfd_plugged_run - the next run that is plugged
+ *
+ * @start: in: first byte to look at; out: start of the run, or @end
+ * @end: where to stop, exclusive
+ *
+ * Called with one of the locks held.
+ *
+ * Returns: the end of the run, exclusive, at most @end; 0 if there is none.
+ */
+uint64_t guest_memfd_plugged_run(GuestMemfd *gm, uint64_t *start, uint64_t end)
+    TSA_NO_TSA;
 
 /**
  * guest_memfd_before_launch - is QEMU still to fill private memory?
@@ -203,10 +218,14 @@ typedef struct GuestMemfdPiece {
 /**
  * struct GuestMemfdRequest - what is to be converted, as a whole or not at all
  *
+ * @plug_done: NULL for a conversion, of which nothing may be unplugged.  Else
+ *             called with the locks held for each piece of a request that succeeds,
+ *             to remember that it is plugged, or not any more
  * @few: nearly all requests are of one piece, so none of them allocates memory
  */
 typedef struct GuestMemfdRequest {
     bool to_private;
+    void (*plug_done)(GuestMemfd *gm, uint64_t start, uint64_t end);
     unsigned nr;
     unsigned room;
     GuestMemfdPiece *piece;

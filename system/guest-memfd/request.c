@@ -61,6 +61,7 @@ int guest_memfd_request_find(GuestMemfdRequest *req, hwaddr gpa, uint64_t size,
     hwaddr last = gpa + size - 1;
 
     req->to_private = to_private;
+    req->plug_done = NULL;
     req->nr = 0;
     req->room = GUEST_MEMFD_FEW_PIECES;
     req->piece = req->few;
@@ -161,6 +162,7 @@ int guest_memfd_convert_block(GuestMemfd *gm, uint64_t offset, uint64_t size,
         return -EINVAL;
     }
     req.to_private = to_private;
+    req.plug_done = NULL;
     req.nr = 1;
     req.piece = req.few;
     req.few[0].gm = gm;

@@ -3,7 +3,8 @@
  *
  * Two devices have all plugged blocks mapped, "bad" through a server that
  * refuses on command (guest-memfd-misbehave.c).  A guest, played by libqos,
- * unplugs blocks.
+ * unplugs blocks.  The memory is ordinary, or can become private: then devices
+ * have mapped what is plugged and shared.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -22,11 +23,13 @@
 #include "qobject/qlist.h"
 
 #define VMEM_SLOT 5
-#define VMEM_MACHINE \
+#define VMEM_MACHINE_WITH(memory) \
     "-nodefaults -machine q35 -m 128M,maxmem=1G " PAIR_PORTS \
-    "-object memory-backend-memfd,id=vm0,size=64M " \
-    "-device virtio-mem-pci,memdev=vm0,block-size=2M,requested-size=64M," \
-    "addr=" stringify(VMEM_SLOT)
+    "-object " memory ",id=vm0,size=64M " \
+    "-device virtio-mem-pci,id=vmem,memdev=vm0,block-size=2M," \
+    "requested-size=64M,addr=" stringify(VMEM_SLOT)
+#define VMEM_MACHINE VMEM_MACHINE_WITH("memory-backend-memfd")
+#define VMEM_CONVERTS VMEM_MACHINE_WITH(BACKEND ",driver=emulated,init=shared")
 
 #define VMEM_BLOCK (2 * MiB)
 #define VMEM_BLOCKS 4
@@ -201,21 +204,29 @@ static void vmem_stop(VirtioMem *v)
     pair_stop(&v->p);
 }
 
-/* Whoever arrives last is told first. */
-static void test_virtio_mem(const void *good_first)
+/* One by one: what is plugged at once can be one mapping. */
+static void vmem_plug_blocks(VirtioMem *v)
+{
+    for (unsigned i = 0; i < VMEM_BLOCKS; i++) {
+        g_assert_cmpuint(vmem_request(v, VIRTIO_MEM_REQ_PLUG, i, 1, NULL), ==,
+                         VIRTIO_MEM_RESP_ACK);
+    }
+}
+
+static void run_virtio_mem(const char *machine, bool good_first,
+                           bool good_arrives_first)
 {
     VirtioMem v = { };
 
     if (!pair_start_servers(&v.p)) {
         return;
     }
-    pair_start_vm(&v.p, VMEM_MACHINE, NULL);
-    pair_plug(&v.p, good_first);
-    pair_plug(&v.p, !good_first);
+    pair_start_vm(&v.p, machine, NULL);
+    pair_plug(&v.p, !good_arrives_first);
+    pair_plug(&v.p, good_arrives_first);
     vmem_start_driver(&v);
 
-    g_assert_cmpuint(vmem_request(&v, VIRTIO_MEM_REQ_PLUG, 0, VMEM_BLOCKS,
-                                  NULL), ==, VIRTIO_MEM_RESP_ACK);
+    vmem_plug_blocks(&v);
     qtest_memset(v.p.qts, v.gpa, VMEM_PATTERN, VMEM_BLOCKS * VMEM_BLOCK);
     vmem_check(&v, VMEM_BLOCKS);
 
@@ -254,6 +265,129 @@ static void test_virtio_mem(const void *good_first)
     check_unmapped(v.p.good, v.gpa, VMEM_BLOCKS * VMEM_BLOCK);
 
     vmem_stop(&v);
+}
+
+/* Whoever arrives last is told first. */
+static void test_virtio_mem(const void *good_first)
+{
+    run_virtio_mem(VMEM_MACHINE, good_first, !good_first);
+}
+
+/* A block tells first who arrived first. */
+static void test_converts(const void *good_first)
+{
+    run_virtio_mem(VMEM_CONVERTS, good_first, good_first);
+}
+
+/* The devices have what is plugged and shared, and nothing else. */
+static void vmem_check_exact(VirtioMem *v, const char *map)
+{
+    gm_assert_map(v->p.qts, "vm0", map);
+    check_exact(v->p.qts, v->p.good, "vm0", v->gpa);
+    check_exact(v->p.qts, v->p.bad, "vm0", v->gpa);
+}
+
+static void vmem_check_no_conversion(VirtioMem *v, uint64_t offset,
+                                     uint64_t size)
+{
+    for (int private = 0; private < 2; private++) {
+        gm_convert_fails(v->p.qts, "vm0", offset, size, private,
+                         "virtio-mem has not plugged all of it");
+    }
+}
+
+/* Blocks 2 to 5 are plugged; what is not counts as private. */
+static void vmem_convert(VirtioMem *v)
+{
+    QTestState *qts = v->p.qts;
+
+    vmem_check_exact(v, "P67108864");
+    vmem_check_no_conversion(v, 0, 64 * MiB);
+    vmem_check_no_conversion(v, 4 * MiB, 4 * KiB);
+
+    g_assert_cmpuint(vmem_request(v, VIRTIO_MEM_REQ_PLUG, 2, 4, NULL), ==,
+                     VIRTIO_MEM_RESP_ACK);
+    vmem_check_exact(v, "P4194304 S8388608 P54525952");
+    vmem_check_no_conversion(v, 4 * MiB - 4 * KiB, 8 * KiB);
+    vmem_check_no_conversion(v, 12 * MiB - 4 * KiB, 8 * KiB);
+
+    qtest_memset(qts, v->gpa + 4 * MiB, VMEM_PATTERN, 8 * MiB);
+    gm_convert(qts, "vm0", 6 * MiB, 64 * KiB, true);
+    gm_convert(qts, "vm0", 7 * MiB, 2 * MiB, true);
+    vmem_check_exact(v, "P4194304 S2097152 P65536 S983040 P2097152 S3145728 "
+                     "P54525952");
+
+    /* Some of it is mapped, some is private: all goes. */
+    bad_server_arm(v->p.front, MISBEHAVE_ERROR, EBUSY, VFIO_USER_DMA_UNMAP, 0,
+                   FOREVER);
+    g_assert_cmpuint(vmem_request(v, VIRTIO_MEM_REQ_UNPLUG, 3, 2, NULL), ==,
+                     VIRTIO_MEM_RESP_BUSY);
+    g_assert_cmpuint(bad_server_disarm(v->p.front), >, 0);
+    vmem_check_exact(v, "P4194304 S2097152 P65536 S983040 P2097152 S3145728 "
+                     "P54525952");
+    g_assert_cmpuint(vmem_request(v, VIRTIO_MEM_REQ_UNPLUG, 3, 2, NULL), ==,
+                     VIRTIO_MEM_RESP_ACK);
+    vmem_check_exact(v, "P4194304 S2097152 P4194304 S2097152 P54525952");
+    vmem_check_no_conversion(v, 6 * MiB, 4 * KiB);
+    g_assert_cmphex(qtest_readb(qts, v->gpa + 4 * MiB), ==, VMEM_PATTERN);
+    g_assert_cmphex(qtest_readb(qts, v->gpa + 6 * MiB), ==, 0);
+    g_assert_cmphex(qtest_readb(qts, v->gpa + 8 * MiB), ==, 0);
+
+    /* Nobody could map it: it is not plugged. */
+    bad_server_arm(v->p.front, MISBEHAVE_ERROR, ENOMEM, VFIO_USER_DMA_MAP, 0,
+                   FOREVER);
+    g_assert_cmpuint(vmem_request(v, VIRTIO_MEM_REQ_PLUG, 3, 1, NULL), ==,
+                     VIRTIO_MEM_RESP_BUSY);
+    g_assert_cmpuint(bad_server_disarm(v->p.front), >, 0);
+    vmem_check_exact(v, "P4194304 S2097152 P4194304 S2097152 P54525952");
+    vmem_check_no_conversion(v, 6 * MiB, 4 * KiB);
+    g_assert_cmpuint(vmem_request(v, VIRTIO_MEM_REQ_PLUG, 3, 1, NULL), ==,
+                     VIRTIO_MEM_RESP_ACK);
+    vmem_check_exact(v, "P4194304 S4194304 P2097152 S2097152 P54525952");
+
+    /* Smaller than it is: no more, until the guest has unplugged some. */
+    qtest_qmp_assert_success(qts, "{ 'execute': 'qom-set', 'arguments': {"
+                             " 'path': 'vmem', 'property': 'requested-size',"
+                             " 'value': 6291456 } }");
+    g_assert_cmpuint(vmem_request(v, VIRTIO_MEM_REQ_PLUG, 8, 1, NULL), ==,
+                     VIRTIO_MEM_RESP_NACK);
+    g_assert_cmpuint(vmem_request(v, VIRTIO_MEM_REQ_UNPLUG, 5, 1, NULL), ==,
+                     VIRTIO_MEM_RESP_ACK);
+    g_assert_cmpuint(vmem_request(v, VIRTIO_MEM_REQ_PLUG, 8, 1, NULL), ==,
+                     VIRTIO_MEM_RESP_ACK);
+    vmem_check_exact(v, "P4194304 S4194304 P8388608 S2097152 P48234496");
+    gm_convert(qts, "vm0", 16 * MiB, 4 * KiB, true);
+}
+
+static void test_conversion(const void *more)
+{
+    g_autofree char *machine = NULL;
+    VirtioMem v = { };
+
+    if (!pair_start_servers(&v.p)) {
+        return;
+    }
+    machine = g_strconcat(VMEM_CONVERTS, more, NULL);
+    pair_start_vm(&v.p, machine, NULL);
+    pair_plug(&v.p, true);
+    pair_plug(&v.p, false);
+    vmem_start_driver(&v);
+    vmem_convert(&v);
+
+    /* It starts as it did before, with nothing plugged. */
+    qtest_system_reset(v.p.qts);
+    vmem_check_exact(&v, "P67108864");
+    vmem_check_no_conversion(&v, 4 * MiB, 4 * KiB);
+    vmem_stop(&v);
+}
+
+/* What comes of options that this memory cannot have */
+static void test_options(void)
+{
+    gm_check_refused("", VMEM_CONVERTS ",prealloc=on",
+                     "'prealloc' cannot be 'on' with 'vm0'");
+    gm_check_refused("", VMEM_CONVERTS ",unplugged-inaccessible=off",
+                     "'unplugged-inaccessible' must be 'on' with 'vm0'");
 }
 
 /* A device has 4 mappings for them: no more blocks are plugged. */
@@ -310,6 +444,15 @@ int main(int argc, char **argv)
         qtest_add_data_func("guest-memfd-virtio-mem/refused-last",
                             GUINT_TO_POINTER(true), test_virtio_mem);
         qtest_add_func("guest-memfd-virtio-mem/limit", test_virtio_mem_limit);
+        qtest_add_data_func("guest-memfd-virtio-mem/converts/refused-first",
+                            NULL, test_converts);
+        qtest_add_data_func("guest-memfd-virtio-mem/converts/refused-last",
+                            GUINT_TO_POINTER(true), test_converts);
+        qtest_add_data_func("guest-memfd-virtio-mem/converts/one-slot", "",
+                            test_conversion);
+        qtest_add_data_func("guest-memfd-virtio-mem/converts/memslots",
+                            ",dynamic-memslots=on", test_conversion);
+        qtest_add_func("guest-memfd-virtio-mem/converts/options", test_options);
     }
     return g_test_run();
 }

@@ -5,9 +5,11 @@
  */
 
 #include "qemu/osdep.h"
+#include "qapi/error.h"
 #include "guest-memfd-core.h"
 #include "guest-memfd-fake-kvm.h"
 #include "guest-memfd-fakes.h"
+#include "system/guest-memfd-plug.h"
 
 static Block *const b = &block[0];
 
@@ -85,6 +87,42 @@ static void test_in_place_huge(void)
     teardown_kvm();
 }
 
+/* Of what is unplugged neither copy stays. */
+static void check_unplug(uint64_t page_size, const GuestMemfdOps *ops)
+{
+    setup_mixed(page_size, ops);
+    memset(&core_discards, 0, sizeof(core_discards));
+    g_assert_true(guest_memfd_plug_start(b->gm, &error_abort));
+    g_assert_cmpuint(core_discards.shared_bytes, >=, SIZE);
+    g_assert_cmpuint(core_discards.private_bytes, ==, ops ? 0 : SIZE);
+
+    g_assert_cmpint(guest_memfd_plug(b->gm, 0, HUGE_PAGE), ==, 0);
+    g_assert_cmpint(convert(b, 2, 1, true), ==, 0);
+    b->rb.host[0] = 1;
+    memset(&core_discards, 0, sizeof(core_discards));
+    g_assert_cmpint(guest_memfd_unplug(b->gm, 0, HUGE_PAGE), ==, 0);
+    g_assert_cmpuint(core_discards.private_bytes, ==, ops ? 0 : HUGE_PAGE);
+    g_assert_cmpuint(core_discards.shared_bytes, >=, HUGE_PAGE);
+    g_assert_cmpint(convert(b, 0, 1, false), ==, -EINVAL);
+    for (unsigned i = 0; i < SIZE / PAGE; i++) {
+        g_assert_cmpuint(kvm.attributes[0][i], ==,
+                         KVM_MEMORY_ATTRIBUTE_PRIVATE);
+    }
+    g_assert_cmpint(guest_memfd_plug(b->gm, 0, HUGE_PAGE), ==, 0);
+    g_assert_cmpint(b->rb.host[0], ==, 0);
+    g_assert_cmpuint(kvm.attributes[0][0], ==, 0);
+    guest_memfd_plug_end(b->gm);
+    teardown_kvm();
+}
+
+static void test_unplug(void)
+{
+    check_unplug(PAGE, NULL);
+    check_unplug(HUGE_PAGE, NULL);
+    check_unplug(PAGE, &guest_memfd_in_place_ops);
+    check_unplug(HUGE_PAGE, &guest_memfd_in_place_ops);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -94,5 +132,6 @@ int main(int argc, char **argv)
                     test_two_copies_huge);
     g_test_add_func("/guest-memfd-discard/in-place", test_in_place);
     g_test_add_func("/guest-memfd-discard/in-place/huge", test_in_place_huge);
+    g_test_add_func("/guest-memfd-discard/unplug", test_unplug);
     return g_test_run();
 }
