@@ -87,7 +87,7 @@ static uint32_t count_empty(uint32_t first, uint32_t pages)
 static void give(Virtqueue *vq, uint32_t first, uint32_t pages)
 {
     uint32_t *list = (uint32_t *)(uintptr_t)page_address(LIST_PAGE);
-    VirtioBuffer buf = { page_address(LIST_PAGE), 0 };
+    VirtioBuffer buf = { .addr = page_address(LIST_PAGE), .size = 0 };
     uint32_t page, n = 0;
 
     list[n++] = NO_MEMORY;
@@ -122,7 +122,10 @@ static bool report(uint32_t first, uint32_t pages)
 
     for (page = first; page < first + pages; page++) {
         if (given(page)) {
-            buf[n++] = (VirtioBuffer) { page_address(page), PAGE_SIZE };
+            buf[n++] = (VirtioBuffer) {
+                .addr = page_address(page),
+                .size = PAGE_SIZE,
+            };
         }
     }
     virtio_add(&reporting, buf, n, true);

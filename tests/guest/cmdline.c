@@ -51,6 +51,7 @@ static const struct {
     { "write", &opt.write },
     { "dma", &opt.dma },
     { "svm", &opt.svm },
+    { "dies", &opt.dies },
 };
 
 static const struct {

@@ -496,6 +496,8 @@ static void run_virtio(void)
         run_balloon();
     } else if (!strcmp(opt.virtio, "queues")) {
         run_queues();
+    } else if (!strcmp(opt.virtio, "blk")) {
+        run_blk();
     } else if (!strcmp(opt.virtio, "vsock")) {
         run_vsock();
     } else {

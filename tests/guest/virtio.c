@@ -262,7 +262,8 @@ void virtio_add(Virtqueue *vq, const VirtioBuffer *buf, uint32_t n,
         desc[i] = (Desc) {
             .addr = buf[i].addr,
             .len = buf[i].size,
-            .flags = (device_writes ? DESC_DEVICE_WRITES : 0) |
+            .flags = (device_writes || buf[i].device_writes ?
+                      DESC_DEVICE_WRITES : 0) |
                      (i + 1 < n ? DESC_NEXT : 0),
             .next = i + 1,
         };

@@ -9,6 +9,7 @@
 
 #include "guest.h"
 
+#define VIRTIO_ID_BLK           2
 #define VIRTIO_ID_RNG           4
 #define VIRTIO_ID_BALLOON       5
 #define VIRTIO_ID_VSOCK         19
@@ -36,6 +37,7 @@ typedef struct Virtqueue {
 typedef struct VirtioBuffer {
     uint32_t addr;
     uint32_t size;
+    bool device_writes;         /* this one, if it does not write all of them */
 } VirtioBuffer;
 
 /* What became of a request */
@@ -95,6 +97,9 @@ typedef struct QueueTest {
 
 void run_queue_test(const QueueTest *test);
 void run_queues(void);
+
+/* blk.c */
+void run_blk(void);
 
 /* vsock.c */
 void run_vsock(void);

@@ -97,7 +97,7 @@ static void simple_prepare(void)
 
 static void simple_add(void)
 {
-    VirtioBuffer buf = { page_address(BUFFER), BUFFER_SIZE };
+    VirtioBuffer buf = { .addr = page_address(BUFFER), .size = BUFFER_SIZE };
 
     *(uint32_t *)(uintptr_t)buf.addr = NO_MEMORY;
     virtio_add(&vq, &buf, 1, device_writes);

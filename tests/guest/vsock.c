@@ -49,7 +49,7 @@ static void prepare(void)
 
 static void add_rx(void)
 {
-    VirtioBuffer buf = { page_address(RX_BUFFER), PAGE_SIZE };
+    VirtioBuffer buf = { .addr = page_address(RX_BUFFER), .size = PAGE_SIZE };
 
     memset((void *)(uintptr_t)buf.addr, 0, buf.size);
     virtio_add(&rx, &buf, 1, true);
@@ -57,7 +57,7 @@ static void add_rx(void)
 
 static void add_tx(void)
 {
-    VirtioBuffer buf = { page_address(TX_BUFFER), sizeof(Packet) };
+    VirtioBuffer buf = { .addr = page_address(TX_BUFFER), .size = sizeof(Packet) };
 
     *(Packet *)(uintptr_t)buf.addr = (Packet) {
         .src_cid = mmio_read(dev.config, 0),
