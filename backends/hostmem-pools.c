@@ -10,6 +10,7 @@
 #endif
 #include "qapi/error.h"
 #include "qemu/bitmap.h"
+#include "qemu/error-report.h"
 #include "hostmem-pools.h"
 #include "huge-page-pool.h"
 
@@ -51,24 +52,41 @@ static bool check_nodes(HostMemoryBackend *backend, Error **errp)
 }
 #endif
 
+/*
+ * The kernel reserves huge pages on any node: if those that policy=bind allows
+ * have too few, it ends QEMU by SIGBUS when the guest touches one more.
+ */
+static bool check_bound(HostMemoryBackend *backend, uint64_t page_size,
+                        uint64_t needed, Error **errp)
+{
+    g_autofree char *name = host_memory_backend_get_name(backend);
+    Error *local_err = NULL;
+
+    if (backend->policy != HOST_MEM_POLICY_BIND ||
+        bitmap_empty(backend->host_nodes, MAX_NODES) ||
+        huge_page_node_check(backend->host_nodes, page_size, needed,
+                             &local_err)) {
+        return true;
+    }
+    if (backend->prealloc) {
+        error_propagate(errp, local_err);
+        return false;
+    }
+    warn_reportf_err(local_err, "the VM may end when it touches all of '%s', "
+                     "so use prealloc=on: ", name);
+    return true;
+}
+
 bool hostmem_check_pools(HostMemoryBackend *backend, uint64_t page_size,
                          bool always, Error **errp)
 {
     uint64_t needed = DIV_ROUND_UP(backend->size, page_size);
     bool huge = page_size != qemu_real_host_page_size() &&
                 (backend->prealloc || backend->reserve || always);
-    bool bound = backend->prealloc &&
-                 backend->policy == HOST_MEM_POLICY_BIND &&
-                 !bitmap_empty(backend->host_nodes, MAX_NODES);
 
-    if (huge && (!huge_page_pool_check(page_size, needed, errp) ||
-                 !huge_page_cgroup_check("/proc/self", page_size, needed,
-                                         errp))) {
-        return false;
-    }
-    if (huge && bound && !huge_page_node_check(backend->host_nodes, page_size,
-                                               needed, errp)) {
-        return false;
-    }
-    return check_nodes(backend, errp);
+    return (!huge ||
+            (huge_page_pool_check(page_size, needed, errp) &&
+             huge_page_cgroup_check("/proc/self", page_size, needed, errp) &&
+             check_bound(backend, page_size, needed, errp))) &&
+           check_nodes(backend, errp);
 }

@@ -15,10 +15,10 @@
  * @always: the kernel reserves huge pages even without reserve=on
  *
  * Checks huge pages that are reserved or preallocated: in the pool of the host,
- * in that of each node that policy=bind allows, and in the control groups of
- * QEMU.  Checks that the nodes of host-nodes have memory for QEMU.  Otherwise
- * the kernel says "Cannot allocate memory", "Bad address" or "Invalid argument"
- * later, or ends QEMU by SIGBUS.
+ * in those of the nodes that policy=bind allows (without prealloc=on that is a
+ * warning), and in the control groups of QEMU.  Checks that the nodes of
+ * host-nodes have memory for QEMU.  Otherwise the kernel says "Cannot allocate
+ * memory", "Bad address" or "Invalid argument" later, or ends QEMU by SIGBUS.
  *
  * What the host does not tell is not checked.  Others may take what is free
  * now, so that the caller needs its own errors, too.

@@ -253,6 +253,20 @@ static void test_pool_of_node(void)
 
         gm_check_refused(prefix, args, rows[i].needle);
     }
+    for (int i = 0; i < 2; i++) {
+        g_autofree char *prefix = g_strdup_printf(FAKE_NODES, 0);
+        g_autofree char *args =
+            g_strdup_printf("-machine none -object %s,id=m0,hugetlb=on,"
+                            "hugetlbsize=2M,policy=bind,size=64M,host-nodes=0 "
+                            "-object memory-backend-ram,id=m1,size=1M,"
+                            "policy=bind", i ? "memory-backend-memfd" :
+                            BACKEND ",driver=emulated");
+
+        gm_check_refused(prefix, args, "warning: the VM may end when it touches "
+                         "all of 'm0', so use prealloc=on: not enough free huge "
+                         "pages of 2 MiB on the nodes that policy=bind allows "
+                         "(0): 32 needed, 11 free; ");
+    }
 }
 #endif
 

@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """How much memory a VM in L2 holds, and where."""
 
+import copy
+
 from lib.units import MIB
-from rig.lib.checks import memory_used, memory_used_by_nodes
-from rig.lib.l1 import L2
+from rig.lib.checks import memory_used, memory_used_by_nodes, must_refuse
+from rig.lib.l1 import L2, SCHEMES
 from rig.lib.configurations import (EMULATED, IN_PLACE, PAGES_2M, PROTECTED, SHARED,
                                     TWO_COPY, Config)
 
@@ -37,6 +39,15 @@ MAPPED = (
     Config('iommufd, two copies', TWO_COPY.replace('shared', 'private') +
            PAGES_2M + NODE_1, 'iommufd', ram=64 * MIB, **PROTECTED),
 )
+GROUP = '/cgroup/vm'
+# Of a memfd and of a guest_memfd: what is preallocated, or only reserved
+IN_GROUP = {
+    'intel': [Config(name, EMULATED + PAGES_2M + more, None, ram=64 * MIB)
+              for name, more in (('preallocated', ',prealloc=on'),
+                                 ('reserved', ''))],
+    SCHEMES[-1]: [Config('in place', IN_PLACE + PAGES_2M, None, ram=64 * MIB,
+                         **PROTECTED)],
+}
 NO_LOG = {
     'intel': Config('two copies', TWO_COPY, None, ram=64 * MIB, **PROTECTED),
     'in-place': Config('in place', IN_PLACE, None, ram=64 * MIB, **PROTECTED),
@@ -107,10 +118,41 @@ def no_dirty_log(l1, tap, config):
         tap.result('the VM goes on', problems or l2.bad_end())
 
 
+def with_limit(config, counter, pages):
+    """The same vm in a group below GROUP, which may have so many huge pages."""
+    clone = copy.copy(config)
+    clone.prefix = ['sh', '-c', f'echo {pages * 2 * MIB} '
+                    f'>{GROUP}/hugetlb.2MB.{counter} && '
+                    f'echo 0 >{GROUP}/below/cgroup.procs && exec "$@"', 'sh']
+    return clone
+
+
+def control_group(l1, tap, config):
+    """A VM whose control group allows fewer huge pages than it needs."""
+    l1.run('mkdir -p /cgroup && (grep -q " /cgroup " /proc/mounts || '
+           'mount -t cgroup2 none /cgroup)')
+    l1.run('echo +hugetlb >/cgroup/cgroup.subtree_control')
+    l1.run(f'mkdir {GROUP} && echo +hugetlb >{GROUP}/cgroup.subtree_control && '
+           f'mkdir {GROUP}/below')
+    for counter in ('rsvd.max', 'max'):
+        tap.result(f'too low: {counter}', must_refuse(
+            l1, with_limit(config, counter, 31), [
+                'not enough huge pages of 2 MiB in the control group of QEMU: 32 '
+                'needed, 31 free, limit 31;',
+                f'raise {GROUP}/hugetlb.2MB.{counter}, or']))
+        with L2(l1, with_limit(config, counter, 32)):
+            charged = int(l1.run(f'cat {GROUP}/hugetlb.2MB.rsvd.current')[0])
+        tap.result(f'enough: {counter}', [] if charged == config.ram else
+                   [f'{charged} bytes are charged'])
+    l1.run(f'rmdir {GROUP}/below {GROUP}')
+
+
 def scenarios(platform):
     """(name, function, configuration)"""
     if platform in NO_LOG:
         yield f'dirty log, {NO_LOG[platform].name}', no_dirty_log, NO_LOG[platform]
+    for config in IN_GROUP.get(platform, ()):
+        yield f'control group, {config.name}', control_group, config
     if platform != 'intel':
         return
     for rounds in STEADY:
