@@ -17,6 +17,12 @@ PROTECTED = {
     'extra': ['-object', 'x-sw-protected-guest,id=p0'],
     'conv': 'hypercall',
 }
+# The same, as testers of SEV-SNP write it: how memory converts is of the guest
+WRITTEN = 'memory-backend-guest-memfd,share=true,reserve=false,init=shared'
+PROTECTED_IN_PLACE, PROTECTED_TWO_COPY = (
+    {**PROTECTED, 'extra': ['-object', 'x-sw-protected-guest,id=p0,'
+                                       f'convert-in-place={value}']}
+    for value in ('on', 'off'))
 # For a device that comes and goes: a slot whose device no guest powers on lets
 # it go at once
 PORT = ['-global', 'ICH9-LPC.acpi-pci-hotplug-with-bridge-support=off',

@@ -6,7 +6,8 @@ from lib.units import MIB
 from rig.lib import iommu
 from rig.lib.l1 import EDU, L2, SCHEMES
 from rig.lib.configurations import (EMULATED, IN_PLACE, PAGES_1G, PAGES_2M, PROTECTED,
-                                    SHARED, TWO_COPY, Config)
+                                    PROTECTED_IN_PLACE, PROTECTED_TWO_COPY, SHARED,
+                                    TWO_COPY, WRITTEN, Config)
 
 # Each runs the guest of tests/guest
 GUESTS = (
@@ -16,7 +17,7 @@ GUESTS = (
     Config('2M pages, iommufd', EMULATED + PAGES_2M, 'iommufd'),
     Config('2M pages, type1', EMULATED + PAGES_2M, 'type1',
            platforms=('intel', 'amd')),
-    Config('two-copy, 4K pages, iommufd', TWO_COPY, 'iommufd', **PROTECTED),
+    Config('two-copy, 4K pages, iommufd', WRITTEN, 'iommufd', **PROTECTED_TWO_COPY),
     Config('two-copy, 2M pages, type1', TWO_COPY + PAGES_2M, 'type1',
            **PROTECTED),
     Config('two-copy, 1G pages, iommufd', TWO_COPY + PAGES_1G, 'iommufd',
@@ -24,8 +25,8 @@ GUESTS = (
     # q35 with SMM shows a part of RAM at two addresses
     Config('a mapped guest_memfd, iommufd', SHARED, 'iommufd', conv='none',
            faults=0),
-    Config('in-place, iommufd', IN_PLACE, 'iommufd', platforms=('in-place',),
-           **PROTECTED),
+    Config('in-place, iommufd', WRITTEN, 'iommufd', platforms=('in-place',),
+           **PROTECTED_IN_PLACE),
     Config('in-place, type1', IN_PLACE, 'type1', platforms=('in-place',),
            **PROTECTED),
     Config('in-place, cut, iommufd', IN_PLACE, 'iommufd', split='cut',
