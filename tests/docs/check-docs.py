@@ -221,7 +221,7 @@ class Pages(tap.TestCase):
     def test_all_hooks_are_on_their_page(self):
         # Patches from the first hook on, by the beginning of their names
         terms = set(pages.terms(section(DEVEL, 'Hooks')))
-        names = [re.sub(r'^\d+[a-z]?-|\.patch$', '', path.name)
+        names = [re.sub(r'^\d+-|\.patch$', '', path.name)
                  for path in sorted((TOP / 'patches').glob('*.patch'))]
         first = [name.startswith('memory-let-a-RamDiscardListener-show')
                  for name in names].index(True)
