@@ -101,8 +101,9 @@ def build(path, qemu, tests, baseline=None):
     files.add('/init', INIT)
     files.add('/bin/busybox', os.path.realpath(busybox))
     server = os.path.join(BUILD, 'qemu/tests/vfio-user/edu-server')
+    daemon = os.path.join(BUILD, 'qemu-storage-daemon')
     for name, program in (('qemu', qemu), ('baseline', baseline),
-                          ('edu-server', server)):
+                          ('edu-server', server), ('qemu-storage-daemon', daemon)):
         if program:
             add_program(files, name, os.path.realpath(program), work)
     for name in GUESTS:

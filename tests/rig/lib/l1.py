@@ -431,7 +431,7 @@ class L2:
                                  *self.bad_end()]
             said = said[-10:] + [f'guest: {line}']
             if line.startswith('summary '):
-                summary = key_values(line)
+                summary.update(key_values(line))
             elif line.startswith('FAIL'):
                 return summary, said
             elif line == PAUSED:

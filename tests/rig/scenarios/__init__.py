@@ -8,7 +8,7 @@ rig.lib.
 
 from rig.scenarios import (descriptors, gap, guest, hugepage, hugepage_mount,
                            hugepage_vm, inplace, inplace_life, launch, lifecycle, memory,
-                           refusals, selftests, virtio)
+                           refusals, selftests, vhost_user, virtio)
 
 
 def scenarios(platform):
@@ -16,5 +16,5 @@ def scenarios(platform):
     # Huge pages of the kernel first: each page of the pools is as it was at boot.
     for module in (hugepage, selftests, guest, inplace, inplace_life, hugepage_vm,
                    hugepage_mount, descriptors, gap, memory, lifecycle, refusals, virtio,
-                   launch):
+                   vhost_user, launch):
         yield from module.scenarios(platform)
