@@ -473,6 +473,45 @@ static void test_limit(void)
     server_stop(s);
 }
 
+/*
+ * A VM of more pieces of 2 MiB than a device may have mappings: it has larger
+ * pieces.  Page by page it is refused.
+ */
+static void test_large(void)
+{
+    const uint64_t limit = 65535, low = 2 * GiB, high = 138 * GiB;
+    BadServer *front;
+    QTestState *qts;
+    Server *s = server_start();
+
+    if (!s) {
+        return;
+    }
+    front = bad_server_start(s);
+    bad_server_keep_maps(front);
+    bad_server_negotiate(front, "{ \"capabilities\": {"
+                         " \"max_dma_maps\": 65535 } }");
+    qts = qtest_init("-nodefaults -m 140G -machine q35,memory-backend=m0 "
+                     "-object " BACKEND ",id=m0,size=140G,driver=emulated,"
+                     "init=shared,reserve=off "
+                     "-device pcie-root-port,id=rp,chassis=1");
+    gm_assert_failure(qts, qtest_qmp(qts, SERVER_DEVICE_ADD_WITH(
+                                     " 'x-dma-split': 'page',"),
+                                     bad_server_socket(front)),
+                      "use x-dma-split=auto");
+    bad_server_wait_disconnected(front);
+    qtest_qmp_assert_success(qts, SERVER_DEVICE_ADD, bad_server_socket(front));
+    g_assert_cmpuint(high / (2 * MiB), >, limit);
+    g_assert_cmpuint(gm_listener(qts, "m0", 4 * GiB, "mapped-bytes"), ==, high);
+    g_assert_cmpuint(gm_listener(qts, "m0", 4 * GiB, "extents"), <=, limit);
+    gm_convert(qts, "m0", low + 4096, 4096, true);
+    g_assert_cmpuint(gm_listener(qts, "m0", 4 * GiB, "mapped-bytes"), ==,
+                     high - 4096);
+    qtest_quit(qts);
+    bad_server_stop(front);
+    server_stop(s);
+}
+
 static const ServerTest tests[] = {
     { "guest-memfd-dma/convert", NULL, test_convert },
     { "guest-memfd-dma/hmp", NULL, test_hmp },
@@ -502,6 +541,7 @@ int main(int argc, char **argv)
     g_test_init(&argc, &argv, NULL);
     server_add_tests(tests);
     qtest_add_func("guest-memfd-dma/limit", test_limit);
+    qtest_add_func("guest-memfd-dma/large", test_large);
     qtest_add_func("guest-memfd-dma/fd", test_fd);
     return g_test_run();
 }
