@@ -90,7 +90,8 @@ def launch(l1, tap, config):
     held = vmemmap(l1) if l1.platform in SCHEME else 0
 
     def wrong_vmemmap(l2):
-        return vmemmap_problems(l1, l2, held) if l1.platform in SCHEME else []
+        return vmemmap_problems(l1, l2, held, 'prealloc' in config.memory) \
+            if l1.platform in SCHEME else []
 
     with L2(l1, config) as l2:
         tap.result('all is private', wrong_vmemmap(l2) + only_shared(l2, config, {}) +
