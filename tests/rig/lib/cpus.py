@@ -12,6 +12,8 @@ FLAGS = re.compile(r'\bRFL=([0-9a-f]+)')
 INTERRUPTS_ON = 0x200
 RIP = re.compile(r'\b[ER]IP=([0-9a-f]+)')
 RING_3 = re.compile(r'\bCPL=3\b')
+# The local APIC's register that starts its timer, at the address of another device
+STRAY_WRITE = 'vtd_mem_write: MMIO over range: addr=0x380 size=0x4'
 # The guest of tests/guest, and its firmware, have none
 PAGING = re.compile(r'\bCR0=[89a-f][0-9a-f]{7}\b')
 
@@ -65,13 +67,15 @@ def is_in_kernel(history):
             2 * sum(cpu.kernel for cpu in history) > len(history))
 
 
-def known_hang(looks, expired):
+def known_hang(looks, expired, said):
     """The name of the known fault that hangs L1, and what shows it; or ('', '').
 
     @looks are of some seconds. An L1 that is not @expired, but still does what it
-    is told, may have a CPU in the kernel for that long.
+    is told, may have a CPU in the kernel for that long. @said: by L1's QEMU
     """
     for history in zip(*looks):
+        if STRAY_WRITE in said and all(cpu.halted for cpu in history):
+            return 'lost-timer', STRAY_WRITE
         if is_unresponsive(history):
             return 'lost-interrupt', f'in service: {history[0].in_service}'
         if expired and is_in_kernel(history):

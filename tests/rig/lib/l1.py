@@ -224,7 +224,8 @@ class L1:
                 time.sleep(PAUSE)
         except (OSError, EOFError, ValueError, HarnessError, QmpError) as err:
             return f'QEMU does not say where its CPUs are: {err}'
-        hang, why = cpus.known_hang(looks, self.expired)
+        with open(self._path, encoding='utf-8', errors='replace') as log:
+            hang, why = cpus.known_hang(looks, self.expired, log.read())
         self.known_fault = self.known_fault or hang
         return (f'{hang}, {why}; ' if hang else '') + 'its CPUs: ' + \
             ' '.join(cpu.text for cpu in looks[-1])
