@@ -215,17 +215,21 @@ typedef struct GuestMemfdPiece {
 
 #define GUEST_MEMFD_FEW_PIECES 4
 
+/*
+ * Called with the convert_lock held for each piece of a request that succeeds, to
+ * remember that it is plugged, or not any more
+ */
+typedef void GuestMemfdPlugDone(GuestMemfd *gm, uint64_t start, uint64_t end);
+
 /**
  * struct GuestMemfdRequest - what is to be converted, as a whole or not at all
  *
- * @plug_done: NULL for a conversion, of which nothing may be unplugged.  Else
- *             called with the locks held for each piece of a request that succeeds,
- *             to remember that it is plugged, or not any more
+ * @plug_done: NULL for a conversion, of which nothing may be unplugged
  * @few: nearly all requests are of one piece, so none of them allocates memory
  */
 typedef struct GuestMemfdRequest {
     bool to_private;
-    void (*plug_done)(GuestMemfd *gm, uint64_t start, uint64_t end);
+    GuestMemfdPlugDone *plug_done;
     unsigned nr;
     unsigned room;
     GuestMemfdPiece *piece;
@@ -271,6 +275,17 @@ int guest_memfd_drive(GuestMemfd *gm, uint64_t start, uint64_t end,
  * set and the event sent.
  */
 int guest_memfd_transact(GuestMemfdRequest *req, Error **errp)
+    TSA_EXCLUDES(guest_memfd_convert_lock, guest_memfd_state_lock);
+
+/**
+ * guest_memfd_transact_piece - guest_memfd_transact() of one piece
+ *
+ * @offset, @size: inside the block, multiples of the host's page size; not 0
+ * @plug_done: of the request
+ */
+int guest_memfd_transact_piece(GuestMemfd *gm, uint64_t offset, uint64_t size,
+                               bool to_private, GuestMemfdPlugDone *plug_done,
+                               Error **errp)
     TSA_EXCLUDES(guest_memfd_convert_lock, guest_memfd_state_lock);
 
 /** enum GuestMemfdWant - what a listener is to have mapped of a range */

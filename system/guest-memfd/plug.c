@@ -45,21 +45,10 @@ static void unplugged(GuestMemfd *gm, uint64_t start, uint64_t end)
 }
 
 static int request(GuestMemfd *gm, uint64_t offset, uint64_t size,
-                   bool to_private,
-                   void (*done)(GuestMemfd *gm, uint64_t start, uint64_t end),
-                   Error **errp)
+                   bool to_private, GuestMemfdPlugDone *done, Error **errp)
 {
-    GuestMemfdRequest req QEMU_UNINITIALIZED;
-
     assert(bql_locked() && size);
-    req.to_private = to_private;
-    req.plug_done = done;
-    req.nr = 1;
-    req.piece = req.few;
-    req.few[0].gm = gm;
-    req.few[0].start = offset;
-    req.few[0].end = offset + size;
-    return guest_memfd_transact(&req, errp);
+    return guest_memfd_transact_piece(gm, offset, size, to_private, done, errp);
 }
 
 int guest_memfd_plug(GuestMemfd *gm, uint64_t offset, uint64_t size)

@@ -139,11 +139,26 @@ bool guest_memfd_is_converted(hwaddr gpa, uint64_t size, bool private)
     return is;
 }
 
+int guest_memfd_transact_piece(GuestMemfd *gm, uint64_t offset, uint64_t size,
+                               bool to_private, GuestMemfdPlugDone *plug_done,
+                               Error **errp)
+{
+    GuestMemfdRequest req QEMU_UNINITIALIZED;
+
+    req.to_private = to_private;
+    req.plug_done = plug_done;
+    req.nr = 1;
+    req.piece = req.few;
+    req.few[0].gm = gm;
+    req.few[0].start = offset;
+    req.few[0].end = offset + size;
+    return guest_memfd_transact(&req, errp);
+}
+
 int guest_memfd_convert_block(GuestMemfd *gm, uint64_t offset, uint64_t size,
                               bool to_private, Error **errp)
 {
     uint64_t page = qemu_real_host_page_size();
-    GuestMemfdRequest req QEMU_UNINITIALIZED;
 
     if (!QEMU_IS_ALIGNED(offset | size, page)) {
         error_setg(errp, "offset 0x%" PRIx64 " and size 0x%" PRIx64 " must be "
@@ -161,12 +176,5 @@ int guest_memfd_convert_block(GuestMemfd *gm, uint64_t offset, uint64_t size,
                    gm->id, gm->size);
         return -EINVAL;
     }
-    req.to_private = to_private;
-    req.plug_done = NULL;
-    req.nr = 1;
-    req.piece = req.few;
-    req.few[0].gm = gm;
-    req.few[0].start = offset;
-    req.few[0].end = offset + size;
-    return guest_memfd_transact(&req, errp);
+    return guest_memfd_transact_piece(gm, offset, size, to_private, NULL, errp);
 }
