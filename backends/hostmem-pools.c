@@ -90,3 +90,12 @@ bool hostmem_check_pools(HostMemoryBackend *backend, uint64_t page_size,
              check_bound(backend, page_size, needed, errp))) &&
            check_nodes(backend, errp);
 }
+
+bool hostmem_check_memfd(HostMemoryBackend *backend, bool hugetlb,
+                         uint64_t hugetlbsize, Error **errp)
+{
+    uint64_t page_size = hugetlb ? huge_page_size(hugetlbsize, errp) :
+                                   qemu_real_host_page_size();
+
+    return page_size && hostmem_check_pools(backend, page_size, false, errp);
+}

@@ -28,4 +28,13 @@
 bool hostmem_check_pools(HostMemoryBackend *backend, uint64_t page_size,
                          bool always, Error **errp);
 
+/**
+ * hostmem_check_memfd - hostmem_check_pools() of memory that is a memfd
+ * @hugetlbsize: of its huge pages, in bytes; 0 for the host's default size
+ *
+ * Checks that the host has huge pages of this size, too.
+ */
+bool hostmem_check_memfd(HostMemoryBackend *backend, bool hugetlb,
+                         uint64_t hugetlbsize, Error **errp);
+
 #endif

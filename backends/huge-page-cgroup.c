@@ -119,7 +119,7 @@ static bool find_mount(const char *proc, Hierarchy *h)
     return false;
 }
 
-/* Returns: false where there is no limit. */
+/* Returns: false if the group has no such limit. */
 static bool read_counter(const char *dir, const char *size, const char *name,
                          uint64_t *value)
 {

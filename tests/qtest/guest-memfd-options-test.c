@@ -506,7 +506,8 @@ static void check_fixed(QTestState *qts, const char *id, const char *property,
 static void test_x_guest_memfd(void)
 {
     const char *kvm = "-accel kvm -machine none " MEMFD("x-guest-memfd=on");
-    g_autofree char *hugetlb = g_strconcat(kvm, ",share=on,hugetlb=on", NULL);
+    g_autofree char *hugetlb = g_strconcat(kvm, ",share=on,hugetlb=on,size=1T",
+                                            NULL);
     g_autofree char *private = g_strconcat(kvm, ",share=off", NULL);
     g_autofree char *size = g_strconcat(kvm, ",share=on,size=1000", NULL);
     QTestState *qts;
