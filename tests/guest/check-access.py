@@ -11,7 +11,7 @@ import os
 
 from lib import tap
 from lib.gdb import Gdb
-from lib.kvm import MMAP_AND_INIT_SHARED, kvm_problem, protected_prefix
+from lib.kvm import MMAP_AND_INIT_SHARED, kvm_problem, protected_preload
 from lib.qmp import QmpError
 from lib.units import MIB, PAGE
 from lib.vm import VM, VMTest
@@ -37,8 +37,7 @@ class StoppedVM(VM):
         super().__init__(ram=RAM, server=False, devices=[], **options)
 
     def command_line(self, fds):
-        prefix = protected_prefix() if self.protected else []
-        return prefix + super().command_line(fds) + [
+        return super().command_line(fds) + [
             '-S', '-gdb', f"unix:{self.socket('gdb')},server=on,wait=off"]
 
     def convert(self, private):
@@ -202,12 +201,12 @@ class TwoCopy(Rows):
     problem = kvm_problem(MMAP_AND_INIT_SHARED)
     readable = False
     options = {
-        'accel': 'kvm', 'protected': True,
+        'accel': 'kvm', 'protected': True, 'preload': protected_preload(),
         'memory': f'memory-backend-guest-memfd,id=m0,size={RAM},'
                   'conversion=two-copy,init=shared'}
 
 
-del Rows        # it is no column
+del Rows        # it is not a column
 
 
 if __name__ == '__main__':

@@ -10,28 +10,23 @@ QEMU_STORAGE_DAEMON.
 """
 
 import os
-import socket
 import subprocess
 import unittest
 
-from lib import TOP, tap
+from lib import tap
 from lib.dma_map import all_shared, compare_maps, query_map
 from lib.guest import EXIT_PASS, key_values
 from lib.hugepages import HUGE_PAGE
-from lib.kvm import MMAP_AND_INIT_SHARED, SW_PROTECTED_VM, kvm_problem
+from lib.kvm import FAKE_KVM, MMAP_AND_INIT_SHARED, SW_PROTECTED_VM, kvm_problem
 from lib.paths import Paths
 from lib.process import die_with_parent
 from lib.qmp import QmpError
+from lib.storage import STORAGE_DAEMON, start_daemon
 from lib.units import MIB, PAGE
 from lib.vm import TIMEOUT, VM, VMTest
 
 SEED = os.environ.get('GUEST_SEED', '1')
 OPS = os.environ.get('GUEST_OPS')
-STORAGE_DAEMON = os.environ.get(
-    'QEMU_STORAGE_DAEMON', os.path.join(TOP, 'build/qemu-storage-daemon'))
-# Looks like a KVM with private memory (tests/qtest)
-FAKE_KVM = os.path.join(
-    TOP, 'build/qemu/tests/guest-memfd/libguest-memfd-fake-kvm.so')
 # A guest that has the least of RAM, for what is no matter of size
 SMALL = 'base=16 area=16'
 BALLOON = 'virtio-balloon-pci,disable-legacy=on,free-page-reporting=on'
@@ -393,17 +388,7 @@ class VhostUser(tap.TestCase):
         """vhost-user-blk, kvm driver: the guest reads and writes a disk"""
         disk = self.path / 'disk'
         disk.write_bytes(BOOT_SECTOR + bytes(MIB - len(BOOT_SECTOR)))
-        # It can be connected to as soon as the daemon is started.
-        with socket.socket(socket.AF_UNIX) as listener:
-            listener.bind(str(self.path / 'socket'))
-            listener.listen(1)
-            daemon = subprocess.Popen(
-                [STORAGE_DAEMON,
-                 '--blockdev', f'file,node-name=f,filename={disk}',
-                 '--export', 'vhost-user-blk,id=e,node-name=f,writable=on,'
-                             f'addr.type=fd,addr.str={listener.fileno()}'],
-                stdin=subprocess.DEVNULL, pass_fds=[listener.fileno()],
-                preexec_fn=die_with_parent)
+        daemon = start_daemon(disk, self.path / 'socket')
         try:
             self.qemu(self.path / 'socket')
         finally:

@@ -20,7 +20,7 @@ from lib import TOP, tap
 from lib.dma_map import LEGACY
 from lib.error import HarnessError
 from lib.guest import key_values
-from lib.kvm import MMAP_AND_INIT_SHARED, kvm_problem, protected_prefix
+from lib.kvm import MMAP_AND_INIT_SHARED, kvm_problem, protected_preload
 from lib.qmp import QmpError
 from lib.units import MIB
 from lib.vm import VM, VMTest
@@ -56,15 +56,15 @@ class Side(VM):
     def __init__(self, memory, *words, fds=(), protected=False):
         super().__init__(accel='kvm', ram=RAM, memory=memory,
                          devices=[], guest=GUEST, server=False,
-                         protected=protected)
+                         protected=protected,
+                         preload=protected_preload() if protected else None)
         self._words = list(words)
         self._more_fds = list(fds)
 
     def command_line(self, fds):
         # cpr-transfer asks for shared memory, wherever it is
         fds += self._more_fds
-        prefix = protected_prefix() if self.protected else []
-        return prefix + super().command_line(fds) + [
+        return super().command_line(fds) + [
             '-machine', 'aux-ram-share=on', *self._words]
 
     def next_writes(self):

@@ -7,19 +7,15 @@ Environment: QEMU_STORAGE_DAEMON, and what tests/lib/paths.py names.
 """
 
 import os
-import socket
-import subprocess
 
-from lib import TOP, tap
+from lib import tap
 from lib.guest import key_values
 from lib.hugepages import HUGE_PAGE, huge_pages
 from lib.kvm import MMAP_AND_INIT_SHARED, SW_PROTECTED_VM, kvm_problem
-from lib.process import die_with_parent
+from lib.storage import STORAGE_DAEMON, start_daemon
 from lib.units import MIB
 from lib.vm import VM, VMTest
 
-STORAGE_DAEMON = os.environ.get(
-    'QEMU_STORAGE_DAEMON', os.path.join(TOP, 'build/qemu-storage-daemon'))
 RAM = 64 * MIB
 WORDS = 'base=16 area=16 virtio=blk'
 OBJECT = f'memory-backend-guest-memfd,id=m0,size={RAM}'
@@ -55,19 +51,8 @@ class VhostUser(VMTest):
         self.disk.write_bytes(bytes(MIB))
 
     def start_daemon(self):
-        """It can be connected to as soon as this returns, as long as it lives."""
-        with socket.socket(socket.AF_UNIX) as listener:
-            if os.path.exists(self.socket):
-                os.unlink(self.socket)
-            listener.bind(self.socket)
-            listener.listen(1)
-            daemon = subprocess.Popen(
-                [STORAGE_DAEMON,
-                 '--blockdev', f'file,node-name=f,filename={self.disk}',
-                 '--export', 'vhost-user-blk,id=e,node-name=f,writable=on,'
-                             f'addr.type=fd,addr.str={listener.fileno()}'],
-                stdin=subprocess.DEVNULL, pass_fds=[listener.fileno()],
-                preexec_fn=die_with_parent)
+        """One that ends with the test."""
+        daemon = start_daemon(self.disk, self.socket)
         self.addCleanup(daemon.wait)
         self.addCleanup(daemon.kill)
         return daemon

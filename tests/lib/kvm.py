@@ -6,6 +6,9 @@ import os
 
 from lib import TOP
 
+# Looks like a KVM with private memory (tests/qtest/guest-memfd-fake-kvm.c)
+FAKE_KVM = os.path.join(
+    TOP, 'build/qemu/tests/guest-memfd/libguest-memfd-fake-kvm.so')
 KVM_GET_API_VERSION = 0xae00
 KVM_CREATE_VM = 0xae01
 KVM_CHECK_EXTENSION = 0xae03
@@ -42,12 +45,9 @@ def kvm_problem(guest_memfd_flags=0, vm_type=0):
     return None
 
 
-def protected_prefix():
-    """Words before those of QEMU for a VM with private memory whose vCPUs do not run.
+def protected_preload():
+    """What QEMU loads for a VM with private memory whose vCPUs do not run; or None.
 
-    Without such VMs KVM only seems to have them (tests/qtest/guest-memfd-fake-kvm.c).
+    Without such VMs KVM only seems to have them.
     """
-    if not kvm_problem(vm_type=SW_PROTECTED_VM):
-        return []
-    return ['env', 'LD_PRELOAD=' + os.path.join(
-        TOP, 'build/qemu/tests/guest-memfd/libguest-memfd-fake-kvm.so')]
+    return FAKE_KVM if kvm_problem(vm_type=SW_PROTECTED_VM) else None
