@@ -24,6 +24,7 @@ from lib.units import MIB, PAGE
 from rig.lib.checks import VM
 from rig.lib.configurations import IN_PLACE, PAGES_1G, PROTECTED, Config
 from rig.lib.l1 import L1, L2
+from rig.lib.pools import vmemmap
 from rig.lib.prepare import KERNEL, LOGS, QEMU, prepare
 
 SIZE = 2048 * MIB
@@ -97,8 +98,7 @@ def main():
                            ['--svg', os.path.join(directory, 'split.svg')]):
                 subprocess.run([os.path.join(TOP, 'tools/gmem-top'), *option,
                                 '--timeout', '60', path], check=True)
-            print('pages of vmemmap:', *l1.run(
-                'cat /sys/kernel/debug/folio_restructure/vmemmap_pages'))
+            print('pages of vmemmap:', vmemmap(l1) // PAGE)
 
 
 if __name__ == '__main__':

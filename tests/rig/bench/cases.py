@@ -152,15 +152,20 @@ def conversion_config(side, vfio, pages, ram):
                   **PROTECTED)
 
 
+def page_size(config):
+    """Of the memory."""
+    return next((size for size in ('1G', '2M')
+                 if f'hugetlbsize={size}' in config.memory), '4K')
+
+
 def converted(l1, report, group, config, side, todo, repeat=0):
     """Run one VM; a step of each round after the first is reported."""
     area, chunk, rounds, touch = todo
-    pages = '2M' if PAGES_2M in config.memory else '4K'
     for step in steps(l1, config, words_for(area, chunk, rounds + 1,
                                             touch=touch)):
         if step.round == 1:
             continue
-        case = f"{config.vfio or 'no device'}, {pages} pages, {chunk} KiB " \
+        case = f"{config.vfio or 'no device'}, {page_size(config)} pages, {chunk} KiB " \
             f'{STEPS[step.to]}'
         more = {}
         if config.qemu == 'qemu':
@@ -214,8 +219,7 @@ def steady_of(l1, report, config, side):
 def held(l1, report, config, group_and_side, when, words):
     """What a VM holds after steps; @when: {(round, to): the case}."""
     group, side = group_and_side
-    pages = next((size for size in ('1G', '2M') if f'hugetlbsize={size}' in
-                  config.memory), '4K')
+    pages = page_size(config)
     if 'prealloc' in config.memory:
         pages += ', preallocated'
     pools = side not in SCHEMES

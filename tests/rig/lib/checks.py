@@ -112,6 +112,12 @@ def differences(figures):
             for what, have, wanted in figures if have != wanted]
 
 
+def other_figures(summary, wanted):
+    """Problems if the figures of a guest's summary are others."""
+    return differences((key, summary.get(key), value)
+                       for key, value in wanted.items())
+
+
 def states_agree(l1, l2, config, shared_pages, area):
     """Problems if guest, QEMU and IOMMU differ.
 

@@ -6,7 +6,7 @@ what became of a request whose data are private; then a header is.
 """
 
 from lib.units import MIB
-from rig.lib import checks
+from rig.lib.checks import must_refuse, other_figures
 from rig.lib.configurations import IN_PLACE, PROTECTED, TWO_COPY, Config
 from rig.lib.l1 import L2
 
@@ -39,12 +39,6 @@ DISKS = {'in-place': configured('in place', IN_PLACE, 'iommu_platform=off'),
 REFUSED = configured('', TWO_COPY)
 
 
-def differences(summary, **wanted):
-    """Problems if the guest's figures are others."""
-    return checks.differences((key, summary.get(key), value)
-                              for key, value in wanted.items())
-
-
 def another_daemon(l1, l2):
     """SIGBUS has ended the daemon: nobody else does it. What the guest says then."""
     l1.run(GONE)
@@ -64,20 +58,20 @@ def disk(l1, tap, config):
     """Private data do not reach the disk; in place, a private header ends the daemon."""
     in_place = config.name == 'in place'
     l1.run(f'dd if=/dev/zero of={DISK} bs=1M count=1 2>/dev/null; {DAEMON}')
-    if not in_place:
-        tap.result('it is refused without iommu_platform=off', checks.must_refuse(
-            l1, REFUSED, ['iommu_platform=true is not supported by the device']))
     words = f'conv={config.conv} base=16 area=16 pause=1 virtio=blk dies={int(in_place)}'
     try:
+        if not in_place:
+            tap.result('it is refused without iommu_platform=off', must_refuse(
+                l1, REFUSED, ['iommu_platform=true is not supported by the device']))
         with L2(l1, config, words) as l2:
             summary, problems = l2.run_until_pause()
             # in place, the kernel reads for the daemon from a page that is gone
-            tap.result('private data do not reach it', problems or differences(
-                summary, **{'write-status': IO_ERROR * in_place, 'seen': 0}))
+            tap.result('private data do not reach it', problems or other_figures(
+                summary, {'write-status': IO_ERROR * in_place, 'seen': 0}))
             if in_place and not problems:
                 summary, problems = another_daemon(l1, l2)
             tap.result('the guest uses the disk',
-                       problems or differences(summary, disk=1))
+                       problems or other_figures(summary, {'disk': 1}))
             if not problems:
                 l1.release()
                 tap.result('QEMU ended well', l2.bad_end())

@@ -6,7 +6,7 @@ what became of its requests, and has looked at its data (tests/guest).
 """
 
 from lib.units import MIB
-from rig.lib.checks import missing
+from rig.lib.checks import missing, other_figures
 from rig.lib.l1 import L2
 from rig.lib.configurations import IN_PLACE, PROTECTED, SHARED, TWO_COPY, Config
 
@@ -42,12 +42,6 @@ ORDINARY = Config('vsock', SHARED, None, ram=64 * MIB, conv='none',
                                  'disable-legacy=on'])
 
 
-def differences(summary, wanted):
-    """Problems if the guest's figures are others."""
-    return [f'{key}: {summary.get(key)}, expected {value}'
-            for key, value in wanted.items() if summary.get(key) != value]
-
-
 def words(config, what):
     """The guest's command line."""
     return f'conv={config.conv} base=16 area=16 pause=1 virtio={what}'
@@ -74,7 +68,7 @@ def balloon(l1, tap, config):
         for what, figures in zip(('the balloon', 'reports'), EMPTY):
             summary, problems = l2.run_until_pause()
             tap.result(f'{what}: only what was given is empty',
-                       problems or differences(summary, figures))
+                       problems or other_figures(summary, figures))
             if problems:
                 return
             if what == 'the balloon':
@@ -88,7 +82,7 @@ def queues(l1, tap, config):
         summary, problems = l2.run_until_pause()
         wanted = {'queues' if config is VSOCK else 'devices': 2}
         tap.result('private queues and buffers are not touched',
-                   problems or differences(summary, wanted))
+                   problems or other_figures(summary, wanted))
         if problems:
             return
         end(l1, tap, l2)
@@ -102,7 +96,7 @@ def ordinary(l1, tap, config):
     with L2(l1, config, words(config, config.name)) as l2:
         summary, problems = l2.run_until_pause()
         tap.result('it has an answer',
-                   problems or differences(summary, {'queues': 2}))
+                   problems or other_figures(summary, {'queues': 2}))
         if not problems:
             l1.release()
             tap.result('QEMU ended well', l2.bad_end())
