@@ -422,6 +422,16 @@ static void test_fd(void)
     qtest_quit(qts);
 }
 
+/* A server that says so of itself, and remembers what is mapped. */
+static BadServer *start_limited(Server *s, const char *capabilities)
+{
+    BadServer *front = bad_server_start(s);
+
+    bad_server_keep_maps(front);
+    bad_server_negotiate(front, capabilities);
+    return front;
+}
+
 /*
  * The device arrives when there are more runs than it can have mappings, and
  * when there are not.  The server would need an open file for each.
@@ -443,9 +453,7 @@ static void test_limit(void)
     if (!s) {
         return;
     }
-    front = bad_server_start(s);
-    bad_server_keep_maps(front);
-    bad_server_negotiate(front, caps);
+    front = start_limited(s, caps);
     qts = qtest_init("-nodefaults -m 1G -machine q35,memory-backend=m0 "
                        "-object " BACKEND ",id=m0,size=1G,driver=emulated,"
                        "init=private -device pcie-root-port,id=rp,chassis=1");
@@ -487,10 +495,8 @@ static void test_large(void)
     if (!s) {
         return;
     }
-    front = bad_server_start(s);
-    bad_server_keep_maps(front);
-    bad_server_negotiate(front, "{ \"capabilities\": {"
-                         " \"max_dma_maps\": 65535 } }");
+    front = start_limited(s, "{ \"capabilities\": {"
+                          " \"max_dma_maps\": 65535 } }");
     qts = qtest_init("-nodefaults -m 140G -machine q35,memory-backend=m0 "
                      "-object " BACKEND ",id=m0,size=140G,driver=emulated,"
                      "init=shared,reserve=off "
