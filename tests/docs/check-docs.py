@@ -271,7 +271,7 @@ class Pages(tap.TestCase):
                 (path, rules)
 
     def test_the_plan_follows_from_the_measurements(self):
-        # Hosts of pages of 1 GiB for VMs of 16 GiB, but for one VM's memory
+        # Hosts of pages of 1 GiB for VMs of 16 GiB, except one VM's memory
         def row(book, title, name):
             found = re.search(r'^ *%s  +(.*)$' % re.escape(name),
                               section(book, title), re.MULTILINE)

@@ -268,7 +268,7 @@ static void test_two_copy(void)
     qtest_quit(qts);
 }
 
-/* As AMD's testers write it, but for the kind of guest */
+/* As AMD's testers write it, except the kind of guest */
 #define AMD(convert, options) \
     "-nodefaults -S -accel kvm -cpu host -m 64M " \
     "-object " BACKEND ",id=ram1,size=64M,share=true,reserve=false" options " " \
