@@ -116,6 +116,15 @@ static void call_mincore(unsigned *state)
     CHECK(!mincore(shared_memory.map, shared_memory.pages * PAGE, there));
 }
 
+/* As others do who find a page and don't know yet what it is */
+static void find_page(unsigned *state)
+{
+    uint64_t page = rand_r(state) % huge_pages();
+    unsigned char there;
+
+    CHECK(!mincore(shared_memory.map + page * PAGE, PAGE, &there));
+}
+
 static void call_punch(unsigned *state)
 {
     uint64_t last = shared_memory.pages - huge_pages();
@@ -177,6 +186,22 @@ static void *help(void *opaque)
     return NULL;
 }
 
+static void start_helpers(struct helper *helpers, unsigned number)
+{
+    stop = false;
+    for (unsigned i = 0; i < number; i++) {
+        NEED(!pthread_create(&helpers[i].thread, NULL, help, &helpers[i]));
+    }
+}
+
+static void stop_helpers(struct helper *helpers, unsigned number)
+{
+    stop = true;
+    for (unsigned i = 0; i < number; i++) {
+        pthread_join(helpers[i].thread, NULL);
+    }
+}
+
 static bool all_helped(struct helper *helpers, unsigned number)
 {
     for (unsigned i = 0; i < number; i++) {
@@ -216,9 +241,7 @@ void case_storm_beside(void)
     unsigned again = 0;
 
     shared_memory = new_allocated();
-    for (unsigned i = 0; i < ARRAY_SIZE(helpers); i++) {
-        NEED(!pthread_create(&helpers[i].thread, NULL, help, &helpers[i]));
-    }
+    start_helpers(helpers, ARRAY_SIZE(helpers));
     for (unsigned i = 0;
          i < conversions || !all_helped(helpers, ARRAY_SIZE(helpers)); i++) {
         bool private = random() & 1;
@@ -232,10 +255,7 @@ void case_storm_beside(void)
             look_around(m, page, page + pages > kept ? kept - page : pages);
         }
     }
-    stop = true;
-    for (unsigned i = 0; i < ARRAY_SIZE(helpers); i++) {
-        pthread_join(helpers[i].thread, NULL);
-    }
+    stop_helpers(helpers, ARRAY_SIZE(helpers));
     note("EAGAIN %u times", again);
     for (unsigned i = 0; i < 2000; i++) {
         CHECK(right(m, any(kept)));
@@ -246,5 +266,32 @@ void case_storm_beside(void)
     for (unsigned huge = 0; huge < provider->huge - 1; huge++) {
         CHECK(folios_right(m, huge));
     }
+    drop_memory(m);
+}
+
+/*
+ * Who has found a small folio writes its count of references if that was not
+ * zero; meanwhile, its struct page may have become one that can only be read.
+ */
+void case_storm_merge(void)
+{
+    struct helper helpers[] = {
+        { .work = find_page, .least = 1000 },
+        { .work = find_page, .least = 1000 },
+    };
+    struct memory *m = &shared_memory;
+    unsigned merges = provider->order == 9 ? conversions / 2 : 4;
+    unsigned again = 0;
+
+    shared_memory = new_allocated();
+    start_helpers(helpers, ARRAY_SIZE(helpers));
+    for (unsigned i = 0;
+         i < merges || !all_helped(helpers, ARRAY_SIZE(helpers)); i++) {
+        NEED(!convert_again(m, 0, 512, false, &again));
+        NEED(!convert_again(m, 0, 512, true, &again));
+    }
+    stop_helpers(helpers, ARRAY_SIZE(helpers));
+    NEED(!convert(m, 0, m->pages, true, NULL));
+    CHECK(folios_right(m, 0));
     drop_memory(m);
 }

@@ -55,6 +55,7 @@ static const struct test_case cases[] = {
     { "no memory: at random", case_nomem_random },
     { "storm: alone", case_storm },
     { "storm: beside others", case_storm_beside },
+    { "storm: lookups while a page merges", case_storm_merge },
 };
 
 const struct provider *provider;

@@ -214,6 +214,7 @@ void case_nomem_random(void);
 
 void case_storm(void);
 void case_storm_beside(void);
+void case_storm_merge(void);
 
 void case_broken(void);
 
