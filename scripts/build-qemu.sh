@@ -32,6 +32,8 @@ tests/guest-memfd/guest-memfd-[^/]*'
 FIRMWARE='/usr/share/qemu /usr/share/seabios /usr/lib/ipxe/qemu'
 
 TOOLS='qemu-img qemu-io qemu-nbd storage-daemon/qemu-storage-daemon'
+# For a test: an example of a vhost-user-blk backend
+BACKEND=contrib/vhost-user-blk/vhost-user-blk
 
 # libvfio-user is not a package of Debian: a QEMU that is installed has it inside.
 FLAGS="--target-list=x86_64-softmmu --python=$python
@@ -165,7 +167,7 @@ build_qemu() {
     said=$(cd "$build/qemu" && ninja --quiet build.ninja 2>&1) ||
         die "QEMU's build files are wrong: $said"
     # shellcheck disable=SC2046,SC2086
-    run_ninja qemu-system-x86_64 $TOOLS $(test_programs)
+    run_ninja qemu-system-x86_64 $TOOLS $BACKEND $(test_programs)
     for program in qemu-system-x86_64 $TOOLS; do
         ln -sfn "qemu/$program" "$build/$(basename "$program")"
     done

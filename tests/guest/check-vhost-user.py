@@ -12,7 +12,7 @@ from lib import tap
 from lib.guest import key_values
 from lib.hugepages import HUGE_PAGE, huge_pages
 from lib.kvm import MMAP_AND_INIT_SHARED, SW_PROTECTED_VM, kvm_problem
-from lib.storage import STORAGE_DAEMON, start_daemon
+from lib.storage import EXAMPLE, STORAGE_DAEMON, start_daemon
 from lib.units import MIB
 from lib.vm import VM, VMTest
 
@@ -50,9 +50,9 @@ class VhostUser(VMTest):
         self.disk = self.path / 'disk'
         self.disk.write_bytes(bytes(MIB))
 
-    def start_daemon(self):
+    def start_daemon(self, program=STORAGE_DAEMON):
         """One that ends with the test."""
-        daemon = start_daemon(self.disk, self.socket)
+        daemon = start_daemon(self.disk, self.socket, program)
         self.addCleanup(daemon.wait)
         self.addCleanup(daemon.kill)
         return daemon
@@ -88,6 +88,13 @@ class VhostUser(VMTest):
                           guest=f'{WORDS} conv={conv}', protected=conv == 'hypercall'))
         self.vm.assert_good_end()
         self.assertEqual(self.summaries(), ([seen] if seen else []) + [{'disk': 1}])
+
+    def test_a_guest_uses_the_disk_of_the_example_in_contrib(self):
+        self.start_daemon(EXAMPLE)
+        self.start(DiskVM(self.socket, memory=f'{OBJECT},driver=emulated,init=private',
+                          guest=f'{WORDS} conv=testdev'))
+        self.vm.assert_good_end()
+        self.assertEqual(self.summaries(), [ALL_SEEN, {'disk': 1}])
 
     @tap.cases({'private': ('private', 'testdev'), 'shared': ('shared', 'testdev')})
     def test_the_daemon_is_killed_and_another_one_comes(self, init, conv):
