@@ -4,8 +4,9 @@
 
 It is Debian's kernel for clouds, as it is: the package on which
 linux-image-cloud-amd64 depends, in whatever version the archive has.
-build/cloud-kernel gets the image (vmlinuz) and the drivers of disks; those that
-are modules are in the file "modules", in the order in which they can be loaded.
+build/cloud-kernel gets the image (vmlinuz) and the drivers of disks and virtio-mem;
+those that are modules are in the file "modules", in the order in which they can be
+loaded.
 The exit status is 2 if no archive delivers a package, and 1 if one is broken.
 """
 
@@ -29,7 +30,7 @@ FILES = 'linux-image-*-cloud-amd64_*_amd64.deb'
 WANTED = kernel_package.KernelPackage(
     NAME, FILES, ('trixie', 'sid'), re.compile(r'\d'),
     'put %s into %%s' % FILES, depends=True)
-DRIVERS = ('virtio_pci', 'virtio_blk', 'nvme')
+DRIVERS = ('virtio_pci', 'virtio_blk', 'virtio_mem', 'nvme')
 NOT_DELIVERED = 2
 DEPENDS = re.compile(rb'\0depends=([^\0]*)\0')
 

@@ -26,6 +26,7 @@ FILES = {
     DRIVERS + 'block/virtio_blk.ko': module(b'virtio_b,virtio_a'),
     DRIVERS + 'virtio/virtio-a.ko': module(b''),
     DRIVERS + 'virtio/virtio-b.ko.xz': lzma.compress(module(b'virtio_a')),
+    DRIVERS + 'virtio/virtio_mem.ko': module(b'virtio_a'),
     DRIVERS + 'nvme/nvme.ko': module(b'nvme-core'),
     DRIVERS + 'net/tulip.ko': module(b''),
 }
@@ -98,7 +99,8 @@ class Kernel(tap.TestCase):
         out = fixture.build / 'cloud-kernel'
         assert (out / 'vmlinuz').read_bytes() == b'the kernel'
         order = (out / 'modules').read_text().split()
-        assert order == ['virtio_a', 'virtio_b', 'virtio_blk', 'nvme'], order
+        assert order == ['virtio_a', 'virtio_b', 'virtio_blk', 'virtio_mem',
+                         'nvme'], order
         assert sorted(path.name for path in out.iterdir()) == \
             sorted([name + '.ko' for name in order] + ['modules', 'vmlinuz'])
         assert (out / 'virtio_b.ko').read_bytes() == module(b'virtio_a')

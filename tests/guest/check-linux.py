@@ -7,7 +7,7 @@ The kernel is Debian's own one for clouds, as it is
 memory, reads and writes a disk with O_DIRECT, converts the memory that it does
 this with, and has the edu device do DMA there.  What it says it has done is
 compared with QEMU's map, with what the vfio-user server has mapped, and with
-the disk.
+the disk.  Another VM has virtio-mem.
 
 Environment: QEMU, EDU_SERVER, LINUX_INIT, QEMU_FIRMWARE, QEMU_DL_DIR,
 GUEST_OPS, GUEST_SEED, GUEST_TIMEOUT (seconds, against hangs).
@@ -39,6 +39,7 @@ OPS = os.environ.get('GUEST_OPS', '1000')
 NOT_DELIVERED = 2       # says fetch-cloud-kernel.py: no network, for example
 DISK_SIZE = 4 * MIB
 GIB = 1024 * MIB
+USE_MEMORY = b'm'       # to tests/guest/linux/init.c
 # Of q35: where RAM ends below 4 GiB, if it does not fit there
 LOW_RAM = 2 * GIB
 INIT = os.environ.get(
@@ -58,14 +59,16 @@ class Case:
 
     @nodes: the sizes of its blocks; more than one are NUMA nodes
     @fill: MiB that the guest fills and verifies
+    @pluggable: bytes of virtio-mem, none of which is plugged at first
     """
 
-    def __init__(self, disk, nodes, fill, huge=False, init='shared'):
+    def __init__(self, disk, nodes, fill, huge=False, init='shared', pluggable=0):
         self.disk = disk
         self.nodes = nodes
         self.fill = fill
         self.huge = huge
         self.init = init
+        self.pluggable = pluggable
 
     @property
     def name(self):
@@ -114,7 +117,8 @@ class LinuxVM(VM):
         super().__init__(
             paths, accel='tcg,thread=multi', ram=case.ram, smp=2,
             memory=case.objects[0], devices=['guest-memfd-testdev'] * 2,
-            guest='console=ttyS1 panic=-1 mitigations=off -- '
+            guest='console=ttyS1 panic=-1 mitigations=off '
+                  'memhp_default_state=online_movable -- '
                   f'ops={OPS} seed={SEED} fill={case.fill} '
                   f"private={int(case.init == 'private')} "
                   f'disk={case.disk.path}')
@@ -134,6 +138,11 @@ class LinuxVM(VM):
                 if n:
                     args += ['-object', memory]
                 args += ['-numa', f'node,memdev=m{n},cpus={n}']
+        if self.case.pluggable:
+            args += ['-m', f'maxmem={self.case.ram + self.case.pluggable}',
+                     '-object', 'memory-backend-guest-memfd,id=vm0,driver=emulated,'
+                                f'init={self.case.init},size={self.case.pluggable}',
+                     '-device', 'virtio-mem-pci,id=vmem,memdev=vm0']
         return args + [
             '-initrd', self.socket('initramfs'),
             '-chardev', f'file,id=log,path={self.socket("log")}',
@@ -412,6 +421,54 @@ class Nodes(Linux, VMTest):
 class Small(Linux, VMTest):
     """Pages of 4 KiB, and virtio-blk."""
     case = Case(VIRTIO, [256 * MIB], fill=96)
+
+
+class Plugged(VMTest):
+    """virtio-mem beside a device that does DMA."""
+
+    @classmethod
+    def setUpClass(cls):
+        """Boot Linux without any of it plugged."""
+        cls.need(no_kernel())
+        cls.start_for_all(LinuxVM(Case(VIRTIO, [256 * MIB], fill=64,
+                                       pluggable=512 * MIB)))
+
+    def resize(self, size, boot):
+        """Have the guest plug so much, and use more memory than it booted with.
+
+        QEMU has plugged the last block before the guest has it as RAM.
+        """
+        self.vm.qmp.command('qom-set', path='vmem', property='requested-size',
+                            value=size)
+        self.vm.qmp.wait(lambda event: event['event'] == 'MEMORY_DEVICE_SIZE_CHANGE'
+                         and event['data']['size'] == size)
+        ram = used = 0
+        while ram != boot + size or (size and used <= boot):
+            self.vm.resume(USE_MEMORY)
+            said = Said(self.vm)
+            ram, used = said.total('ram', 'size'), said.total('fill', 'bytes')
+
+    def assert_plugged(self, size):
+        """What is not plugged is private, and not mapped."""
+        device, = self.vm.qmp.command('query-memory-devices')
+        start, pluggable = device['data']['memaddr'], device['data']['max-size']
+        block, = [block for block in self.vm.qmp.command('query-guest-memfd')
+                  if block['id'] == 'vm0']
+        self.assertEqual(block['private-bytes'], pluggable - size)
+        self.assertEqual(sum(run['size'] for run in query_map(self.vm.qmp, 'vm0')
+                             if not run['private']), size)
+        self.assertEqual(sum(m.size for m in self.vm.control.maps()
+                             if start <= m.iova < start + pluggable), size)
+
+    def test_linux_plugs_and_unplugs_memory(self):
+        boot = Said(self.vm).total('ram', 'size')
+        self.assert_plugged(0)
+        for size in (256 * MIB, 0, 384 * MIB):
+            with self.subTest(plugged=size):
+                self.resize(size, boot)
+                self.assert_plugged(size)
+        self.vm.resume()
+        self.vm.assert_good_end()
 
 
 if __name__ == '__main__':

@@ -208,9 +208,9 @@ class VM:
         """What the guest says before it waits for resume()."""
         return self.said_until(PAUSED)[:-1]
 
-    def resume(self):
-        """Let a guest that has paused go on."""
-        self._serial.sendall(b'g')
+    def resume(self, word=b'g'):
+        """Let a guest that has paused go on, and tell it a letter."""
+        self._serial.sendall(word)
 
     def wait(self):
         """The exit codes of QEMU and of the server, which follows it."""

@@ -72,6 +72,7 @@ void fill_start(void)
 {
     unsigned int i;
 
+    stopping = false;
     size = opt.fill * MIB;
     memory = mmap(NULL, size, PROT_READ | PROT_WRITE,
                   MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -81,6 +82,7 @@ void fill_start(void)
     for (i = 0; i < NR_FILLERS; i++) {
         Filler *f = &fillers[i];
 
+        *f = (Filler) { 0 };
         f->nr_words = size / sizeof(*memory) / NR_FILLERS;
         f->words = memory + i * f->nr_words;
         if (pthread_create(&f->thread, NULL, fill, f)) {
@@ -101,4 +103,5 @@ void fill_stop(void)
         say("fill passes=%lu bytes=%zu high=%lu", f->passes,
             f->nr_words * sizeof(*f->words), f->high_pages * PAGE_SIZE);
     }
+    munmap(memory, size);
 }

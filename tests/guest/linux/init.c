@@ -19,6 +19,7 @@
 #include <sys/mount.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/sysinfo.h>
 #include <termios.h>
 #include <unistd.h>
 
@@ -200,7 +201,8 @@ static void say_ram(void)
     fclose(iomem);
 }
 
-static void wait_for_host(void)
+/* Returns: what the host says. */
+static char wait_for_host(void)
 {
     struct termios raw;
     int fd = open("/dev/ttyS0", O_RDWR | O_NOCTTY);
@@ -219,6 +221,21 @@ static void wait_for_host(void)
         fail("/dev/ttyS0: %s", strerror(errno));
     }
     close(fd);
+    return c;
+}
+
+/* The host has plugged or unplugged memory: most of what is free is used. */
+static void use_memory(void)
+{
+    struct sysinfo info;
+
+    say_ram();
+    if (sysinfo(&info)) {
+        fail("sysinfo: %s", strerror(errno));
+    }
+    opt.fill = info.freeram / 4 * 3 * info.mem_unit / MIB;
+    fill_start();
+    fill_stop();
 }
 
 int main(int argc, char **argv)
@@ -247,7 +264,9 @@ int main(int argc, char **argv)
     fill_start();
     workers_run();
     fill_stop();
-    wait_for_host();
+    while (wait_for_host() == 'm') {
+        use_memory();
+    }
     say("PASS");
     leave(EXIT_PASS);
 }

@@ -51,6 +51,7 @@ unsigned int edu_copy(uint64_t from, uint64_t to, uint64_t size);
 
 /* fill.c */
 void fill_start(void);
+/* Its memory is free afterwards. */
 void fill_stop(void);
 
 /* worker.c */
