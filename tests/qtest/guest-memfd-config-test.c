@@ -141,14 +141,20 @@ static void access_bars(Pair *p)
     }
 }
 
-/* A reset has powered the slot on.  A guest looks at the device and uses it. */
-static void use_device(Pair *p)
+/* A reset has powered the slot on: the guest gives it a bus and memory. */
+static void open_slot(Pair *p)
 {
     gm_config_writel(p->qts, 0, HOST_PCIEXBAR, ECAM | 1);
     gm_config_writel(p->qts, PORT, PCI_PRIMARY_BUS, 0x010100);
     gm_config_writel(p->qts, PORT, PCI_MEMORY_BASE, 0xeff0e000);
     gm_config_writel(p->qts, PORT, PCI_COMMAND,
                      PCI_COMMAND_MEMORY | PCI_COMMAND_MASTER);
+}
+
+/* A guest looks at the device and uses it. */
+static void use_device(Pair *p)
+{
+    open_slot(p);
     for (int reg = 0; reg < 256; reg += 4) {
         gm_config_readl(p->qts, DEVICE, reg);
     }
@@ -576,6 +582,71 @@ static void test_random(void)
     stop(&p, &qemu);
 }
 
+#define MSIX_AT     0x80
+#define MSI_AT      0x90
+#define MSIX_TABLE  0x8000
+
+static void set_enabled(Pair *p, uint8_t cap, uint16_t flag, bool on)
+{
+    uint32_t is = gm_config_readl(p->qts, DEVICE, cap) & ~(flag << 16);
+
+    gm_config_writel(p->qts, DEVICE, cap, is | (on ? flag << 16 : 0));
+}
+
+static void set_msi(Pair *p, bool on)
+{
+    set_enabled(p, MSI_AT, PCI_MSI_FLAGS_ENABLE, on);
+}
+
+static void set_msix(Pair *p, bool on)
+{
+    set_enabled(p, MSIX_AT, PCI_MSIX_FLAGS_ENABLE, on);
+}
+
+/* What was enabled last is in use, and only that can be disabled. */
+static void test_msi_and_msix(void)
+{
+    Pair p = { };
+    QDict *rsp;
+    pid_t qemu;
+
+    if (!start(&p, &qemu)) {
+        return;
+    }
+    make_good();
+    set32(0x40, PCI_CAP_ID_EXP | MSIX_AT << 8 | 2 << 16);
+    set32(MSIX_AT, PCI_CAP_ID_MSIX | MSI_AT << 8);
+    set32(MSIX_AT + PCI_MSIX_TABLE, MSIX_TABLE);
+    set32(MSIX_AT + PCI_MSIX_PBA, MSIX_TABLE + 4 * KiB);
+    set32(MSI_AT, PCI_CAP_ID_MSI);
+    bad_server_describe(p.front, &now);
+    rsp = pair_device_add(&p, true);
+    g_assert(qdict_haskey(rsp, "return"));
+    qobject_unref(rsp);
+    qtest_system_reset(p.qts);
+    open_slot(&p);
+    gm_config_writel(p.qts, DEVICE, PCI_BASE_ADDRESS_0, PORT_MEMORY);
+    gm_config_writel(p.qts, DEVICE, PCI_COMMAND,
+                     PCI_COMMAND_MEMORY | PCI_COMMAND_MASTER);
+
+    set_msix(&p, true);
+    set_msi(&p, true);
+    set_msix(&p, false);
+    set_msi(&p, false);
+
+    set_msi(&p, true);
+    set_msix(&p, true);
+    set_msi(&p, true);
+    set_msi(&p, false);
+    qtest_writel(p.qts, PORT_MEMORY + MSIX_TABLE + PCI_MSIX_ENTRY_VECTOR_CTRL,
+                 0);
+    set_msix(&p, false);
+
+    pair_unplug_bad(&p);
+    check_good(&p);
+    stop(&p, &qemu);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -585,6 +656,7 @@ int main(int argc, char **argv)
 
         qtest_add_data_func(name, &cases[i], test_case);
     }
+    qtest_add_func("guest-memfd-config/msi-and-msix", test_msi_and_msix);
     qtest_add_func("guest-memfd-config/random", test_random);
     return g_test_run();
 }
