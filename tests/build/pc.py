@@ -2,8 +2,10 @@
 """The QEMU that was built, as a user starts it: a PC with its firmware."""
 
 import os
+import queue
 import socket
 import subprocess
+import threading
 
 from lib import TOP
 from lib.process import die_with_parent
@@ -22,7 +24,8 @@ class Qemu:
 
     def __init__(self, *options, text, program=(QEMU,)):
         pairs = [socket.socketpair() for _ in range(2)]
-        (monitor, self._text), theirs = zip(*pairs)
+        (monitor, text_socket), theirs = zip(*pairs)
+        self._said = queue.Queue()
         args = [*program, '-m', '1G', *options,
                 '-mon', 'chardev=qmp,mode=control', *text]
         for name, sock in zip(('qmp', 'text'), theirs):
@@ -34,12 +37,24 @@ class Qemu:
             preexec_fn=die_with_parent)
         for sock in theirs:
             sock.close()
+        threading.Thread(target=self._listen, args=(text_socket,),
+                         daemon=True).start()
         with monitor:
             try:
                 self.qmp = Qmp(monitor)
             except EOFError:
-                self._text.close()
                 raise AssertionError(self._process.communicate()[1]) from None
+
+    def _listen(self, text):
+        """Read all that the guest says.
+
+        Some hundred bytes fill the socket, and QEMU then waits with a lock that its
+        monitor needs.
+        """
+        with text:
+            while some := text.recv(4096):
+                self._said.put(some)
+        self._said.put(b'')
 
     def __enter__(self):
         return self
@@ -47,7 +62,6 @@ class Qemu:
     def __exit__(self, *exc):
         self._process.kill()
         self._process.communicate()
-        self._text.close()
 
     def assert_running(self):
         """The VM runs."""
@@ -58,7 +72,7 @@ class Qemu:
         """Read text from the guest until these words are in it so often."""
         seen = b''
         while seen.count(words) < times:
-            some = self._text.recv(4096)
+            some = self._said.get()
             assert some, 'QEMU ended after %r' % seen
             seen += some
 
