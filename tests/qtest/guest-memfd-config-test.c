@@ -619,6 +619,8 @@ static void test_msi_and_msix(void)
     set32(MSIX_AT + PCI_MSIX_TABLE, MSIX_TABLE);
     set32(MSIX_AT + PCI_MSIX_PBA, MSIX_TABLE + 4 * KiB);
     set32(MSI_AT, PCI_CAP_ID_MSI);
+    now_name = "msi-and-msix";
+    alarm(HANG_S);
     bad_server_describe(p.front, &now);
     rsp = pair_device_add(&p, true);
     g_assert(qdict_haskey(rsp, "return"));
@@ -644,6 +646,7 @@ static void test_msi_and_msix(void)
 
     pair_unplug_bad(&p);
     check_good(&p);
+    alarm(0);
     stop(&p, &qemu);
 }
 
