@@ -70,19 +70,20 @@ void vfio_user_disconnect_lost(VFIOUserProxy *proxy)
     }
 }
 
+/* The last answer is waited for first: a server that keeps the order wakes us once. */
 bool vfio_user_wait(VFIOUserProxy *proxy, VFIOUserMsg **msgs, unsigned nr)
 {
     int64_t end = 0;
     unsigned parts = 2;
 
-    for (unsigned i = 0; i < nr; ) {
+    while (nr) {
+        VFIOUserMsg *msg = msgs[nr - 1];
         int64_t now = qemu_clock_get_ms(QEMU_CLOCK_REALTIME);
 
-        if (msgs[i]->complete) {
-            i++;
+        if (msg->complete) {
+            nr--;
         } else if (now < end) {
-            qemu_cond_timedwait(&msgs[i]->cv, &proxy->lock,
-                                MIN(end - now, INT_MAX));
+            qemu_cond_timedwait(&msg->cv, &proxy->lock, MIN(end - now, INT_MAX));
         } else if (parts) {
             parts--;
             end = now + proxy->wait_time;
