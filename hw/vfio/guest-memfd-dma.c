@@ -64,6 +64,16 @@ static int dma_populate(RamDiscardListener *rdl, MemoryRegionSection *section)
     return ret;
 }
 
+static int dma_populate_parts(RamDiscardListener *rdl,
+                              MemoryRegionSection *section)
+{
+    uint64_t start, end;
+
+    section_range(section, &start, &end);
+    return vfio_ram_discard_populate_shared(container_of(rdl, VFIORamDiscard,
+                                                         listener), start, end);
+}
+
 static void dma_settled(RamDiscardListener *rdl)
 {
     vfio_ram_discard_settled(container_of(rdl, VFIORamDiscard, listener));
@@ -203,6 +213,7 @@ bool vfio_ram_discard_region_add(VFIOContainer *bcontainer,
 
     v = g_new0(VFIORamDiscard, 1);
     ram_discard_listener_init(&v->listener, dma_populate, dma_discard, true);
+    v->listener.notify_populate_parts = dma_populate_parts;
     v->listener.settled = dma_settled;
     v->listener.next_mapped = dma_next_mapped;
     v->listener.query = dma_query;

@@ -547,26 +547,53 @@ int vfio_ram_discard_discard(VFIORamDiscard *v, uint64_t start, uint64_t end)
 }
 
 /*
- * The gaps in a range.  Each gets no more mappings than were kept when it was unmapped,
- * or it takes those of another one that is mapped again.
+ * What is to be mapped of a range: what the map of @gm calls shared; all of it if
+ * @gm is NULL.
  */
-static int map_gaps(VFIORamDiscard *v, uint64_t start, uint64_t end)
+static uint64_t next_part(GuestMemfd *gm, uint64_t *start, uint64_t end)
 {
-    int ret = 0;
+    return gm ? guest_memfd_next_shared(gm, start, end) :
+           *start < end ? end : 0;
+}
+
+/* A part of that, not mapped, up to the border of an extent or of the part */
+static uint64_t next_gap(VFIORamDiscard *v, GuestMemfd *gm, uint64_t *start,
+                         uint64_t end)
+{
+    uint64_t stop;
+
+    while ((stop = next_part(gm, start, end))) {
+        Extent *e = extent_first(v, *start, stop);
+
+        if (!e || e->start > *start) {
+            return e ? e->start : stop;
+        }
+        *start = extent_end(e);
+    }
+    return 0;
+}
+
+/*
+ * All gaps together, so that they cost as few round trips as can be.  Each gets no
+ * more mappings than were kept when it was unmapped, or it takes those of another
+ * one that is mapped again.
+ */
+static int map_gaps(VFIORamDiscard *v, GuestMemfd *gm, uint64_t start,
+                    uint64_t end)
+{
+    uint64_t needs = 0, s, stop;
+    int ret = -ENOSPC;
 
     v->pieces = v->kept ? VFIO_RAM_DISCARD_FEW : VFIO_RAM_DISCARD_POPULATED;
-    while (!ret && start < end) {
-        Extent *e = extent_first(v, start, end);
-        uint64_t stop = e ? MAX(start, e->start) : end;
-
-        if (reserve_at_least(v, vfio_ram_discard_extents(v, start, stop),
-                             &v->kept)) {
-            ret = add_maps(v, start, stop, &v->kept) ?:
-                  vfio_ram_discard_run(v, &v->kept);
-        } else {
-            ret = -ENOSPC;
+    for (s = start; (stop = next_gap(v, gm, &s, end)); s = stop) {
+        needs += vfio_ram_discard_extents(v, s, stop);
+    }
+    if (reserve_at_least(v, needs, &v->kept)) {
+        ret = 0;
+        for (s = start; !ret && (stop = next_gap(v, gm, &s, end)); s = stop) {
+            ret = add_maps(v, s, stop, &v->kept);
         }
-        start = e ? extent_end(e) : end;
+        ret = ret ?: vfio_ram_discard_run(v, &v->kept);
     }
     v->pieces = VFIO_RAM_DISCARD_POPULATED;
     return ret;
@@ -587,27 +614,52 @@ static int map_whole(VFIORamDiscard *v, uint64_t start, uint64_t end)
     return join(v, start, end, &v->kept);
 }
 
+/* What is reserved beyond @before has not been needed. */
+static void keep_only(VFIORamDiscard *v, uint64_t before)
+{
+    if (v->kept > before) {
+        release(v, v->kept - before);
+        v->kept = before;
+    }
+}
+
 int vfio_ram_discard_populate(VFIORamDiscard *v, uint64_t start, uint64_t end)
 {
     uint64_t before = v->kept, freed;
-    int ret = map_gaps(v, start, end);
+    int ret = map_gaps(v, NULL, start, end);
 
     if (ret == -ENOSPC && !v->granularity) {
         freed = make_room(v);
         v->kept += freed;
         if (freed) {
-            ret = map_gaps(v, start, end);
+            ret = map_gaps(v, NULL, start, end);
         }
         if (ret == -ENOSPC) {
             ret = map_whole(v, start, end);
         }
     }
-    /* What is reserved for this, and this has not needed */
-    if (v->kept > before) {
-        release(v, v->kept - before);
-        v->kept = before;
-    }
+    keep_only(v, before);
     return ret;
+}
+
+int vfio_ram_discard_populate_shared(VFIORamDiscard *v, uint64_t start,
+                                     uint64_t end)
+{
+    uint64_t before = v->kept, stop;
+    int ret = map_gaps(v, v->gm, start, end);
+
+    keep_only(v, before);
+    if (ret != -ENOSPC) {
+        return ret;
+    }
+    /* Each part by itself finds the room that it needs. */
+    for (; (stop = next_part(v->gm, &start, end)); start = stop) {
+        ret = vfio_ram_discard_populate(v, start, stop);
+        if (ret) {
+            return ret;
+        }
+    }
+    return 0;
 }
 
 uint64_t vfio_ram_discard_next_mapped(VFIORamDiscard *v, uint64_t *start)

@@ -124,6 +124,17 @@ char *vfio_ram_discard_advice(VFIORamDiscard *v, int ret, uint64_t more);
 int vfio_ram_discard_populate(VFIORamDiscard *v, uint64_t start, uint64_t end);
 
 /**
+ * vfio_ram_discard_populate_shared - map what is shared, and not mapped, of a range
+ *
+ * In one round trip, if the container is given many requests at once.  The rest is
+ * as for vfio_ram_discard_populate().
+ *
+ * @v: with a GuestMemfd
+ */
+int vfio_ram_discard_populate_shared(VFIORamDiscard *v, uint64_t start,
+                                     uint64_t end);
+
+/**
  * vfio_ram_discard_discard - unmap a range, in the way x-dma-split says
  *
  * What lies outside stays mapped, or the listener is stale there.

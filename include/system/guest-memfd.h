@@ -29,7 +29,8 @@ OBJECT_DECLARE_SIMPLE_TYPE(GuestMemfd, GUEST_MEMFD)
  * more from this one:
  *  - It is called with the convert_lock of the block, at times without the BQL.
  *    It must not take the BQL, nor call the manager except for
- *    guest_memfd_listener_stale().
+ *    guest_memfd_listener_stale(), guest_memfd_next_shared() and
+ *    guest_memfd_next_border().
  *  - Populate may meet parts that are mapped, discard parts that are not.
  *  - When discard returns, the hardware (IOMMU, IOTLB, vfio-user server) cannot reach it.
  *  - On failure either may leave any part of the section mapped or not.  It is
@@ -99,6 +100,17 @@ int guest_memfd_convert_block(GuestMemfd *gm, uint64_t offset, uint64_t size,
  * vCPU running.
  */
 int guest_memfd_reset(GuestMemfd *gm, Error **errp);
+
+/**
+ * guest_memfd_next_shared - find the next run of shared pages
+ *
+ * @start: where to look from, in bytes; out: where the run starts
+ * @end: where to stop, in bytes
+ *
+ * Returns: the end of the run, or 0 if there is none.  Called by listeners, in
+ * notify_populate_parts().
+ */
+uint64_t guest_memfd_next_shared(GuestMemfd *gm, uint64_t *start, uint64_t end);
 
 /**
  * guest_memfd_next_border - where mappings of a block begin or end

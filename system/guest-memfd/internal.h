@@ -303,7 +303,7 @@ typedef enum GuestMemfdWant {
  * be missing.
  *
  * With GUEST_MEMFD_WANT_SHARED all listeners are called, and those that fail are
- * stale from the first run on that they could not map.  Otherwise those after the
+ * stale in what they may lack of the range.  Otherwise those after the
  * one that failed are not called, and the caller settles what it left.
  *
  * Returns: 0 or the first errno.

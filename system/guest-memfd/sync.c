@@ -12,8 +12,10 @@
 GuestMemfdLockToken guest_memfd_convert_lock;
 GuestMemfdLockToken guest_memfd_state_lock;
 
+typedef int (*Notify)(RamDiscardListener *rdl, MemoryRegionSection *section);
+
 static int notify(GuestMemfdFollower *f, uint64_t start, uint64_t end,
-                  bool populate)
+                  Notify what)
 {
     RamDiscardListener *rdl = f->rdl;
     MemoryRegionSection s = *rdl->section;
@@ -27,9 +29,9 @@ static int notify(GuestMemfdFollower *f, uint64_t start, uint64_t end,
     s.offset_within_address_space += from - s.offset_within_region;
     s.offset_within_region = from;
     s.size = int128_make64(to - from);
-    ret = populate ? rdl->notify_populate(rdl, &s) :
-                     rdl->notify_discard(rdl, &s);
-    trace_guest_memfd_notify(rdl, populate ? "populate" : "discard",
+    ret = what(rdl, &s);
+    trace_guest_memfd_notify(rdl, what == rdl->notify_discard ? "discard" :
+                                                                "populate",
                              s.offset_within_region, int128_get64(s.size),
                              ret);
     return ret;
@@ -55,21 +57,23 @@ static int map_shared(GuestMemfd *gm, GuestMemfdFollower *f, uint64_t start,
     TSA_REQUIRES(guest_memfd_convert_lock)
 {
     uint64_t stop;
+    int ret = 0;
 
     if (start <= f->stale_start && f->stale_end <= end) {
         f->stale_start = f->stale_end = 0;
     }
-    for (; (stop = guest_memfd_map_next(map_of(gm), false, &start, end));
-         start = stop) {
-        int ret = notify(f, start, stop, true);
-
-        if (ret) {
-            /* A server that does not answer costs one time-out, not one for each run. */
-            add_stale(gm, f, start, end);
-            return ret;
+    if (f->rdl->notify_populate_parts) {
+        ret = notify(f, start, end, f->rdl->notify_populate_parts);
+    } else {
+        while (!ret && (stop = guest_memfd_next_shared(gm, &start, end))) {
+            ret = notify(f, start, stop, f->rdl->notify_populate);
+            start = ret ? start : stop;
         }
     }
-    return 0;
+    if (ret) {
+        add_stale(gm, f, start, end);
+    }
+    return ret;
 }
 
 static int sync_range(GuestMemfd *gm, GuestMemfdFollower *f, uint64_t start,
@@ -77,7 +81,9 @@ static int sync_range(GuestMemfd *gm, GuestMemfdFollower *f, uint64_t start,
     TSA_REQUIRES(guest_memfd_convert_lock)
 {
     return want == GUEST_MEMFD_WANT_SHARED ? map_shared(gm, f, start, end) :
-           notify(f, start, end, want == GUEST_MEMFD_WANT_ALL);
+           notify(f, start, end, want == GUEST_MEMFD_WANT_ALL ?
+                                 f->rdl->notify_populate :
+                                 f->rdl->notify_discard);
 }
 
 int guest_memfd_sync_all(GuestMemfd *gm, uint64_t start, uint64_t end,
@@ -150,7 +156,13 @@ void TSA_NO_TSA guest_memfd_listener_stale(GuestMemfd *gm,
     add_stale(gm, find_follower(gm, rdl), start, end);
 }
 
-/* The lock of the block is held. */
+/* The lock of the block is held, also in the next one. */
+uint64_t TSA_NO_TSA guest_memfd_next_shared(GuestMemfd *gm, uint64_t *start,
+                                            uint64_t end)
+{
+    return guest_memfd_map_next(map_of(gm), false, start, end);
+}
+
 uint64_t TSA_NO_TSA guest_memfd_next_border(GuestMemfd *gm, uint64_t start,
                                             uint64_t end)
 {

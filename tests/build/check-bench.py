@@ -82,7 +82,7 @@ def check_trips(records):
     for case, requests, trips in (
             ('split of 2 MiB', 10, 1), ('split of 64 MiB', 15, 1),
             ('split of 1 GiB', 19, 1), (f'reset of {n} extents', n, n / BATCH),
-            (f'plug beside {n} extents, apart', n, n),
+            (f'plug beside {n} extents, apart', n, n / BATCH),
             (f'plug beside {n} extents, side by side', n, n / BATCH)):
         assert values.pop((case, 'requests')) == requests, case
         assert values.pop((case, 'round-trips')) == trips, case

@@ -30,6 +30,15 @@ void guest_memfd_listener_stale(GuestMemfd *gm, RamDiscardListener *rdl,
     fake.stale_end = MAX(fake.stale_end, end);
 }
 
+uint64_t guest_memfd_next_shared(GuestMemfd *gm, uint64_t *start, uint64_t end)
+{
+    unsigned long last = end / PAGE;
+    unsigned long first = find_next_bit(fake.shared, last, *start / PAGE);
+
+    *start = first * PAGE;
+    return first < last ? find_next_zero_bit(fake.shared, last, first) * PAGE : 0;
+}
+
 uint64_t guest_memfd_next_border(GuestMemfd *gm, uint64_t start, uint64_t end)
 {
     g_assert_cmpuint(fake.v.granularity, ==, 0);
@@ -121,6 +130,7 @@ void fake_container_start(unsigned limit, GuestMemfdDmaSplit split)
     fake.bcontainer->dma_max_mappings = fake.limit = limit;
     fake.bcontainer->dma_split = split;
     fake.v.bcontainer = fake.bcontainer;
+    fake.v.gm = (GuestMemfd *)&fake;    /* never looked into */
     fake.v.name = "m0";
     fake.v.to_iova = fake.iova = IOVA;
 }

@@ -21,6 +21,7 @@ extern uint64_t fake_page_size;
 #define IOVA (3 * GiB - 256 * PAGE)     /* a boundary of 1 GiB is inside */
 
 typedef struct FakeContainer {
+    const unsigned long *shared;        /* what the map says, a bit a page */
     VFIOContainer *bcontainer;
     VFIORamDiscard v;
     uint64_t iova;

@@ -154,6 +154,23 @@ static int fake_populate(RamDiscardListener *rdl, MemoryRegionSection *s)
     return fails ? fake.error : 0;
 }
 
+static int fake_populate_parts(RamDiscardListener *rdl, MemoryRegionSection *s)
+{
+    GuestMemfd *gm = block_of_listener(container_of(rdl, Listener, rdl))->gm;
+    uint64_t start = s->offset_within_region, stop;
+    uint64_t end = start + int128_get64(s->size);
+    MemoryRegionSection part = *s;
+    int ret = 0;
+
+    while (!ret && (stop = guest_memfd_next_shared(gm, &start, end))) {
+        part.offset_within_region = start;
+        part.size = int128_make64(stop - start);
+        ret = fake_populate(rdl, &part);
+        start = stop;
+    }
+    return ret;
+}
+
 static int fake_discard(RamDiscardListener *rdl, MemoryRegionSection *s)
 {
     Listener *l = container_of(rdl, Listener, rdl);
@@ -193,6 +210,9 @@ void listener_init(Listener *l)
 {
     memset(l, 0, sizeof(*l));
     ram_discard_listener_init(&l->rdl, fake_populate, fake_discard, true);
+    if (g_test_rand_bit()) {
+        l->rdl.notify_populate_parts = fake_populate_parts;
+    }
     l->rdl.settled = fake_settled;
     l->rdl.next_mapped = fake_next_mapped;
 }

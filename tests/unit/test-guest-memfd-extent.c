@@ -63,29 +63,26 @@ static void setup(unsigned limit, GuestMemfdDmaSplit split)
 {
     bitmap_zero(shared, PAGES);
     fake_container_start(limit, split);
+    fake.shared = shared;
 }
 
 /* What is stale is mapped again; whether all of it could. */
 static bool mend(void)
 {
-    uint64_t s = fake.stale / PAGE, e, last = fake.stale_end / PAGE;
+    uint64_t start = fake.stale, end = fake.stale_end;
 
     fake.stale = fake.stale_end = 0;
-    while ((s = find_next_bit(shared, last, s)) < last) {
-        e = find_next_zero_bit(shared, last, s);
-        if (vfio_ram_discard_populate(&fake.v, s * PAGE, e * PAGE)) {
-            guest_memfd_listener_stale(NULL, NULL, s * PAGE, last * PAGE);
-            return false;
-        }
-        s = e;
+    if (!vfio_ram_discard_populate_shared(&fake.v, start, end)) {
+        return true;
     }
-    return true;
+    guest_memfd_listener_stale(NULL, NULL, start, end);
+    return false;
 }
 
 /* A request to private is refused, and taken back; nothing stays stale. */
 static void refuse(unsigned first, unsigned nr)
 {
-    unsigned limit = fake.limit, s = first, e = first + nr, others, room;
+    unsigned limit = fake.limit, e = first + nr, others, room;
 
     g_assert_cmpint(vfio_ram_discard_discard(&fake.v, first * PAGE, e * PAGE), ==,
                     0);
@@ -98,13 +95,8 @@ static void refuse(unsigned first, unsigned nr)
     fake.bcontainer->dma_extents += others;
     fake.limit -= others;
 
-    while ((s = find_next_bit(shared, e, s)) < e) {
-        unsigned end = find_next_zero_bit(shared, e, s);
-
-        g_assert_cmpint(vfio_ram_discard_populate(&fake.v, s * PAGE, end * PAGE),
-                        ==, 0);
-        s = end;
-    }
+    g_assert_cmpint(vfio_ram_discard_populate_shared(&fake.v, first * PAGE,
+                                                     e * PAGE), ==, 0);
     mend();
     vfio_ram_discard_settled(&fake.v);
     fake.bcontainer->dma_extents -= others;
@@ -508,6 +500,21 @@ static void test_round_trips(void)
     convert(100, 1, false);
     g_assert_cmpuint(fake.batches, ==, 1);
     g_assert_cmpuint(fake.nr, ==, 8 + 10);
+    fake_container_stop();
+
+    /* A device comes when each other page is shared, and then the rest is. */
+    setup(0, GUEST_MEMFD_DMA_SPLIT_AUTO);
+    fake.limit = PAGES;
+    for (unsigned i = 0; i < PAGES; i += 2) {
+        set_bit(i, shared);
+    }
+    g_assert_cmpint(vfio_ram_discard_populate_shared(&fake.v, 0, PAGES * PAGE),
+                    ==, 0);
+    check();
+    g_assert_cmpuint(fake.batches, <=, PAGES / 2 / 64);
+    fake.batches = 0;
+    g_assert_true(convert(0, PAGES, true));
+    g_assert_cmpuint(fake.batches, <=, PAGES / 2 / 64);
     fake_container_stop();
 }
 
