@@ -20,26 +20,11 @@
  */
 
 #include "qemu/osdep.h"
-#include <linux/capability.h>
-#include <sys/resource.h>
-#include "qemu/bitops.h"
 #include "qemu/error-report.h"
 #include "qemu/units.h"
 #include "system/dma.h"
 #include "guest-memfd-internal.h"
 #include "trace.h"
-
-/*
- * Mappings of a limited container that conversions leave to sections that come
- * later: at most this many, or an eighth.
- */
-#define MAPPINGS_FOR_OTHERS 512
-
-/*
- * Of a container without a limit of its own.  A mapping costs the kernel memory
- * (iommufd: 448 bytes), and a guest can share each page by itself.
- */
-#define MAX_MAPPINGS (1u << 20)
 
 /*
  * Large initial ranges are cut so that a split never costs more than this, unless
@@ -145,51 +130,12 @@ uint64_t vfio_ram_discard_extents(VFIORamDiscard *v, uint64_t start,
     return n;
 }
 
-/*
- * type1: dma_entry_limit; vfio-user: max_dma_maps; iommufd has no limit of its
- * own, so there is one of ours, but not for virtio-mem, whose blocks have the size
- * that the user wants.
- */
-static uint64_t container_limit(const VFIORamDiscard *v)
-{
-    return v->bcontainer->dma_max_mappings ?:
-           v->granularity ? UINT_MAX : MAX_MAPPINGS;
-}
-
-/*
- * So many more mappings are about to be made.  Conversions leave some to sections
- * that come later; these do not, nor does virtio-mem, which may take back an unplug.
- */
-static bool reserve(VFIORamDiscard *v, uint64_t n)
-{
-    VFIOContainer *bcontainer = v->bcontainer;
-    uint64_t limit = container_limit(v);
-    uint64_t kept = v->arriving || v->granularity ? 0 :
-                    MIN(MAPPINGS_FOR_OTHERS, limit / 8);
-    unsigned used = qatomic_read(&bcontainer->dma_extents), seen;
-
-    for (;; used = seen) {
-        if (n > limit || used + n + kept > limit) {
-            return !n;
-        }
-        seen = qatomic_cmpxchg(&bcontainer->dma_extents, used, used + n);
-        if (seen == used) {
-            return true;
-        }
-    }
-}
-
-static void release(VFIORamDiscard *v, uint64_t n)
-{
-    qatomic_sub(&v->bcontainer->dma_extents, n);
-}
-
 /* Have at least @n reserved. */
 static bool reserve_at_least(VFIORamDiscard *v, uint64_t n, uint64_t *reserved)
 {
     uint64_t more = n - MIN(n, *reserved);
 
-    if (!reserve(v, more)) {
+    if (!vfio_ram_discard_reserve(v, more)) {
         return false;
     }
     *reserved += more;
@@ -198,55 +144,8 @@ static bool reserve_at_least(VFIORamDiscard *v, uint64_t n, uint64_t *reserved)
 
 void vfio_ram_discard_settled(VFIORamDiscard *v)
 {
-    release(v, v->kept);
+    vfio_ram_discard_release(v, v->kept);
     v->kept = 0;
-}
-
-/* What /proc/self/status says of a name that ends with a colon; 0: nothing */
-static uint64_t status_value(const char *status, const char *name, int base)
-{
-    const char *line = status ? strstr(status, name) : NULL;
-
-    return line ? g_ascii_strtoull(line + strlen(name), NULL, base) : 0;
-}
-
-/*
- * ENOMEM is how kernels answer when RLIMIT_MEMLOCK is too low, but also when
- * there is no memory.  Against the limit type1 counts what the process has locked,
- * whichever container has it mapped, so that can be checked.  iommufd, which alone
- * unmaps exactly, counts what all processes of the user have mapped, which nobody
- * is told.  Neither counts anything for who has CAP_IPC_LOCK.  A vfio-user server
- * has limits of its own.
- */
-char *vfio_ram_discard_advice(VFIORamDiscard *v, int ret, uint64_t more)
-{
-    VFIOIOMMUClass *vioc = VFIO_IOMMU_GET_CLASS(v->bcontainer);
-    bool per_user = vioc->dma_unmap_exact;
-    g_autofree char *status = NULL, *counted = NULL;
-    struct rlimit limit;
-    uint64_t locked;
-
-    if (ret != -ENOMEM || vioc->lost || getrlimit(RLIMIT_MEMLOCK, &limit) ||
-        limit.rlim_cur == RLIM_INFINITY) {
-        return g_strdup("");
-    }
-    g_file_get_contents("/proc/self/status", &status, NULL, NULL);
-    locked = status_value(status, "\nVmLck:", 10) * KiB;
-    if (status_value(status, "\nCapEff:", 16) & BIT_ULL(CAP_IPC_LOCK) ||
-        (!per_user && locked + more <= limit.rlim_cur)) {
-        return g_strdup("");
-    }
-    counted = per_user ? g_strdup("iommufd counts what all processes of the "
-                                  "user have mapped") :
-              g_strdup_printf("QEMU has locked %" PRIu64 " KiB", locked / KiB);
-    return g_strdup_printf(" (RLIMIT_MEMLOCK is %" PRIu64 " KiB, %s, and this "
-                           "needs %" PRIu64 " KiB more: without CAP_IPC_LOCK, "
-                           "raise the limit above the memory of %s, once for "
-                           "each address space that devices see, with ulimit "
-                           "-l, LimitMEMLOCK= of systemd, or "
-                           "<memtune><hard_limit> of libvirt)",
-                           (uint64_t)limit.rlim_cur / KiB, counted, more / KiB,
-                           per_user ? "all VMs of the user" : "the guest");
 }
 
 /* Could what is mapped on both sides of @offset, an end of an extent, be one? */
@@ -389,7 +288,7 @@ static int join(VFIORamDiscard *v, uint64_t start, uint64_t end,
  */
 static uint64_t make_room(VFIORamDiscard *v)
 {
-    uint64_t enough = 1 + container_limit(v) / 16, freed = 0, end;
+    uint64_t enough = 1 + vfio_ram_discard_limit(v) / 16, freed = 0, end;
 
     for (Extent *e = extent_first(v, 0, UINT64_MAX);
          e && v->nr_joints && freed < enough;
@@ -431,7 +330,7 @@ static int split_extent(VFIORamDiscard *v, Extent *e, uint64_t start,
     if (!extent_first(v, c.hole, c.hole_end)) {
         count_split(v, &c);
     }
-    release(v, reserved);
+    vfio_ram_discard_release(v, reserved);
     return ret;
 }
 
@@ -458,7 +357,7 @@ static int break_extent(VFIORamDiscard *v, Extent *e, uint64_t start,
         c.hole = c.start;
     }
     ret = replace(v, &c, VFIO_RAM_DISCARD_FEW, &reserved);
-    release(v, reserved);
+    vfio_ram_discard_release(v, reserved);
     if (extent_first(v, c.hole, c.hole_end)) {
         return ret;
     }
@@ -477,7 +376,7 @@ static int cut_extent(VFIORamDiscard *v, Extent *e, uint64_t start,
     bool hole = c.start < c.hole && c.hole_end < c.end;
     int ret;
 
-    if (!reserve(v, hole)) {
+    if (!vfio_ram_discard_reserve(v, hole)) {
         return -ENOSPC;
     }
     v->unmap_calls++;
@@ -486,7 +385,7 @@ static int cut_extent(VFIORamDiscard *v, Extent *e, uint64_t start,
     trace_vfio_guest_memfd_unmap(v->bcontainer, c.hole + v->to_iova,
                                  c.hole_end - c.hole, ret);
     if (ret) {
-        release(v, hole);
+        vfio_ram_discard_release(v, hole);
         return ret;
     }
     count_split(v, &c);
@@ -526,7 +425,7 @@ int vfio_ram_discard_discard(VFIORamDiscard *v, uint64_t start, uint64_t end)
         if (ret == -ENOSPC) {
             uint64_t freed = make_room(v);
 
-            release(v, freed);
+            vfio_ram_discard_release(v, freed);
             e = freed ? NULL : extent_across(v, start, end);
             if (e) {
                 ret = break_extent(v, e, start, end);
@@ -618,7 +517,7 @@ static int map_whole(VFIORamDiscard *v, uint64_t start, uint64_t end)
 static void keep_only(VFIORamDiscard *v, uint64_t before)
 {
     if (v->kept > before) {
-        release(v, v->kept - before);
+        vfio_ram_discard_release(v, v->kept - before);
         v->kept = before;
     }
 }
@@ -694,7 +593,7 @@ void vfio_ram_discard_forget(VFIORamDiscard *v)
 
     while ((e = extent_first(v, 0, UINT64_MAX))) {
         remove_extent(v, e);
-        release(v, 1);
+        vfio_ram_discard_release(v, 1);
     }
     vfio_ram_discard_settled(v);
 }

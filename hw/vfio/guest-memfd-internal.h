@@ -102,6 +102,22 @@ void vfio_ram_discard_changed(VFIORamDiscard *v, uint64_t start, uint64_t size,
 uint64_t vfio_ram_discard_extents(VFIORamDiscard *v, uint64_t start,
                                   uint64_t end);
 
+/** vfio_ram_discard_limit - the most mappings that the container of @v may have */
+uint64_t vfio_ram_discard_limit(const VFIORamDiscard *v);
+
+/**
+ * vfio_ram_discard_reserve - @n more mappings are about to be made
+ *
+ * Conversions leave some to sections that come later; these do not, nor does
+ * virtio-mem, which may take back an unplug.
+ *
+ * Returns: false if the container may not have them.
+ */
+bool vfio_ram_discard_reserve(VFIORamDiscard *v, uint64_t n);
+
+/** vfio_ram_discard_release - @n mappings are gone, or were not needed */
+void vfio_ram_discard_release(VFIORamDiscard *v, uint64_t n);
+
 /**
  * vfio_ram_discard_advice - what to do about an error, beyond what it says
  *
