@@ -8,6 +8,8 @@
 #                           the test programs that live in QEMU's tree
 #   build-qemu.sh build     all of that, then the rest of meson.build
 #   build-qemu.sh tree DIR  compile DIR/src, which is ready, in DIR/qemu
+#   build-qemu.sh aarch64   compile a small QEMU for Arm, in build/aarch64, from
+#                           build/src, which is ready
 #   build-qemu.sh tests     print the test programs, relative to build/qemu
 #   build-qemu.sh env CMD   run CMD with the meson that the build uses, and with
 #                           what the tests import
@@ -42,6 +44,9 @@ FLAGS="--target-list=x86_64-softmmu --python=$python
     --enable-system --enable-tools --enable-kvm --enable-tcg
     --enable-vfio-user-server -Dlibvfio-user:default_library=static
     --enable-fdt=system"
+
+# From configs/devices/aarch64-softmmu of build/src
+ARM_DEVICES=../../../../../tests/build/aarch64/devices
 
 # Without FULL=1: what a server needs, not what opens windows and makes sounds,
 # nor clients of network storage
@@ -115,33 +120,34 @@ prepare() {
     [ -n "${QEMU_SRC:-}" ] || "$python" "$top/scripts/fetch-qemu.py" qemu
     "$python" "$top/scripts/prepare-qemu.py"
     use_tools
-    configure
+    configure qemu configure
 }
 
+# In $build/$1; $build/$2.log says how that went
 configure() {
-    stamp=$build/configure.stamp
+    stamp=$build/$2.stamp
     new="$FLAGS
 tools: ${private:-system}
 $(cksum <"$build/src/configure")"
-    if [ -f "$build/qemu/build.ninja" ] && [ -f "$stamp" ] &&
+    if [ -f "$build/$1/build.ninja" ] && [ -f "$stamp" ] &&
         [ "$(cat "$stamp")" = "$new" ]; then
         return
     fi
-    log=$build/configure.log
+    log=$build/$2.log
     echo "configuring QEMU $(cat "$build/src/VERSION") (about half a minute;" \
-         "output in build/configure.log)"
-    mkdir -p "$build/qemu"
+         "output in build/$2.log)"
+    mkdir -p "$build/$1"
     rm -f "$stamp"
     # shellcheck disable=SC2086
-    if ! (cd "$build/qemu" &&
+    if ! (cd "$build/$1" &&
           ../src/configure --cc="ccache gcc" $FLAGS) >"$log" 2>&1; then
         tail -n 25 "$log" >&2
         die "QEMU's configure failed: the lines above and" \
-            "build/configure.log say why."
+            "build/$2.log say why."
     fi
     if [ -n "$private" ]; then
         # A ninja started by hand finds the private meson, too.
-        for dir in "$build"/qemu/pyvenv/lib/python3*/site-packages; do
+        for dir in "$build/$1"/pyvenv/lib/python3*/site-packages; do
             [ -d "$dir" ] || continue
             echo "$private" >"$dir/private-tools.pth"
         done
@@ -207,8 +213,17 @@ tree)
     use_tools
     choose_options
     build=$2
-    configure
+    configure qemu configure
     build_qemu
+    ;;
+aarch64)
+    use_tools
+    choose_options
+    # Options that are those of build/qemu, so that most objects are in ccache
+    FLAGS="$FLAGS --target-list=aarch64-softmmu --without-default-devices
+        --with-devices-aarch64=$ARM_DEVICES"
+    configure aarch64 configure-aarch64
+    run_ninja -C ../aarch64 qemu-system-aarch64
     ;;
 tests)
     use_tools
@@ -223,6 +238,7 @@ env)
     exec "$@"
     ;;
 *)
-    die "usage: $0 prepare | qemu | build | tree DIR | tests | env COMMAND..."
+    die "usage: $0 prepare | qemu | build | tree DIR | aarch64 | tests |" \
+        "env COMMAND..."
     ;;
 esac
