@@ -4,9 +4,9 @@
 
 It is Debian's kernel for clouds, as it is: the package on which
 linux-image-cloud-amd64 depends, in whatever version the archive has.
-build/cloud-kernel gets the image (vmlinuz) and the drivers of disks and virtio-mem;
-those that are modules are in the file "modules", in the order in which they can be
-loaded.
+build/cloud-kernel gets the image (vmlinuz) and the drivers of disks, virtio-mem and
+virtiofs; those that are modules are in the file "modules", in the order in which they
+can be loaded.
 The exit status is 2 if no archive delivers a package, and 1 if one is broken.
 """
 
@@ -30,7 +30,8 @@ FILES = 'linux-image-*-cloud-amd64_*_amd64.deb'
 WANTED = kernel_package.KernelPackage(
     NAME, FILES, ('trixie', 'sid'), re.compile(r'\d'),
     'put %s into %%s' % FILES, depends=True)
-DRIVERS = ('virtio_pci', 'virtio_blk', 'virtio_mem', 'nvme')
+DRIVERS = ('virtio_pci', 'virtio_blk', 'virtio_mem', 'nvme', 'virtiofs')
+PLACES = ('/kernel/drivers/', '/kernel/fs/fuse/')
 NOT_DELIVERED = 2
 DEPENDS = re.compile(rb'\0depends=([^\0]*)\0')
 
@@ -91,7 +92,7 @@ def unpack(deb, target):
                 if '/boot/vmlinuz-' in member.name:
                     (temporary / 'vmlinuz').write_bytes(
                         archive.extractfile(member).read())
-                elif '/kernel/drivers/' in member.name or \
+                elif any(place in member.name for place in PLACES) or \
                         member.name.endswith('/modules.builtin'):
                     modules.add(member.name,
                                 archive.extractfile(member).read())

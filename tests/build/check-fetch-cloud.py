@@ -10,7 +10,8 @@ from lib import tap
 from lib.scripts import assert_done, assert_refused, run_script, write
 
 KERNEL = 'linux-image-9.9-cloud-amd64'
-DRIVERS = 'lib/modules/9.9/kernel/drivers/'
+KERNEL_FILES = 'lib/modules/9.9/kernel/'
+DRIVERS = KERNEL_FILES + 'drivers/'
 
 
 def module(depends):
@@ -29,6 +30,9 @@ FILES = {
     DRIVERS + 'virtio/virtio_mem.ko': module(b'virtio_a'),
     DRIVERS + 'nvme/nvme.ko': module(b'nvme-core'),
     DRIVERS + 'net/tulip.ko': module(b''),
+    KERNEL_FILES + 'fs/fuse/fuse.ko': module(b''),
+    KERNEL_FILES + 'fs/fuse/virtiofs.ko': module(b'fuse'),
+    KERNEL_FILES + 'fs/ext4/ext4.ko': module(b''),
 }
 
 
@@ -100,7 +104,7 @@ class Kernel(tap.TestCase):
         assert (out / 'vmlinuz').read_bytes() == b'the kernel'
         order = (out / 'modules').read_text().split()
         assert order == ['virtio_a', 'virtio_b', 'virtio_blk', 'virtio_mem',
-                         'nvme'], order
+                         'nvme', 'fuse', 'virtiofs'], order
         assert sorted(path.name for path in out.iterdir()) == \
             sorted([name + '.ko' for name in order] + ['modules', 'vmlinuz'])
         assert (out / 'virtio_b.ko').read_bytes() == module(b'virtio_a')
