@@ -96,7 +96,7 @@ def main():
         return 1
 
     # Tests that miss these packages skip
-    for suite in ('build', 'libvirt', 'tools', 'docs', 'style'):
+    for suite in ('guest', 'build', 'libvirt', 'tools', 'docs', 'style'):
         if args.suite in (None, suite):
             subprocess.run(['sh', TOP / 'tests' / suite /
                             'install-packages.sh'], check=False)

@@ -8,7 +8,7 @@ import shutil
 from lib import tap
 from lib.scripts import assert_done, assert_refused, run_script, write
 
-REAL = ('sh', 'sed', 'dpkg', 'env', 'cat')
+REAL = ('sh', 'sed', 'dpkg', 'env', 'cat', 'dirname', 'grep')
 
 
 class Machine:
@@ -53,6 +53,13 @@ class Machine:
         return run_script('install-missing.sh', 'make bench', 'valgrind',
                           PATH=self.bin)
 
+    def install_for_guest(self, version):
+        """Run install-packages.sh of the guest suite on a release of Debian."""
+        release = write(self.log.with_name('os-release'),
+                        'ID=debian\nVERSION_ID="%s"\n' % version)
+        return run_script('../tests/guest/install-packages.sh', PATH=self.bin,
+                          OS_RELEASE=release)
+
     def installed(self):
         """Which packages apt-get was told to install."""
         return [line.split(' install ')[1].split()
@@ -93,6 +100,13 @@ class Packages(tap.TestCase):
         machine = Machine(self.path, missing=['flex'], offered='1.7.0-1')
         assert_done(machine.install_for_bench())
         assert machine.log.read_text() == ''
+
+    @tap.cases({'Debian 12': ('12', 'qemu-system-common'),
+                'Debian 13': ('13', 'virtiofsd')})
+    def test_the_guest_suite_gets_virtiofsd(self, version, package):
+        machine = Machine(self.path, missing=['qemu-system-common', 'virtiofsd'])
+        assert_done(machine.install_for_guest(version))
+        assert machine.installed() == [[package]]
 
     def test_all_features_need_more(self):
         machine = Machine(self.path, meson='1.7.0',

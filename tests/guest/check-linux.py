@@ -7,10 +7,11 @@ The kernel is Debian's own one for clouds, as it is
 memory, reads and writes a disk with O_DIRECT, converts the memory that it does
 this with, and has the edu device do DMA there.  What it says it has done is
 compared with QEMU's map, with what the vfio-user server has mapped, and with
-the disk.  Another VM has virtio-mem.
+the disk.  Two VMs have a file of virtiofsd's in place of the disk, and one has
+virtio-mem.
 
 Environment: QEMU, EDU_SERVER, LINUX_INIT, QEMU_FIRMWARE, QEMU_DL_DIR,
-GUEST_OPS, GUEST_SEED, GUEST_TIMEOUT (seconds, against hangs).
+VIRTIOFSD, GUEST_OPS, GUEST_SEED, GUEST_TIMEOUT (seconds, against hangs).
 """
 
 import collections
@@ -30,6 +31,7 @@ from lib.error import HarnessError
 from lib.guest import PAUSED, key_values
 from lib.hugepages import HUGE_PAGE
 from lib.paths import Paths
+from lib.storage import start_virtiofsd, virtiofsd_problem
 from lib.units import MIB, PAGE
 from lib.vm import VM, VMTest
 
@@ -51,6 +53,8 @@ Piece = collections.namedtuple('Piece', 'gpa size block offset')
 Disk = collections.namedtuple('Disk', 'name device path')
 VIRTIO = Disk('virtio-blk', 'virtio-blk-pci,disable-legacy=on,drive=disk',
               '/dev/vda')
+VIRTIOFS = Disk('virtiofs', 'vhost-user-fs-pci,chardev=fs,tag=share',
+                '/share/disk')
 NVME = Disk('nvme', 'nvme,serial=disk,drive=disk', '/dev/nvme0n1')
 
 
@@ -110,6 +114,8 @@ class Case:
 class LinuxVM(VM):
     """Linux in place of the guest of this directory."""
 
+    words = ''      # more of what its process is told
+
     def __init__(self, case):
         self.case = case
         paths = Paths()
@@ -121,7 +127,7 @@ class LinuxVM(VM):
                   'memhp_default_state=online_movable -- '
                   f'ops={OPS} seed={SEED} fill={case.fill} '
                   f"private={int(case.init == 'private')} "
-                  f'disk={case.disk.path}')
+                  f'disk={case.disk.path} {self.words}')
 
     def __enter__(self):
         self.disk_before = random.Random(SEED).randbytes(DISK_SIZE)
@@ -146,9 +152,12 @@ class LinuxVM(VM):
         return args + [
             '-initrd', self.socket('initramfs'),
             '-chardev', f'file,id=log,path={self.socket("log")}',
-            '-device', 'isa-serial,chardev=log',
-            '-blockdev', f'file,node-name=disk,filename={self.disk}',
+            '-device', 'isa-serial,chardev=log', *self.disk_options(),
             '-device', self.case.disk.device]
+
+    def disk_options(self):
+        """What the device of the disk needs."""
+        return ['-blockdev', f'file,node-name=disk,filename={self.disk}']
 
     @property
     def disk(self):
@@ -166,6 +175,36 @@ class LinuxVM(VM):
     def explain(self):
         return super().explain() + [f'kernel: {line}'
                                     for line in self.log()[-20:]]
+
+
+class DirectoryVM(LinuxVM):
+    """Linux whose disk is a file of a directory that virtiofsd shares."""
+
+    words = 'share=share'
+    daemon = None
+
+    def command_line(self, fds):
+        os.mkdir(self.socket('shared'))
+        self.daemon = start_virtiofsd(self.socket('shared'),
+                                      self.socket('virtiofsd'))
+        return super().command_line(fds)
+
+    def disk_options(self):
+        return ['-chardev', f'socket,id=fs,path={self.socket("virtiofsd")}']
+
+    @property
+    def disk(self):
+        return self.socket('shared/disk')
+
+    def kill_daemon(self):
+        """End it as SIGBUS would."""
+        if self.daemon:
+            self.daemon.kill()
+            self.daemon.wait()
+
+    def close(self):
+        super().close()
+        self.kill_daemon()
 
 
 def write_initramfs(path, init):
@@ -348,13 +387,19 @@ class Linux:
     """Linux boots, and all that it says is compared, while it waits."""
 
     case = None
+    vm_class = LinuxVM
+
+    @classmethod
+    def problem(cls):
+        """Why this host cannot have the VM, or None."""
+        return no_kernel()
 
     @classmethod
     def setUpClass(cls):
         """Boot Linux once for all tests."""
-        cls.need(no_kernel(), cls.case.ram // HUGE_PAGE if cls.case.huge else 0)
+        cls.need(cls.problem(), cls.case.ram // HUGE_PAGE if cls.case.huge else 0)
         cls.said = None
-        cls.start_for_all(LinuxVM(cls.case))
+        cls.start_for_all(cls.vm_class(cls.case))
 
     def id(self):
         return f'{self.case.name}: {super().id()}'
@@ -421,6 +466,52 @@ class Nodes(Linux, VMTest):
 class Small(Linux, VMTest):
     """Pages of 4 KiB, and virtio-blk."""
     case = Case(VIRTIO, [256 * MIB], fill=96)
+
+
+class Directory(Linux):
+    """virtiofsd reads and writes the memory, until it is killed."""
+
+    vm_class = DirectoryVM
+
+    @classmethod
+    def problem(cls):
+        return super().problem() or virtiofsd_problem()
+
+    def test_the_disk_has_what_the_guest_has_written(self):
+        """the files of the host are what the guest has read and written"""
+        super().test_the_disk_has_what_the_guest_has_written()
+        with open(self.vm.disk, 'rb') as f, open(f'{self.vm.disk}.copy', 'rb') as copy:
+            self.assertTrue(f.read() == copy.read(), 'the copy is another file')
+
+    def convert_all(self, private):
+        """What the guest has said is not so any more."""
+        states = {block: bytes([private]) * len(pages)
+                  for block, pages in self.states().items()}
+        for block, pages in states.items():
+            self.vm.qmp.command('x-guest-memfd-convert', id=block, offset=0,
+                                size=len(pages) * PAGE, private=private)
+        self.assert_none(check_map(self.vm, states) + check_mappings(self.vm, states))
+
+    def test_qemu_and_the_server_end_well(self):
+        """virtiofsd is killed, and QEMU and the guest go on"""
+        self.paused()
+        self.vm.kill_daemon()
+        self.assertEqual(self.vm.qmp.command('query-status')['status'], 'running')
+        for private in (True, False):
+            self.convert_all(private)
+        self.vm.resume(USE_MEMORY)
+        self.assertGreater(Said(self.vm).total('fill', 'passes'), 0)
+        super().test_qemu_and_the_server_end_well()
+
+
+class SmallDirectory(Directory, VMTest):
+    """Pages of 4 KiB, and virtiofs."""
+    case = Case(VIRTIOFS, [256 * MIB], fill=32)
+
+
+class HugeDirectory(Directory, VMTest):
+    """Huge pages that are private at first, and virtiofs."""
+    case = Case(VIRTIOFS, [256 * MIB], fill=32, huge=True, init='private')
 
 
 class Plugged(VMTest):

@@ -126,6 +126,10 @@ static void parse(const char *word)
         opt.disk = word + 5;
         return;
     }
+    if (!strncmp(word, "share=", 6)) {
+        opt.share = word + 6;
+        return;
+    }
     for (i = 0; i < sizeof(numbers) / sizeof(numbers[0]); i++) {
         size_t len = strlen(numbers[i].name);
 
@@ -137,10 +141,10 @@ static void parse(const char *word)
     fail("option %s is unknown", word);
 }
 
-static void mount_at(const char *type, const char *path)
+void mount_at(const char *source, const char *type, const char *path)
 {
     mkdir(path, 0755);
-    if (mount(type, path, type, 0, NULL)) {
+    if (mount(source, path, type, 0, NULL)) {
         fail("mount %s: %s", path, strerror(errno));
     }
 }
@@ -249,14 +253,15 @@ int main(int argc, char **argv)
     for (i = 1; i < argc; i++) {
         parse(argv[i]);
     }
-    mount_at("devtmpfs", "/dev");
-    mount_at("proc", "/proc");
-    mount_at("sysfs", "/sys");
+    mount_at("devtmpfs", "devtmpfs", "/dev");
+    mount_at("proc", "proc", "/proc");
+    mount_at("sysfs", "sysfs", "/sys");
     pagemap = open("/proc/self/pagemap", O_RDONLY);
     if (pagemap < 0) {
         fail("/proc/self/pagemap: %s", strerror(errno));
     }
     load_modules();
+    share_mount();
     wait_for_disk();
     say("cpus n=%ld", sysconf(_SC_NPROCESSORS_ONLN));
     say_ram();
@@ -264,6 +269,7 @@ int main(int argc, char **argv)
     fill_start();
     workers_run();
     fill_stop();
+    share_copy();
     while (wait_for_host() == 'm') {
         use_memory();
     }

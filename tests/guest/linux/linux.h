@@ -24,7 +24,8 @@ typedef struct Options {
     uint64_t seed;
     uint64_t fill;              /* MiB of memory that is filled and verified */
     uint64_t private;           /* the state of all memory at the start */
-    const char *disk;
+    const char *disk;           /* a device, or a file of the share */
+    const char *share;          /* the tag of a directory of the host, or NULL */
 } Options;
 
 extern Options opt;
@@ -33,6 +34,7 @@ extern Options opt;
 void say(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 void fail(const char *fmt, ...)
     __attribute__((format(printf, 1, 2), noreturn));
+void mount_at(const char *source, const char *type, const char *path);
 uint64_t random_next(uint64_t *state);
 /* The guest physical address of what is mapped there */
 uint64_t physical_address(const void *page);
@@ -56,5 +58,10 @@ void fill_stop(void);
 
 /* worker.c */
 void workers_run(void);
+
+/* share.c */
+void share_mount(void);
+/* Copy what is opt.disk within the directory. */
+void share_copy(void);
 
 #endif /* TESTS_GUEST_LINUX_H */
