@@ -1,80 +1,91 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A disk of QEMU's storage daemon, which has a file descriptor of the guest's memory.
+"""A disk of QEMU's storage daemon, and a file of virtiofsd, which have a file descriptor
+of the guest's memory.
 
-The guest (tests/guest/blk.c) says what the daemon could do with private memory.
-Environment: QEMU_STORAGE_DAEMON, and what tests/lib/paths.py names.
+The guest (tests/guest/disk.c) says what the daemon could do with private memory.
+Environment: QEMU_STORAGE_DAEMON, VIRTIOFSD, and what tests/lib/paths.py names.
 """
 
 import os
+from unittest import mock
 
 from lib import tap
+from lib.error import HarnessError
 from lib.guest import key_values
 from lib.hugepages import HUGE_PAGE, huge_pages
-from lib.kvm import MMAP_AND_INIT_SHARED, SW_PROTECTED_VM, kvm_problem
-from lib.storage import EXAMPLE, STORAGE_DAEMON, start_daemon
+from lib.kvm import (MMAP_AND_INIT_SHARED, SW_PROTECTED_VM, kvm_problem,
+                     protected_preload)
+from lib.storage import (EXAMPLE, OLD_VIRTIOFSD, STORAGE_DAEMON, VIRTIOFSD, start_daemon,
+                         start_virtiofsd, virtiofsd_problem)
 from lib.units import MIB
 from lib.vm import VM, VMTest
 
 RAM = 64 * MIB
-WORDS = 'base=16 area=16 virtio=blk'
+WORDS = 'base=16 area=16'
 OBJECT = f'memory-backend-guest-memfd,id=m0,size={RAM}'
-DISK = 'vhost-user-blk-pci,chardev=c,num-queues=1,disable-legacy=on'
 # Nothing protects the memory of the emulated driver
+REFUSAL = 'iommu_platform=true is not supported by the device'
 ALL_SEEN = {'write-status': 0, 'seen': 1}
 NOTHING_SEEN = {'write-status': 0, 'seen': 0}
+MEMORIES = {
+    'tcg, emulated driver': (
+        'tcg', f'{OBJECT},driver=emulated,init=private', 'testdev', ALL_SEEN, {}),
+    'kvm, emulated driver, 2M pages': (
+        'kvm', f'{OBJECT},driver=emulated,init=private,hugetlb=on,hugetlbsize=2M',
+        'testdev', ALL_SEEN, {}),
+    'kvm, kvm driver': (
+        'kvm', f'{OBJECT},conversion=none', 'none', None,
+        {'guest_memfd_flags': MMAP_AND_INIT_SHARED}),
+    'kvm, kvm driver, two copies': (
+        'kvm', f'{OBJECT},conversion=two-copy,init=shared', 'hypercall', NOTHING_SEEN,
+        {'vm_type': SW_PROTECTED_VM})}
 
 
 class DiskVM(VM):
-    """A VM that connects to the backend, and again when there is another one."""
+    """A VM with a device whose backend has a socket, of which this is the option."""
 
-    def __init__(self, path, **more):
-        super().__init__(ram=RAM, server=False, devices=['guest-memfd-testdev', DISK],
-                         **more)
-        self._path = path
+    def __init__(self, socket, device, guest, **more):
+        super().__init__(ram=RAM, server=False, guest=f'{WORDS} {guest}',
+                         devices=['guest-memfd-testdev', device], **more)
+        self._socket = socket
 
     def command_line(self, fds):
-        return [*super().command_line(fds), '-chardev',
-                f'socket,id=c,path={self._path},reconnect-ms=100']
+        return [*super().command_line(fds), '-chardev', self._socket]
 
 
-class VhostUser(VMTest):
-    """The daemon and the guest use one disk."""
+class Backend(VMTest):
+    """A daemon and the guest use one disk, or one file."""
+
+    device = words = None
+    reconnect = ''      # option of the socket
 
     def setUp(self):
         """A disk that is empty."""
-        if not os.path.isfile(STORAGE_DAEMON):
-            self.skipTest(f'{STORAGE_DAEMON} does not exist')
         super().setUp()
         self.socket = str(self.path / 'socket')
-        self.disk = self.path / 'disk'
+        (self.path / 'shared').mkdir()
+        self.disk = self.path / 'shared/disk'
         self.disk.write_bytes(bytes(MIB))
 
-    def start_daemon(self, program=STORAGE_DAEMON):
+    def until_the_end(self, daemon):
         """One that ends with the test."""
-        daemon = start_daemon(self.disk, self.socket, program)
         self.addCleanup(daemon.wait)
         self.addCleanup(daemon.kill)
         return daemon
+
+    def new_vm(self, guest='', **more):
+        """A VM with the device."""
+        return DiskVM(f'socket,id=c,path={self.socket}{self.reconnect}', self.device,
+                      f'{self.words} {guest}', **more)
 
     def summaries(self):
         """What the guest has said up to now."""
         return [key_values(line) for line in self.vm.console
                 if line.startswith('summary ')]
 
-    @tap.cases({
-        'tcg, emulated driver': (
-            'tcg', f'{OBJECT},driver=emulated,init=private', 'testdev', ALL_SEEN, {}),
-        'kvm, emulated driver, 2M pages': (
-            'kvm', f'{OBJECT},driver=emulated,init=private,hugetlb=on,hugetlbsize=2M',
-            'testdev', ALL_SEEN, {}),
-        'kvm, kvm driver': (
-            'kvm', f'{OBJECT},conversion=none', 'none', None,
-            {'guest_memfd_flags': MMAP_AND_INIT_SHARED}),
-        'kvm, kvm driver, two copies': (
-            'kvm', f'{OBJECT},conversion=two-copy,init=shared', 'hypercall',
-            NOTHING_SEEN, {'vm_type': SW_PROTECTED_VM})})
-    def test_a_guest_uses_the_disk(self, accel, memory, conv, seen, needs):
+    def start_guest(self, accel, memory, conv, needs):
+        """The daemon and a guest with one of MEMORIES, if this host has it."""
         if accel == 'kvm':
             problem = kvm_problem(**needs)
             if problem:
@@ -83,25 +94,65 @@ class VhostUser(VMTest):
             problem = self.enterContext(huge_pages(RAM // HUGE_PAGE))
             if problem:
                 self.skipTest(problem)
-        self.start_daemon()
-        self.start(DiskVM(self.socket, accel=accel, memory=memory,
-                          guest=f'{WORDS} conv={conv}', protected=conv == 'hypercall'))
+        daemon = self.start_daemon()
+        self.start(self.new_vm(f'conv={conv}', accel=accel, memory=memory,
+                               protected=conv == 'hypercall'))
+        return daemon
+
+    def assert_used(self, seen):
+        """The guest has used the disk, and seen that of private memory."""
         self.vm.assert_good_end()
         self.assertEqual(self.summaries(), ([seen] if seen else []) + [{'disk': 1}])
 
+    def refused(self, how):
+        """QEMU says before the guest runs that the device cannot have this memory.
+
+        KVM may only seem to have private memory: the vCPUs do not run.
+        """
+        problem = kvm_problem()
+        if problem:
+            self.skipTest(problem)
+        self.start_daemon()
+        self.enterContext(mock.patch.dict(os.environ, FAKE_KVM_PRIVATE=how))
+        with self.assertRaisesRegex(HarnessError, REFUSAL), \
+                self.new_vm(accel='kvm', protected=True, preload=protected_preload(),
+                            memory=f'{OBJECT},conversion={how},init=shared'):
+            pass
+
+
+class VhostUser(Backend):
+    """A disk of QEMU's storage daemon; QEMU connects again when there is another one."""
+
+    device = 'vhost-user-blk-pci,chardev=c,num-queues=1,disable-legacy=on'
+    words = 'virtio=blk'
+    reconnect = ',reconnect-ms=100'
+
+    def setUp(self):
+        if not os.path.isfile(STORAGE_DAEMON):
+            self.skipTest(f'{STORAGE_DAEMON} does not exist')
+        super().setUp()
+
+    def start_daemon(self, program=STORAGE_DAEMON):
+        """One that ends with the test."""
+        return self.until_the_end(start_daemon(self.disk, self.socket, program))
+
+    @tap.cases(MEMORIES)
+    def test_a_guest_uses_the_disk(self, accel, memory, conv, seen, needs):
+        self.start_guest(accel, memory, conv, needs)
+        self.assert_used(seen)
+
     def test_a_guest_uses_the_disk_of_the_example_in_contrib(self):
         self.start_daemon(EXAMPLE)
-        self.start(DiskVM(self.socket, memory=f'{OBJECT},driver=emulated,init=private',
-                          guest=f'{WORDS} conv=testdev'))
+        self.start(self.new_vm('conv=testdev',
+                               memory=f'{OBJECT},driver=emulated,init=private'))
         self.vm.assert_good_end()
         self.assertEqual(self.summaries(), [ALL_SEEN, {'disk': 1}])
 
     @tap.cases({'private': ('private', 'testdev'), 'shared': ('shared', 'testdev')})
     def test_the_daemon_is_killed_and_another_one_comes(self, init, conv):
         daemon = self.start_daemon()
-        vm = self.start(DiskVM(
-            self.socket, memory=f'{OBJECT},driver=emulated,init={init}',
-            guest=f'{WORDS} conv={conv} dies=1'))
+        vm = self.start(self.new_vm(
+            f'conv={conv} dies=1', memory=f'{OBJECT},driver=emulated,init={init}'))
         vm.said_until_pause()
         daemon.kill()
         daemon.wait()
@@ -112,6 +163,79 @@ class VhostUser(VMTest):
         vm.resume()
         vm.assert_good_end()
         self.assertEqual(self.summaries()[-1], {'disk': 1})
+
+    @tap.cases({how: how for how in ('two-copy', 'in-place')})
+    def test_a_confidential_guest_is_refused(self, how):
+        self.refused(how)
+
+
+class Virtiofs(Backend):
+    """A file of a directory that virtiofsd shares; QEMU connects once."""
+
+    device = 'vhost-user-fs-pci,chardev=c,tag=shared'
+    words = 'virtio=fs'
+
+    def setUp(self):
+        problem = virtiofsd_problem()
+        if problem:
+            self.skipTest(problem)
+        super().setUp()
+
+    def start_daemon(self):
+        """One that ends with the test."""
+        return self.until_the_end(start_virtiofsd(self.path / 'shared', self.socket))
+
+    @tap.cases(MEMORIES)
+    def test_a_guest_uses_a_file_of_virtiofsd(self, accel, memory, conv, seen, needs):
+        daemon = self.start_guest(accel, memory, conv, needs)
+        if VIRTIOFSD == OLD_VIRTIOFSD or 'conversion=none' not in memory or \
+                not self.ends_first(daemon):
+            self.assert_used(seen)
+
+    def ends_first(self, daemon):
+        """Whether the daemon ends before QEMU does, because it cannot map the memory.
+
+        It looks for the end of the file with lseek(), which a guest_memfd does not have.
+        """
+        daemon.wait()
+        try:
+            status = self.vm.qmp.command('query-status')['status']
+        except EOFError:
+            return False
+        self.assertEqual(status, 'running')
+        # QEMU has answered after the CPU that started the device
+        self.assertIn('vhost_set_mem_table failed', self.vm.errors())
+        print('this virtiofsd cannot map a guest_memfd')
+        return True
+
+    def test_virtiofsd_is_killed_and_the_guest_goes_on(self):
+        daemon = self.start_daemon()
+        vm = self.start(self.new_vm(
+            'conv=testdev dies=1', memory=f'{OBJECT},driver=emulated,init=private'))
+        vm.said_until_pause()
+        daemon.kill()
+        daemon.wait()
+        self.assertEqual(vm.qmp.command('query-status')['status'], 'running')
+        vm.resume()
+        vm.said_until_pause()
+        vm.resume()
+        vm.assert_good_end()
+        self.assertEqual(self.summaries(), [ALL_SEEN, {'disk': 0}])
+
+    @tap.cases({how: how for how in ('two-copy', 'in-place')})
+    def test_a_confidential_guest_is_refused(self, how):
+        """a confidential guest is refused with virtiofsd"""
+        self.refused(how)
+
+    def test_a_socket_that_reconnects_is_refused(self):
+        self.start_daemon()
+        self.reconnect = ',reconnect-ms=100'
+        with self.assertRaisesRegex(HarnessError, 'vhost_backend_init failed'), \
+                self.new_vm(memory=f'{OBJECT},driver=emulated'):
+            pass
+
+
+del Backend     # it is no device
 
 
 if __name__ == '__main__':

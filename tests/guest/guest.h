@@ -50,7 +50,7 @@ typedef struct Options {
     bool write;                 /* no DMA: see write.c */
     bool dma;                   /* of edu, after what virtio= says */
     bool svm;                   /* no DMA: see svm.c */
-    bool dies;                  /* the backend of a disk: see blk.c */
+    bool dies;                  /* the backend of a disk: see disk.c */
     uint32_t cpus;              /* work at once: see smp.c */
     uint32_t storm;             /* small requests of each of them */
     uint32_t dimm;              /* MiB, no DMA: see dimm.c */

@@ -498,6 +498,8 @@ static void run_virtio(void)
         run_queues();
     } else if (!strcmp(opt.virtio, "blk")) {
         run_blk();
+    } else if (!strcmp(opt.virtio, "fs")) {
+        run_fs();
     } else if (!strcmp(opt.virtio, "vsock")) {
         run_vsock();
     } else {

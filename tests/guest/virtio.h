@@ -13,6 +13,7 @@
 #define VIRTIO_ID_RNG           4
 #define VIRTIO_ID_BALLOON       5
 #define VIRTIO_ID_VSOCK         19
+#define VIRTIO_ID_FS            26
 
 /* A queue has three pages of the bounce area, each for a part of it */
 #define VIRTQUEUE_PAGES         3
@@ -98,8 +99,33 @@ typedef struct QueueTest {
 void run_queue_test(const QueueTest *test);
 void run_queues(void);
 
+/* disk.c */
+/* Pages of the bounce area, behind those of the queue */
+enum { DISK_HEADER = VIRTQUEUE_PAGES, DISK_DATA, DISK_STATUS };
+
+#define SECTOR_SIZE             512
+
+typedef struct Disk {
+    Virtqueue *vq;
+    /* Reset the device, set up its queue */
+    void (*prepare)(void);
+    /* Have a sector written from, or read into, the page DISK_DATA */
+    void (*start)(bool write, uint32_t sector);
+    /* ... what came of it: 0, or why not */
+    uint32_t (*status)(void);
+    /* A header of zeroes is a request that has an answer */
+    bool answers_zeroes;
+    /* Another backend can take the place of one that has ended */
+    bool comes_back;
+} Disk;
+
+void run_disk(const Disk *disk);
+
 /* blk.c */
 void run_blk(void);
+
+/* fs.c */
+void run_fs(void);
 
 /* vsock.c */
 void run_vsock(void);
