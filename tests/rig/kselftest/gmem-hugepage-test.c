@@ -65,7 +65,8 @@ unsigned int conversions = 400;
 int kvm;
 int vm;
 
-static void __attribute__((noreturn)) usage(FILE *to, int code)
+__attribute__((noreturn))
+static void usage(FILE *to, int code)
 {
     fprintf(to,
             "usage: gmem-hugepage-test [-h] [-l] [-p PROVIDER] [-s SEED] "
