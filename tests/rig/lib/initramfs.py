@@ -12,6 +12,7 @@ import subprocess
 from lib import TOP
 from lib.error import HarnessError
 from lib.paths import find_firmware
+from lib.storage import VIRTIOFSD
 
 BUILD = os.path.join(TOP, 'build')
 # As the build of the kernel leaves it
@@ -22,7 +23,8 @@ FIRMWARE_FILES = ('bios-256k.bin', 'bios.bin', 'kvmvapic.bin',
                   'linuxboot_dma.bin')
 GUESTS = ('guest.elf', 'launch.bin')
 PROBES = ('alternate', 'calls', 'calls-preload.so', 'hold-page', 'inplace-test',
-          'iommu-dump', 'kvm-caps', 'limited', 'poison', 'query', 'restructure')
+          'iommu-dump', 'kvm-caps', 'limited', 'no-seccomp.so', 'poison', 'query',
+          'restructure')
 # By tests/rig/probes/meson.build and tests/rig/kselftest/meson.build
 PROGRAMS = tuple(f'rig/probes/{name}' for name in PROBES) + \
     ('rig/kselftest/gmem-hugepage-test',)
@@ -103,7 +105,8 @@ def build(path, qemu, tests, baseline=None):
     server = os.path.join(BUILD, 'qemu/tests/vfio-user/edu-server')
     daemon = os.path.join(BUILD, 'qemu-storage-daemon')
     for name, program in (('qemu', qemu), ('baseline', baseline),
-                          ('edu-server', server), ('qemu-storage-daemon', daemon)):
+                          ('edu-server', server), ('qemu-storage-daemon', daemon),
+                          ('virtiofsd', VIRTIOFSD)):
         if program:
             add_program(files, name, os.path.realpath(program), work)
     for name in GUESTS:
