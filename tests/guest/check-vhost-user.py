@@ -25,6 +25,7 @@ RAM = 64 * MIB
 WORDS = 'base=16 area=16'
 OBJECT = f'memory-backend-guest-memfd,id=m0,size={RAM}'
 # Nothing protects the memory of the emulated driver
+NO_IOMMU = ',iommu_platform=off'
 REFUSAL = 'iommu_platform=true is not supported by the device'
 ALL_SEEN = {'write-status': 0, 'seen': 1}
 NOTHING_SEEN = {'write-status': 0, 'seen': 0}
@@ -74,10 +75,10 @@ class Backend(VMTest):
         self.addCleanup(daemon.kill)
         return daemon
 
-    def new_vm(self, guest='', **more):
-        """A VM with the device."""
-        return DiskVM(f'socket,id=c,path={self.socket}{self.reconnect}', self.device,
-                      f'{self.words} {guest}', **more)
+    def new_vm(self, guest='', options='', **more):
+        """A VM with the device, which has more @options."""
+        return DiskVM(f'socket,id=c,path={self.socket}{self.reconnect}',
+                      self.device + options, f'{self.words} {guest}', **more)
 
     def summaries(self):
         """What the guest has said up to now."""
@@ -95,8 +96,9 @@ class Backend(VMTest):
             if problem:
                 self.skipTest(problem)
         daemon = self.start_daemon()
-        self.start(self.new_vm(f'conv={conv}', accel=accel, memory=memory,
-                               protected=conv == 'hypercall'))
+        protected = conv == 'hypercall'
+        self.start(self.new_vm(f'conv={conv}', NO_IOMMU if protected else '',
+                               accel=accel, memory=memory, protected=protected))
         return daemon
 
     def assert_used(self, seen):
@@ -105,19 +107,23 @@ class Backend(VMTest):
         self.assertEqual(self.summaries(), ([seen] if seen else []) + [{'disk': 1}])
 
     def refused(self, how):
-        """QEMU says before the guest runs that the device cannot have this memory.
+        """QEMU says before the guest runs that the device cannot have this memory, unless
+        it asks no IOMMU.
 
-        KVM may only seem to have private memory: the vCPUs do not run.
+        KVM may only seem to have private memory: the guest does not get far.
         """
         problem = kvm_problem()
         if problem:
             self.skipTest(problem)
-        self.start_daemon()
         self.enterContext(mock.patch.dict(os.environ, FAKE_KVM_PRIVATE=how))
-        with self.assertRaisesRegex(HarnessError, REFUSAL), \
-                self.new_vm(accel='kvm', protected=True, preload=protected_preload(),
-                            memory=f'{OBJECT},conversion={how},init=shared'):
+        confidential = {'accel': 'kvm', 'protected': True, 'preload': protected_preload(),
+                        'memory': f'{OBJECT},conversion={how},init=shared'}
+        self.start_daemon()
+        with self.assertRaisesRegex(HarnessError, REFUSAL), self.new_vm(**confidential):
             pass
+        self.start_daemon()
+        with self.new_vm(options=NO_IOMMU, **confidential) as vm:
+            self.assertEqual(len(vm.qmp.command('query-guest-memfd')), 1)
 
 
 class VhostUser(Backend):
