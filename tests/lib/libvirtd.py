@@ -23,7 +23,8 @@ from lib.qmp import QmpError
 
 LIBVIRTD = '/usr/sbin/libvirtd'
 NEEDED = ('virsh', 'virt-xml-validate', 'xmllint', 'unshare', 'setpriv')
-NAMESPACE = ['unshare', '--user', '--map-user=1000', '--map-group=1000', '--']
+# As daemon: libvirtd ends if nobody has the number, as 1000 on a new system
+NAMESPACE = ['unshare', '--user', '--map-user=1', '--map-group=1', '--']
 START_TIMEOUT = 120
 CONSOLE_TIMEOUT = 300
 
