@@ -39,7 +39,8 @@ MAPPED = (
     Config('iommufd, two copies', TWO_COPY.replace('shared', 'private') +
            PAGES_2M + NODE_1, 'iommufd', ram=64 * MIB, **PROTECTED),
 )
-GROUP = '/cgroup/vm'
+GROUPS = '/sys/fs/cgroup'
+GROUP = f'{GROUPS}/vm'
 # Of a memfd and of a guest_memfd: what is preallocated, or only reserved
 IN_GROUP = {
     'intel': [Config(name, EMULATED + PAGES_2M + more, None, ram=64 * MIB)
@@ -129,9 +130,8 @@ def with_limit(config, counter, pages):
 
 def control_group(l1, tap, config):
     """A VM whose control group allows fewer huge pages than it needs."""
-    l1.run('mkdir -p /cgroup && (grep -q " /cgroup " /proc/mounts || '
-           'mount -t cgroup2 none /cgroup)')
-    l1.run('echo +hugetlb >/cgroup/cgroup.subtree_control')
+    l1.run(f'grep -q " {GROUPS} " /proc/mounts || mount -t cgroup2 none {GROUPS}')
+    l1.run(f'echo +hugetlb >{GROUPS}/cgroup.subtree_control')
     l1.run(f'mkdir {GROUP} && echo +hugetlb >{GROUP}/cgroup.subtree_control && '
            f'mkdir {GROUP}/below')
     for counter in ('rsvd.max', 'max'):
