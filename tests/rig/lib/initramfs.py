@@ -13,6 +13,7 @@ from lib import TOP
 from lib.error import HarnessError
 from lib.paths import find_firmware
 from lib.storage import VIRTIOFSD
+from rig.lib import apparmor
 
 BUILD = os.path.join(TOP, 'build')
 # As the build of the kernel leaves it
@@ -89,6 +90,13 @@ def add_firmware(files, qemu):
                 break
 
 
+def add_apparmor(files, work):
+    """Profiles, and the program that loads them."""
+    add_program(files, 'apparmor_parser', apparmor.PARSER, work)
+    for name, path in apparmor.compile_profiles(work):
+        files.add(f'/rig/profile-{name}', path, '0644')
+
+
 def build(path, qemu, tests, baseline=None):
     """Write the archive to @path; @tests is where meson builds tests/.
 
@@ -116,6 +124,7 @@ def build(path, qemu, tests, baseline=None):
     for name, program in SELFTESTS.items():
         files.add('/rig/' + name, program)
     add_firmware(files, qemu)
+    add_apparmor(files, work)
     with open(path + '.list', 'w', encoding='utf-8') as f:
         f.writelines(line + '\n' for line in files.lines())
     with open(path + '.tmp', 'wb') as f:

@@ -62,7 +62,9 @@ for _platform, _scheme in SCHEME.items():
     _device, _words = IOMMUS['amd' if _platform.endswith('amd') else 'intel']
     IOMMUS[_platform] = (_device, f'{_words}{CONVERTS} kvm.gmem_restructure='
                          f'{_scheme} hugetlb_free_vmemmap=on')
-
+# The one whose kernel has AppArmor on
+CONFINES = 'flat'
+IOMMUS[CONFINES] = (IOMMUS[CONFINES][0], IOMMUS[CONFINES][1] + ' lsm=apparmor')
 
 APPEND = ('console=ttyS0 rdinit=/init panic=-1 oops=panic loglevel=7 '
           'printk.devkmsg=on numa=fake=2 '

@@ -51,6 +51,10 @@ def prepare(archive, baseline=None):
             raise HarnessError(
                 f'the rig has no kernel: tests/rig/{command} failed, see above '
                 '(CHECK_VM=skip leaves the rig out)')
+    if subprocess.run([os.path.join(TOP, 'scripts/fetch-apparmor.py')],
+                      check=False, stdin=subprocess.DEVNULL).returncode:
+        raise HarnessError('the rig has no profiles for AppArmor: '
+                           'scripts/fetch-apparmor.py failed, see above')
     for path in [initramfs.GEN_INIT_CPIO, *initramfs.SELFTESTS.values()]:
         if not os.path.isfile(path):
             raise HarnessError(f'{os.path.relpath(path)} does not exist: remove '

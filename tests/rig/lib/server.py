@@ -8,11 +8,11 @@ CONTROL = '/tmp/edu-control'
 class Server:
     """The vfio-user server of tests/vfio-user, in L1."""
 
-    def __init__(self, l1):
+    def __init__(self, l1, path=SERVER):
         self._l1 = l1
-        l1.run(f'rm -f {SERVER} {CONTROL}; /rig/edu-server --control {CONTROL} '
-               f'{SERVER} >/tmp/edu.log 2>&1 & '
-               f'until [ -S {SERVER} ] && [ -S {CONTROL} ]; do :; done')
+        l1.run(f'rm -f {path} {CONTROL}; /rig/edu-server --control {CONTROL} '
+               f'{path} >/tmp/edu.log 2>&1 & '
+               f'until [ -S {path} ] && [ -S {CONTROL} ]; do :; done')
 
     def maps(self):
         """[(iova, size)]"""

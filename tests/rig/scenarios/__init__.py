@@ -6,7 +6,7 @@ configuration of its VM. No module here imports another one: what they share is 
 rig.lib.
 """
 
-from rig.scenarios import (descriptors, gap, guest, hugepage, hugepage_mount,
+from rig.scenarios import (apparmor, descriptors, gap, guest, hugepage, hugepage_mount,
                            hugepage_vm, inplace, inplace_life, launch, lifecycle, memory,
                            refusals, selftests, vhost_user, virtio)
 
@@ -16,5 +16,5 @@ def scenarios(platform):
     # Huge pages of the kernel first: each page of the pools is as it was at boot.
     for module in (hugepage, selftests, guest, inplace, inplace_life, hugepage_vm,
                    hugepage_mount, descriptors, gap, memory, lifecycle, refusals, virtio,
-                   vhost_user, launch):
+                   vhost_user, launch, apparmor):
         yield from module.scenarios(platform)
