@@ -10,24 +10,20 @@ can be loaded.
 The exit status is 2 if no archive delivers a package, and 1 if one is broken.
 """
 
-import argparse
 import contextlib
-import fcntl
 import lzma
-import os
 import re
-import shutil
 import subprocess
 import sys
 import tarfile
 from pathlib import Path
 
-import kernel_package
-from kernel_package import FetchError, NotDelivered, digest, shown
+import debian_package
+from debian_package import FetchError, NotDelivered, digests, shown
 
 NAME = 'linux-image-cloud-amd64'
 FILES = 'linux-image-*-cloud-amd64_*_amd64.deb'
-WANTED = kernel_package.KernelPackage(
+WANTED = debian_package.DebianPackage(
     NAME, FILES, ('trixie', 'sid'), re.compile(r'\d'),
     'put %s into %%s' % FILES, depends=True)
 DRIVERS = ('virtio_pci', 'virtio_blk', 'virtio_mem', 'nvme', 'virtiofs')
@@ -75,12 +71,9 @@ class Modules:
         return ordered
 
 
-def unpack(deb, target):
-    """Write the image and the modules to the directory TARGET."""
-    print('unpacking %s' % shown(deb), flush=True)
-    temporary = target.with_name(target.name + '.tmp')
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
+def unpack(debs, directory):
+    """Write the image and the modules."""
+    deb, = debs
     modules = Modules()
     with subprocess.Popen(['dpkg-deb', '--fsys-tarfile', deb],
                           stdout=subprocess.PIPE) as unpacker:
@@ -90,44 +83,32 @@ def unpack(deb, target):
                 if not member.isfile():
                     continue
                 if '/boot/vmlinuz-' in member.name:
-                    (temporary / 'vmlinuz').write_bytes(
+                    (directory / 'vmlinuz').write_bytes(
                         archive.extractfile(member).read())
                 elif any(place in member.name for place in PLACES) or \
                         member.name.endswith('/modules.builtin'):
                     modules.add(member.name,
                                 archive.extractfile(member).read())
-    if unpacker.returncode or not (temporary / 'vmlinuz').is_file():
+    if unpacker.returncode or not (directory / 'vmlinuz').is_file():
         raise FetchError('%s could not be unpacked, or holds no kernel: '
                          'remove it.' % shown(deb))
     order = modules.closure(DRIVERS)
     for name, data in order.items():
-        (temporary / (name + '.ko')).write_bytes(data)
-    (temporary / 'modules').write_text(''.join(name + '\n' for name in order))
-    shutil.rmtree(target, ignore_errors=True)
-    os.replace(temporary, target)
+        (directory / (name + '.ko')).write_bytes(data)
+    (directory / 'modules').write_text(''.join(name + '\n' for name in order))
+
+
+def contents(debs):
+    """What the directory is made of."""
+    return digests([*debs, __file__])
 
 
 def main():
     """Fetch and unpack, unless it is there already."""
-    parser = argparse.ArgumentParser(description=__doc__.split('\n', 1)[0])
-    parser.add_argument('--build', type=Path,
-                        default=kernel_package.fetch_qemu.TOP / 'build')
-    args = parser.parse_args()
-    build = args.build.resolve()
-    cache = Path(os.environ.get('QEMU_DL_DIR') or build / 'dl').resolve()
-    target = build / 'cloud-kernel'
-    stamp = build / 'cloud-kernel.stamp'
+    build = debian_package.build_directory(__doc__)
     try:
-        build.mkdir(parents=True, exist_ok=True)
-        cache.mkdir(parents=True, exist_ok=True)
-        lock = open(build / '.cloud-kernel.lock', 'w')
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        deb = WANTED.get(build, cache)
-        contents = '%s\n%s\n' % (digest(deb), digest(__file__))
-        if not (target.is_dir() and stamp.is_file() and
-                stamp.read_text() == contents):
-            unpack(deb, target)
-            stamp.write_text(contents)
+        debian_package.keep_unpacked(build, 'cloud-kernel', [WANTED], contents,
+                                     unpack)
     except (FetchError, OSError) as error:
         print('fetch-cloud-kernel: %s' % error, file=sys.stderr)
         return NOT_DELIVERED if isinstance(error, NotDelivered) else 1

@@ -8,46 +8,38 @@ patches of tests/rig/kernel. With KERNEL_SRC set, that tree is looked at and
 nothing is fetched, nor patched.
 """
 
-import argparse
-import fcntl
 import os
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
-import kernel_package
-from kernel_package import FetchError, digest, shown
+import debian_package
+from debian_package import FetchError, digests, shown
 
 PACKAGE = 'linux-source-7.3'
-WANTED = kernel_package.KernelPackage(
+WANTED = debian_package.DebianPackage(
     PACKAGE, PACKAGE + '_*.deb', ('trixie-backports', 'sid', 'testing'),
     re.compile(r'7\.3\.'),
     'put %s_7.3.*_all.deb into %%s, or set KERNEL_SRC to an unpacked Linux '
     '7.3 tree' % PACKAGE)
-PATCHES = kernel_package.fetch_qemu.TOP / 'tests/rig/kernel'
+PATCHES = debian_package.fetch_qemu.TOP / 'tests/rig/kernel'
 
 
-def unpack(deb, target):
-    """Unpack the tree in the package as the directory TARGET."""
-    print('unpacking %s' % shown(deb), flush=True)
-    temporary = target.with_name(target.name + '.tmp')
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
+def unpack(debs, directory):
+    """Unpack the tree in the package, and patch it."""
+    deb, = debs
     name = './usr/src/%s.tar.xz' % PACKAGE
     pipe = 'set -o pipefail; dpkg-deb --fsys-tarfile "$1" | ' \
         'tar -xO "$2" | tar -xJ -C "$3" --strip-components=1'
-    done = subprocess.run(['bash', '-c', pipe, 'sh', deb, name, temporary],
+    done = subprocess.run(['bash', '-c', pipe, 'sh', deb, name, directory],
                           check=False, stdin=subprocess.DEVNULL,
                           stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     if done.returncode:
         sys.stderr.buffer.write(done.stdout)
         raise FetchError('%s could not be unpacked (see above).' % shown(deb))
     for patch in patches():
-        apply_patch(patch, temporary)
-    shutil.rmtree(target, ignore_errors=True)
-    os.replace(temporary, target)
+        apply_patch(patch, directory)
 
 
 def patches():
@@ -68,9 +60,10 @@ def apply_patch(patch, tree):
                          'if it is to convert in place.' % shown(patch))
 
 
-def contents(deb):
-    """What the tree is made of: equal if there is nothing to do."""
-    return '\n'.join([WANTED.version_of(deb)] + [digest(p) for p in patches()])
+def contents(debs):
+    """What the tree is made of."""
+    versions = [WANTED.version_of(deb) + '\n' for deb in debs]
+    return ''.join(versions) + digests(patches())
 
 
 def check_tree(path):
@@ -86,28 +79,13 @@ def check_tree(path):
 
 def main():
     """Fetch and unpack, unless it is there already."""
-    parser = argparse.ArgumentParser(description=__doc__.split('\n', 1)[0])
-    parser.add_argument('--build', type=Path,
-                        default=kernel_package.fetch_qemu.TOP / 'build')
-    args = parser.parse_args()
-    build = args.build.resolve()
-    cache = Path(os.environ.get('QEMU_DL_DIR') or build / 'dl').resolve()
-    target = build / 'kernel-src'
-    stamp = build / 'kernel-src.stamp'
+    build = debian_package.build_directory(__doc__)
     try:
         if os.environ.get('KERNEL_SRC'):
             check_tree(os.environ['KERNEL_SRC'])
-            return 0
-        build.mkdir(parents=True, exist_ok=True)
-        cache.mkdir(parents=True, exist_ok=True)
-        # not kernel/build.sh's own, which that has while it calls this
-        lock = open(build / '.kernel-src.lock', 'w')
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        deb = WANTED.get(build, cache)
-        if not (target.is_dir() and stamp.is_file() and
-                stamp.read_text() == contents(deb)):
-            unpack(deb, target)
-            stamp.write_text(contents(deb))
+        else:
+            debian_package.keep_unpacked(build, 'kernel-src', [WANTED], contents,
+                                         unpack)
     except (FetchError, OSError) as error:
         print('fetch-kernel: %s' % error, file=sys.stderr)
         return 1

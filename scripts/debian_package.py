@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A kernel's package of Debian, in whatever version the archive has.
+"""Packages of Debian that are unpacked and not installed: kernels, profiles.
 
-It is kept in build/dl (or QEMU_DL_DIR).  apt verifies it by the signed index of
-the archive; its checksum is kept beside it for the next time.
+A package has whatever version the archive has. It is kept in build/dl (or
+QEMU_DL_DIR). apt verifies it by the signed index of the archive; its checksum is
+kept beside it for the next time.
 """
 
+import argparse
+import fcntl
 import hashlib
 import importlib.util
 import os
@@ -41,7 +44,12 @@ def digest(path):
     return value.hexdigest()
 
 
-class KernelPackage:
+def digests(paths):
+    """Those of several files, a line each."""
+    return ''.join('%s\n' % digest(path) for path in paths)
+
+
+class DebianPackage:
     """What is wanted.
 
     @name: the name of the package; @files: what its file is called
@@ -138,3 +146,41 @@ class KernelPackage:
             self.packages = [field(deb, 'Depends').split(',')[0].split()[0]]
             return fetch_qemu.download_from(self, archive, suite, build, into)
         return True
+
+
+def build_directory(doc):
+    """Where to unpack, by the arguments of a program whose docstring is given."""
+    parser = argparse.ArgumentParser(description=doc.split('\n', 1)[0])
+    parser.add_argument('--build', type=Path, default=fetch_qemu.TOP / 'build')
+    return parser.parse_args().build.resolve()
+
+
+def keep_unpacked(build, name, wanted, contents, unpack):
+    """Have what @unpack makes of packages in the directory @name of @build.
+
+    @wanted: the packages; @contents: what the directory depends on, as text, of
+    their files
+    @unpack: fills a new directory with what their files have, or raises
+
+    Nothing happens if it is there already. Programs wait for each other.
+    """
+    cache = Path(os.environ.get('QEMU_DL_DIR') or build / 'dl').resolve()
+    target = build / name
+    stamp = build / (name + '.stamp')
+    build.mkdir(parents=True, exist_ok=True)
+    cache.mkdir(parents=True, exist_ok=True)
+    # not kernel/build.sh's own, which that has while it calls fetch-kernel.py
+    with open(build / ('.%s.lock' % name), 'w') as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        debs = [package.get(build, cache) for package in wanted]
+        if target.is_dir() and stamp.is_file() and \
+                stamp.read_text() == contents(debs):
+            return
+        print('unpacking %s' % ', '.join(map(shown, debs)), flush=True)
+        temporary = target.with_name(name + '.tmp')
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir()
+        unpack(debs, temporary)
+        shutil.rmtree(target, ignore_errors=True)
+        os.replace(temporary, target)
+        stamp.write_text(contents(debs))
