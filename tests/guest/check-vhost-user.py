@@ -55,7 +55,7 @@ class DiskVM(VM):
         return [*super().command_line(fds), '-chardev', self._socket]
 
 
-class Backend(VMTest):
+class Backend:
     """A daemon and the guest use one disk, or one file."""
 
     device = words = None
@@ -106,6 +106,19 @@ class Backend(VMTest):
         self.vm.assert_good_end()
         self.assertEqual(self.summaries(), ([seen] if seen else []) + [{'disk': 1}])
 
+    def kill_the_daemon(self, init='private'):
+        """A guest with the device goes on when the daemon is killed, resets the device,
+        and waits."""
+        daemon = self.start_daemon()
+        vm = self.start(self.new_vm(
+            'conv=testdev dies=1', memory=f'{OBJECT},driver=emulated,init={init}'))
+        vm.said_until_pause()
+        daemon.kill()
+        daemon.wait()
+        self.assertEqual(vm.qmp.command('query-status')['status'], 'running')
+        vm.resume()
+        vm.said_until_pause()
+
     def refused(self, how):
         """QEMU says before the guest runs that the device cannot have this memory, unless
         it asks no IOMMU.
@@ -126,7 +139,7 @@ class Backend(VMTest):
             self.assertEqual(len(vm.qmp.command('query-guest-memfd')), 1)
 
 
-class VhostUser(Backend):
+class VhostUser(Backend, VMTest):
     """A disk of QEMU's storage daemon; QEMU connects again when there is another one."""
 
     device = 'vhost-user-blk-pci,chardev=c,num-queues=1,disable-legacy=on'
@@ -154,20 +167,12 @@ class VhostUser(Backend):
         self.vm.assert_good_end()
         self.assertEqual(self.summaries(), [ALL_SEEN, {'disk': 1}])
 
-    @tap.cases({'private': ('private', 'testdev'), 'shared': ('shared', 'testdev')})
-    def test_the_daemon_is_killed_and_another_one_comes(self, init, conv):
-        daemon = self.start_daemon()
-        vm = self.start(self.new_vm(
-            f'conv={conv} dies=1', memory=f'{OBJECT},driver=emulated,init={init}'))
-        vm.said_until_pause()
-        daemon.kill()
-        daemon.wait()
-        self.assertEqual(vm.qmp.command('query-status')['status'], 'running')
-        vm.resume()
-        vm.said_until_pause()
+    @tap.cases({init: init for init in ('private', 'shared')})
+    def test_the_daemon_is_killed_and_another_one_comes(self, init):
+        self.kill_the_daemon(init)
         self.start_daemon()
-        vm.resume()
-        vm.assert_good_end()
+        self.vm.resume()
+        self.vm.assert_good_end()
         self.assertEqual(self.summaries()[-1], {'disk': 1})
 
     @tap.cases({how: how for how in ('two-copy', 'in-place')})
@@ -175,7 +180,7 @@ class VhostUser(Backend):
         self.refused(how)
 
 
-class Virtiofs(Backend):
+class Virtiofs(Backend, VMTest):
     """A file of a directory that virtiofsd shares; QEMU connects once."""
 
     device = 'vhost-user-fs-pci,chardev=c,tag=shared'
@@ -215,17 +220,9 @@ class Virtiofs(Backend):
         return True
 
     def test_virtiofsd_is_killed_and_the_guest_goes_on(self):
-        daemon = self.start_daemon()
-        vm = self.start(self.new_vm(
-            'conv=testdev dies=1', memory=f'{OBJECT},driver=emulated,init=private'))
-        vm.said_until_pause()
-        daemon.kill()
-        daemon.wait()
-        self.assertEqual(vm.qmp.command('query-status')['status'], 'running')
-        vm.resume()
-        vm.said_until_pause()
-        vm.resume()
-        vm.assert_good_end()
+        self.kill_the_daemon()
+        self.vm.resume()
+        self.vm.assert_good_end()
         self.assertEqual(self.summaries(), [ALL_SEEN, {'disk': 0}])
 
     @tap.cases({how: how for how in ('two-copy', 'in-place')})
@@ -240,8 +237,6 @@ class Virtiofs(Backend):
                 self.new_vm(memory=f'{OBJECT},driver=emulated'):
             pass
 
-
-del Backend     # it is no device
 
 
 if __name__ == '__main__':
