@@ -69,12 +69,12 @@ static uint64_t status_value(const char *status, const char *name, int base)
 }
 
 /*
- * ENOMEM is how kernels answer when RLIMIT_MEMLOCK is too low, but also when
- * there is no memory.  Against the limit type1 counts what the process has locked,
- * whichever container has it mapped, so that can be checked.  iommufd, which alone
- * unmaps exactly, counts what all processes of the user have mapped, which nobody
- * is told.  Neither counts anything for who has CAP_IPC_LOCK.  A vfio-user server
- * has limits of its own.
+ * The kernel answers ENOMEM when RLIMIT_MEMLOCK is too low, and also when there is
+ * no memory.  type1 compares the limit with all memory that the process has locked,
+ * in any container: QEMU can check this.  iommufd, the only backend that unmaps
+ * exactly, compares it with what all processes of the user have mapped, which no
+ * process can query.  Both ignore the limit for a process that has CAP_IPC_LOCK.  A
+ * vfio-user server has limits of its own.
  */
 char *vfio_ram_discard_advice(VFIORamDiscard *v, int ret, uint64_t more)
 {

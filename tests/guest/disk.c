@@ -2,10 +2,9 @@
  * A disk, or a file, whose backend is another process (vhost-user)
  *
  * The data of a request are private, then its header, which may be zeroes for the
- * backend.  What becomes of that is up to the kind of memory: the guest says what it has
- * seen of it.  With dies=1 the header
- * ends the backend; the guest waits for the host then, and again when it has reset the
- * device, so that another backend can come, if QEMU takes one.
+ * backend.  What becomes of that depends on the kind of memory: the guest says what it
+ * has seen.  With dies=1 the header ends the backend.  The guest then waits for the host,
+ * and again after it has reset the device, so that another backend can come.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */

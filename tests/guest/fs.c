@@ -22,7 +22,7 @@
 #define FUSE_MINOR              31
 #define ROOT                    1
 #define READ_WRITE              2
-/* No errno: there is no answer yet */
+/* What status() returns before the device answers.  It is not an errno. */
 #define NO_ANSWER               0xffffu
 
 typedef struct Request {
