@@ -16,7 +16,7 @@ from rig.lib.checks import memory_used, setting
 from rig.lib.configurations import (EMULATED, IN_PLACE, PAGES_1G, PAGES_2M, PROTECTED,
                                     TWO_COPY, Config)
 from rig.lib.l1 import SCHEMES
-from rig.lib.pools import POOLS, vmemmap
+from rig.lib.pools import POOLS, vmemmap, wait_for_all
 
 BASE_MIB = 16
 GIB_MIB = 1024
@@ -223,8 +223,10 @@ def held(l1, report, config, group_and_side, when, words):
     if 'prealloc' in config.memory:
         pages += ', preallocated'
     pools = side not in SCHEMES
+    # The VM before this one may still have some
+    if problems := wait_for_all(l1):
+        raise HarnessError('; '.join(problems))
     before, reserved = memory_used(l1, pools), reserved_pages(l1)
-    split = 0 if pools else vmemmap(l1)
     with contextlib.closing(steps(l1, config, words)) as run:
         for step in run:
             if (step.round, step.to) in when:
@@ -234,7 +236,7 @@ def held(l1, report, config, group_and_side, when, words):
                              side, 1),
                             {'bytes': there, 'bytes-of-machine-size':
                              there / config.ram, 'reserved-bytes': kept,
-                             'vmemmap-bytes': 0 if pools else vmemmap(l1) - split,
+                             'vmemmap-bytes': 0 if pools else vmemmap(l1),
                              **entries(step)})
             if not when:
                 break

@@ -22,17 +22,44 @@ def pools(l1):
     return l1.run(f'grep . {POOLS}/*/free_hugepages {POOLS}/*/resv_hugepages')
 
 
-def wait_for_pools(l1, before):
-    """Problems unless all pages return; the last reference may go late."""
+def _wait(l1, look):
+    """The problems of look() that stay.
+
+    A page that a device had pinned returns from a workqueue of the kernel, which may
+    run after QEMU has ended.
+    """
     end = time.monotonic() + PATIENCE
-    while pools(l1) != before and time.monotonic() < end:
+    while (problems := look()) and time.monotonic() < end:
         l1.run('sleep 0.1')
-    now = pools(l1)
-    return [] if now == before else [f'{now}, {before} before']
+    return problems
 
 
-def vmemmap_problems(l1, l2, before, allocated=True):
-    """Problems if QEMU and the kernel differ, which had taken @before bytes.
+def wait_for_pools(l1, before):
+    """Problems unless the pools become again what they were."""
+    def look():
+        now = pools(l1)
+        return [] if now == before else [f'{now}, {before} before']
+    return _wait(l1, look)
+
+
+def wait_for_all(l1):
+    """Problems unless all huge pages return, and what the split ones took."""
+    def look():
+        problems = []
+        for line in l1.run(f'cd {POOLS}; for pool in *; do echo $pool $(cd $pool; '
+                           'cat nr_hugepages free_hugepages resv_hugepages); done'):
+            pool, number, free, reserved = line.split()
+            if free != number or reserved != '0':
+                problems.append(f'{pool}: {number} pages, {free} free, '
+                                f'{reserved} reserved')
+        if l1.platform in SCHEME and vmemmap(l1):
+            problems.append(f'vmemmap: {vmemmap(l1)} bytes')
+        return problems
+    return _wait(l1, look)
+
+
+def vmemmap_problems(l1, l2, allocated=True):
+    """Problems if QEMU and the kernel differ on this VM, the only one.
 
     Unless all huge pages are @allocated, QEMU need not know.
     """
@@ -41,7 +68,7 @@ def vmemmap_problems(l1, l2, before, allocated=True):
     problems = [f'restructure: {block}' for block in blocks
                 if block.get('restructure') != SCHEME[l1.platform]]
     said = [block.get('vmemmap-bytes') for block in blocks]
-    have = vmemmap(l1) - before
+    have = vmemmap(l1)
     if allocated if None in said else sum(said) != have:
         problems.append(f'vmemmap: {have}, QEMU says {said}')
     return problems

@@ -11,6 +11,7 @@ import traceback
 from lib.error import HarnessError
 from rig.lib.faults import KnownFaults
 from rig.lib.l1 import L1, L1_MIB, SCHEME, L1Error
+from rig.lib.pools import wait_for_all
 from rig.lib.prepare import KERNEL, LOGS, QEMU, kernel_has
 from rig.lib.tap import Results
 from rig.scenarios import scenarios
@@ -234,6 +235,8 @@ class Rig:
                     results.result('runs to its end',
                                    traceback.format_exception(err) +
                                    l1.shell('tail -n 20 /tmp/l2.log')[1])
+                # The next scenario begins without any
+                results.result('no huge page is held', wait_for_all(l1))
                 l1.mark(f'end {name}')
                 if results.failed:
                     l1.look()

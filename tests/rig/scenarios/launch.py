@@ -11,7 +11,7 @@ from rig.lib import iommu
 from rig.lib.checks import missing, not_possible
 from rig.lib.l1 import EDU, L2, SCHEME
 from rig.lib.configurations import IN_PLACE, PAGES_1G, PAGES_2M, Config
-from rig.lib.pools import vmemmap, vmemmap_problems
+from rig.lib.pools import vmemmap_problems
 
 FIRMWARE = 0xffff0000, 65536            # tests/guest/launch.S
 FIRST_WORD = '0x662efcfa'               # of it
@@ -87,10 +87,8 @@ def launch(l1, tap, config):
     KVM reads instructions that it emulates through the mapping, and SVM under
     TCG leaves many to it, so the firmware itself has to be shared to run.
     """
-    held = vmemmap(l1) if l1.platform in SCHEME else 0
-
     def wrong_vmemmap(l2):
-        return vmemmap_problems(l1, l2, held, 'prealloc' in config.memory) \
+        return vmemmap_problems(l1, l2, 'prealloc' in config.memory) \
             if l1.platform in SCHEME else []
 
     with L2(l1, config) as l2:
