@@ -66,8 +66,12 @@ uint64_t huge_page_size(uint64_t size, Error **errp)
         found = qemu_fd_getpagesize(fd);
         close(fd);
     } else if (!size || (errno != ENODEV && errno != EINVAL)) {
+        bool denied = errno == EACCES || errno == EPERM;
+
         error_setg(errp, "hugetlb=on: the host's kernel refuses a file of huge "
-                   "pages (%s); leave the option out", strerror(errno));
+                   "pages (%s); %s", strerror(errno), denied ?
+                   "allow it in the host's security policy, or leave the "
+                   "option out" : "leave the option out");
         return 0;
     }
     if (size && found != size) {

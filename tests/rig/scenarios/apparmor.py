@@ -120,7 +120,7 @@ def needed(l1, tap, lines):
                ([f'{paths}'] if paths != {QEMU} else []))
     load(l1, 'program')
     tap.result('it refuses hugetlb=on', must_refuse(
-        l1, HUGE, ['hugetlb=on', 'Permission denied']))
+        l1, HUGE, ['hugetlb=on', 'Permission denied', 'security policy']))
     denials(l1)
     load(l1, 'start')
     with L2(l1, HUGE) as l2:
