@@ -173,8 +173,8 @@ def keep_unpacked(build, name, wanted, contents, unpack):
     with open(build / ('.%s.lock' % name), 'w') as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         debs = [package.get(build, cache) for package in wanted]
-        if target.is_dir() and stamp.is_file() and \
-                stamp.read_text() == contents(debs):
+        made_of = contents(debs)
+        if target.is_dir() and stamp.is_file() and stamp.read_text() == made_of:
             return
         print('unpacking %s' % ', '.join(map(shown, debs)), flush=True)
         temporary = target.with_name(name + '.tmp')
@@ -183,4 +183,4 @@ def keep_unpacked(build, name, wanted, contents, unpack):
         unpack(debs, temporary)
         shutil.rmtree(target, ignore_errors=True)
         os.replace(temporary, target)
-        stamp.write_text(contents(debs))
+        stamp.write_text(made_of)
