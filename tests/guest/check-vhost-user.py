@@ -238,6 +238,5 @@ class Virtiofs(Backend, VMTest):
             pass
 
 
-
 if __name__ == '__main__':
     tap.main()
