@@ -14,6 +14,7 @@ from rig.lib.l1 import EDU, L2
 
 LISTENER = {'iommufd': 'vfio-iommu-iommufd', 'type1': 'vfio-iommu-legacy',
             'user': 'vfio-iommu-user'}
+GROUPS = '/sys/fs/cgroup'
 
 
 class VM:
@@ -170,6 +171,17 @@ def setting(l1, path, value):
         yield
     finally:
         l1.run(f'echo {before} >{path}')
+
+
+def takes_mounts(l1):
+    """L1's kernel takes the mount that a guest_memfd's pages are from, not their size."""
+    return setting(l1, '/sys/module/kvm/parameters/gmem_resource', 'Y')
+
+
+def limit_huge_pages(l1):
+    """Control groups of L1, in GROUPS, can have limits of huge pages from now on."""
+    l1.run(f'grep -q " {GROUPS} " /proc/mounts || mount -t cgroup2 none {GROUPS}')
+    l1.run(f'echo +hugetlb >{GROUPS}/cgroup.subtree_control')
 
 
 def listeners(vm):

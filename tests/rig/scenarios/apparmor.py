@@ -15,7 +15,8 @@ from lib.error import HarnessError
 from lib.units import MIB, PAGE
 from rig.lib import iommu
 from rig.lib.apparmor import DAEMON, DOMAIN, manual_lines, matches
-from rig.lib.checks import missing, must_refuse, setting
+from rig.lib.checks import (GROUPS, limit_huge_pages, missing, must_refuse, setting,
+                            takes_mounts)
 from rig.lib.configurations import IN_PLACE, PAGES_2M, PROTECTED, Config
 from rig.lib.l1 import CONFINES, EDU, L2, SCHEME
 from rig.lib.server import Server
@@ -23,15 +24,13 @@ from rig.lib.server import Server
 # Where "make install" puts it
 QEMU = '/usr/local/bin/qemu-system-x86_64-guest-memfd'
 SECURITY = '/sys/kernel/security'
-GROUPS = '/sys/fs/cgroup'
 GROUP = f'{GROUPS}/machine'
 MOUNT = '/dev/hugepages'
 SOCKET = '/run/gmem/edu.sock'
 # An administrator's VM is in a control group, and QEMU is where it is installed
 SETUP = (
     f'mount -t securityfs none {SECURITY}',
-    f'grep -q " {GROUPS} " /proc/mounts || mount -t cgroup2 none {GROUPS}',
-    f'echo +hugetlb >{GROUPS}/cgroup.subtree_control && mkdir {GROUP}',
+    f'mkdir {GROUP}',
     f'mkdir -p /usr/local/bin /usr/share/qemu /run/gmem {MOUNT}',
     f'ln /rig/qemu {QEMU} && ln /rig/firmware/* /usr/share/qemu',
     f'mount -t hugetlbfs -o pagesize=2M none {MOUNT}',
@@ -43,7 +42,6 @@ CLEANUP = (
     f'rmdir {GROUP}', f'umount {SECURITY}',
 )
 RATE = '/proc/sys/kernel/printk_ratelimit'
-RESOURCE = '/sys/module/kvm/parameters/gmem_resource'
 
 
 def confined(profile, command):
@@ -133,7 +131,7 @@ def needed(l1, tap, lines):
     denials(l1)
     with L2(l1, HUGE_WITH_DEVICE):
         pass
-    with setting(l1, RESOURCE, 'Y'), L2(l1, MOUNTED):
+    with takes_mounts(l1), L2(l1, MOUNTED):
         pass
     must_refuse(l1, NO_SIZE, [])
     paths |= denials(l1)
@@ -166,7 +164,7 @@ def runs(l1, tap):
 
 def starts(l1, tap, server):
     """QEMU has the pages of a mount, and a server maps them."""
-    with setting(l1, RESOURCE, 'Y'), L2(l1, MOUNTED) as l2:
+    with takes_mounts(l1), L2(l1, MOUNTED) as l2:
         l2.qmp.command('x-guest-memfd-convert', id='m0', offset=16 * MIB, size=PAGE,
                        private=True)
         tap.result('QEMU has converted pages of the mount', in_huge_pages(l1, l2))
@@ -188,6 +186,7 @@ def profiles(l1, tap, _config):
     lines = manual_lines()[DOMAIN]
     with contextlib.ExitStack() as stack:
         stack.callback(l1.shell, '; '.join(CLEANUP))
+        limit_huge_pages(l1)
         for command in SETUP:
             l1.run(command)
         stack.enter_context(setting(l1, RATE, 0))

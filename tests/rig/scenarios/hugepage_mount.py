@@ -8,13 +8,12 @@ on for as long as such a VM starts.
 import contextlib
 
 from lib.units import MIB
-from rig.lib.checks import VM, must_refuse, setting
+from rig.lib.checks import VM, must_refuse, takes_mounts
 from rig.lib.configurations import IN_PLACE, PAGES_2M, PROTECTED, Config
 from rig.lib.l1 import L2, SCHEMES
 
 RAM = 64 * MIB
 MOUNT = '/tmp/pages'
-SWITCH = '/sys/module/kvm/parameters/gmem_resource'
 HUGETLBFS = '-t hugetlbfs -o pagesize=2M,size=64M'
 TMPFS = '-t tmpfs -o size=0,huge=always'
 
@@ -60,16 +59,11 @@ def mounted(l1, what):
         l1.run(f'! grep -q {MOUNT} /proc/mounts || umount {MOUNT}')
 
 
-def switched(l1):
-    """The kernel speaks this interface."""
-    return setting(l1, SWITCH, 'Y')
-
-
 def runs(l1, tap, row):
     """A guest with DMA; the mount may go while it runs."""
     what, provider, config = row
     with mounted(l1, what), contextlib.ExitStack() as stack:
-        with switched(l1):
+        with takes_mounts(l1):
             l2 = stack.enter_context(L2(l1, config, config.guest))
         _summary, problems = l2.run_until_pause()
         tap.result('the guest verified DMA', problems)
@@ -87,7 +81,7 @@ def runs(l1, tap, row):
 def refusals(l1, tap, _config):
     """What the kernel or QEMU does not take"""
     for what, config, words in REFUSED:
-        with mounted(l1, what), switched(l1):
+        with mounted(l1, what), takes_mounts(l1):
             tap.result(config.name, must_refuse(l1, config, words))
     with mounted(l1, HUGETLBFS):
         tap.result('a kernel with page sizes', must_refuse(

@@ -4,7 +4,8 @@
 import copy
 
 from lib.units import MIB
-from rig.lib.checks import memory_used, memory_used_by_nodes, must_refuse
+from rig.lib.checks import (GROUPS, limit_huge_pages, memory_used,
+                            memory_used_by_nodes, must_refuse)
 from rig.lib.l1 import L2, SCHEMES
 from rig.lib.configurations import (EMULATED, IN_PLACE, PAGES_2M, PROTECTED, SHARED,
                                     TWO_COPY, Config)
@@ -39,7 +40,6 @@ MAPPED = (
     Config('iommufd, two copies', TWO_COPY.replace('shared', 'private') +
            PAGES_2M + NODE_1, 'iommufd', ram=64 * MIB, **PROTECTED),
 )
-GROUPS = '/sys/fs/cgroup'
 GROUP = f'{GROUPS}/vm'
 # Of a memfd and of a guest_memfd: what is preallocated, or only reserved
 IN_GROUP = {
@@ -130,8 +130,7 @@ def with_limit(config, counter, pages):
 
 def control_group(l1, tap, config):
     """A VM whose control group allows fewer huge pages than it needs."""
-    l1.run(f'grep -q " {GROUPS} " /proc/mounts || mount -t cgroup2 none {GROUPS}')
-    l1.run(f'echo +hugetlb >{GROUPS}/cgroup.subtree_control')
+    limit_huge_pages(l1)
     l1.run(f'mkdir {GROUP} && echo +hugetlb >{GROUP}/cgroup.subtree_control && '
            f'mkdir {GROUP}/below')
     for counter in ('rsvd.max', 'max'):
