@@ -52,8 +52,8 @@ def wait_for_all(l1):
             if free != number or reserved != '0':
                 problems.append(f'{pool}: {number} pages, {free} free, '
                                 f'{reserved} reserved')
-        if l1.platform in SCHEME and vmemmap(l1):
-            problems.append(f'vmemmap: {vmemmap(l1)} bytes')
+        if l1.platform in SCHEME and (held := vmemmap(l1)):
+            problems.append(f'vmemmap: {held} bytes')
         return problems
     return _wait(l1, look)
 

@@ -116,14 +116,15 @@ def starts_private(l1, tap, dimm):
     _name, options, page_size, size, _platforms = dimm
     with L2(l1, DIMM) as l2:
         vm = plug(l1, l2, DIMM, PRIVATE + options, size)
+        held = vmemmap(l1)
         tap.result('all of it is whole', vm.problems() +
-                   vmemmap_problems(l1, l2) +
-                   ([f'{vmemmap(l1)}'] if vmemmap(l1) else []))
+                   vmemmap_problems(l1, l2) + ([f'{held}'] if held else []))
         answer, problems = vm.attempt(5 * PAGE, PAGE, False)
         problems += [answer] if answer else []
         problems += vmemmap_problems(l1, l2)
-        tap.result(f'one page is shared: {vmemmap(l1)} bytes of vmemmap', problems +
-                   ([] if vmemmap(l1) else ['none']))
+        held = vmemmap(l1)
+        tap.result(f'one page is shared: {held} bytes of vmemmap', problems +
+                   ([] if held else ['none']))
         # what was mapped by itself would stay a mapping of its own
         vm.convert(5 * PAGE, PAGE, True)
         answer, problems = vm.attempt(0, size, False)
@@ -137,8 +138,9 @@ def starts_private(l1, tap, dimm):
         answer, problems = vm.attempt(0, size, True)
         problems += [answer] if answer else []
         problems += vmemmap_problems(l1, l2)
+        held = vmemmap(l1)
         tap.result('all is private: whole again', problems +
-                   ([f'{vmemmap(l1)}'] if vmemmap(l1) else []))
+                   ([f'{held}'] if held else []))
         answer, problems = vm.attempt(7 * PAGE, 9 * PAGE, False)
         problems += [answer] if answer else []
         tap.result('it goes while a part is shared',
